@@ -1,0 +1,46 @@
+//! What the CPU program counts, per CPU. Each run of the program increments [`Counter::Runs`] and exactly one of the
+//! others that say what became of it.
+
+/// Index into the per-CPU array of counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Counter {
+    /// The program was called.
+    Runs = 0,
+    /// The CPU was idle.
+    Idle = 1,
+    /// The process is not watched.
+    NotWatched = 2,
+    /// The sample was written to a ring.
+    Delivered = 3,
+    /// Lost: the ring was full.
+    RingFull = 4,
+    /// Lost: the program's state was in use on this CPU.
+    Busy = 5,
+    /// Lost: a map that must exist did not.
+    Internal = 6,
+}
+
+impl Counter {
+    /// Every counter, in the order of their numbers.
+    pub const ALL: [Self; 7] =
+        [Self::Runs, Self::Idle, Self::NotWatched, Self::Delivered, Self::RingFull, Self::Busy, Self::Internal];
+
+    /// The counter in words of the command line and of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Idle => "idle",
+            Self::NotWatched => "not_watched",
+            Self::Delivered => "delivered",
+            Self::RingFull => "ring_full",
+            Self::Busy => "busy",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the count is of samples of watched processes that were lost.
+    pub const fn is_loss(self) -> bool {
+        matches!(self, Self::RingFull | Self::Busy | Self::Internal)
+    }
+}

@@ -1,0 +1,44 @@
+//! The record of one CPU sample.
+//!
+//! A record is a [`CpuSampleHeader`] followed by `kernel_frames` and then `user_frames` addresses of 8 bytes, each stack
+//! with its innermost frame first.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::limits::THREAD_NAME_BYTES;
+
+/// The fixed part of a CPU sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuSampleHeader {
+    /// When the sample was taken: `CLOCK_MONOTONIC` in nanoseconds.
+    pub time_ns: u64,
+    /// Thread group, as the user calls a process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Generation of the process's tables that the stack was walked with.
+    pub generation: u32,
+    /// CPU that the sample was taken on.
+    pub cpu: u32,
+    /// Frames of the kernel stack; 0 if the thread was interrupted in user mode.
+    pub kernel_frames: u16,
+    /// Frames of the user stack.
+    pub user_frames: u16,
+    /// Why the user stack ended: [`crate::stop::StopReason`].
+    pub stop: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Always zero.
+    pub reserved: u16,
+    /// Name of the thread, ended by a zero.
+    pub thread_name: [u8; THREAD_NAME_BYTES],
+}
+
+/// Bits of [`CpuSampleHeader::flags`].
+pub mod flags {
+    /// The thread was interrupted in the kernel.
+    pub const IN_KERNEL: u8 = 1;
+    /// The kernel stack could not be taken or was longer than fits.
+    pub const KERNEL_STACK_INCOMPLETE: u8 = 2;
+}
