@@ -1,1 +1,3 @@
+//! The profiling daemon: arguments, configuration, logging, exit code.
+
 fn main() {}

@@ -1,0 +1,7 @@
+//! The profiling daemon as a library, so that tests run its stages in process.
+//!
+//! Modules are listed in the order in which a sample passes through them.
+
+pub mod kernel;
+pub mod processes;
+pub mod stacks;

@@ -1,0 +1,61 @@
+//! What the owner of processes asks of the walker's tables in the kernel.
+
+use profiler_unwinding::RowTable;
+
+use crate::kernel::records::Pid;
+
+/// Names an installed [`RowTable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(pub u32);
+
+/// One executable mapping as the walker is to see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkerMapping {
+    /// First runtime address.
+    pub start: u64,
+    /// Runtime address after the last.
+    pub end: u64,
+    /// Runtime address minus link address, wrapping. Only for [`Backing::Rows`].
+    pub bias: u64,
+    /// How frames in it are walked.
+    pub backing: Backing,
+}
+
+/// How frames in a mapping are walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// By an installed table of rows. Its directory must cover the whole mapping.
+    Rows(TableId),
+    /// By frame pointers: generated code, or an object without unwind tables.
+    FramePointers,
+    /// Not yet: its rows are being built.
+    Pending,
+    /// The page where uprobes single-step.
+    Uprobes,
+}
+
+/// The tables are full; what was asked for was not done and nothing else changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the walker's table of {table} is full: {wanted} more of at most {capacity}")]
+pub struct TablesFull {
+    /// Which table.
+    pub table: &'static str,
+    /// Entries asked for.
+    pub wanted: u64,
+    /// Entries that fit in all.
+    pub capacity: u64,
+}
+
+/// The walker's tables, implemented over the kernel's maps and by a double in tests.
+pub trait WalkerTables {
+    /// Loads rows in bulk.
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull>;
+    /// Gives the rows back once no running walk can use them. No process may refer to them any more.
+    fn remove(&mut self, table: TableId);
+    /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint.
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull>;
+    /// Ends the watch.
+    fn remove_process(&mut self, pid: Pid);
+    /// Processes that the walker watches now, those included that the kernel added at a fork.
+    fn watched(&self) -> Vec<Pid>;
+}

@@ -1,0 +1,3 @@
+//! Raw samples to windows: each sample is resolved against its process at its own time, and equal stacks are counted.
+
+pub mod window;

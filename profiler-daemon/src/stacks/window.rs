@@ -1,0 +1,135 @@
+//! Counts of stacks per process over an interval, addresses resolved to objects but not yet to names.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use profiler_common::stop::StopReason;
+use profiler_profile::ProcessLabel;
+
+/// Tells files apart for as long as they are the same content, as far as the kernel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileIdentity {
+    /// Device of the file system.
+    pub device: u64,
+    /// Inode on it.
+    pub inode: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Time of the last modification, nanoseconds since the epoch.
+    pub modified_ns: i64,
+    /// Time of the last change of the inode, nanoseconds since the epoch.
+    pub changed_ns: i64,
+}
+
+/// What code at a location comes from. Shared by all windows and processes that refer to it.
+#[derive(Debug)]
+pub struct CodeObject {
+    /// Base name to show: `libc.so.6`, `[vdso]`, `[anon]`.
+    pub name: Arc<str>,
+    /// What it is and how to read it.
+    pub source: CodeSource,
+}
+
+/// What a [`CodeObject`] is and how to read it.
+#[derive(Debug)]
+pub enum CodeSource {
+    /// A regular file. The descriptor is open for reading and stays valid when the file is deleted or its processes exit.
+    File {
+        /// Tells it from other files.
+        identity: FileIdentity,
+        /// Opened under the rules for hostile targets; read it with bounded `pread`s, never map it.
+        descriptor: OwnedFd,
+    },
+    /// The kernel's own shared object, the same in every 64-bit process.
+    Vdso,
+    /// Memory without a file, or a file that could not be opened; the reason says why.
+    Opaque {
+        /// Why it cannot be read.
+        reason: String,
+    },
+}
+
+/// A place in code.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// In a known object.
+    Object {
+        /// The object. Compared by pointer: one object is one `Arc`.
+        object: Arc<CodeObject>,
+        /// Address as the object's own tables have it, of the instruction itself: for a return address the call's
+        /// last byte (return address − 1).
+        link_address: u64,
+    },
+    /// In no mapping known for the time of the sample.
+    Unmapped {
+        /// Address in the process.
+        runtime_address: u64,
+    },
+}
+
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Object { object: a, link_address: x }, Self::Object { object: b, link_address: y }) => {
+                x == y && Arc::ptr_eq(a, b)
+            }
+            (Self::Unmapped { runtime_address: x }, Self::Unmapped { runtime_address: y }) => x == y,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Location {}
+
+impl std::hash::Hash for Location {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Object { object, link_address } => {
+                std::ptr::hash(Arc::as_ptr(object), state);
+                link_address.hash(state);
+            }
+            Self::Unmapped { runtime_address } => runtime_address.hash(state),
+        }
+    }
+}
+
+/// One distinct stack, both halves innermost frame first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RawStack {
+    /// Name of the thread.
+    pub thread: Arc<str>,
+    /// Kernel addresses: the first is where the kernel was, the others return addresses as the kernel gives them.
+    pub kernel: Box<[u64]>,
+    /// User locations.
+    pub user: Box<[Location]>,
+}
+
+/// Stacks of one process in one window.
+#[derive(Debug)]
+pub struct WindowProcess {
+    /// The process.
+    pub label: ProcessLabel,
+    /// Samples by stack.
+    pub stacks: HashMap<RawStack, u64>,
+    /// Samples by why their user stack ended.
+    pub stops: BTreeMap<StopReason, u64>,
+}
+
+/// Counts of stacks over an interval.
+#[derive(Debug)]
+pub struct StackWindow {
+    /// Time that one sample stands for.
+    pub period: Duration,
+    /// Start of the interval.
+    pub start: SystemTime,
+    /// End of the interval.
+    pub end: SystemTime,
+    /// The processes that were sampled.
+    pub processes: Vec<WindowProcess>,
+    /// Samples known to be lost in the interval, by reason.
+    pub lost: BTreeMap<String, u64>,
+}
