@@ -1,0 +1,109 @@
+//! Compiles, links and strips the object, so that the bytes depend on the sources and the pinned tools alone.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::toolchain::Tools;
+use crate::{command, workspace};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// The compiler's flags. The instruction set v3 has 32-bit arithmetic and the atomic operations; the maps are declared
+/// through BTF, which bpf-linker makes from the debug information.
+pub(super) const RUSTFLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+
+/// The profile, apart from the workspace's own, so that a change of the daemon's release profile does not change the
+/// object. One codegen unit: the order of functions must not depend on the machine.
+pub(super) const PROFILE: [&str; 8] = [
+    "profile.ebpf.inherits='release'",
+    "profile.ebpf.opt-level=3",
+    "profile.ebpf.debug=2",
+    "profile.ebpf.codegen-units=1",
+    "profile.ebpf.lto=false",
+    "profile.ebpf.panic='abort'",
+    "profile.ebpf.overflow-checks=false",
+    "profile.ebpf.strip='none'",
+];
+
+/// Builds in `target_dir` and returns the stripped object.
+pub(super) fn object(tools: &Tools, target_dir: &Path) -> Result<Vec<u8>> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(workspace::root());
+    if let Some(toolchain) = tools.toolchain {
+        cargo.env("RUSTUP_TOOLCHAIN", toolchain);
+    }
+    // What the environment says about compiling is for the host.
+    for variable in [
+        "RUSTFLAGS",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CARGO_TARGET_DIR",
+    ] {
+        cargo.env_remove(variable);
+    }
+    cargo
+        // build-std on the stable compiler.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(tools))
+        .args([
+            "build",
+            "--package",
+            "profiler-ebpf",
+            "--profile",
+            "ebpf",
+            "--target",
+            TARGET,
+        ])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(target_dir);
+    for setting in PROFILE {
+        cargo.args(["--config", setting]);
+    }
+    command::run(&mut cargo)?;
+    strip(tools, &target_dir.join(TARGET).join("ebpf/profiler"))
+}
+
+/// Drops the DWARF sections; `.BTF` and `.BTF.ext` stay, which loading needs.
+fn strip(tools: &Tools, linked: &Path) -> Result<Vec<u8>> {
+    let stripped = linked.with_extension("bpf.o");
+    command::run(
+        Command::new(&tools.objcopy)
+            .arg("--strip-debug")
+            .arg(linked)
+            .arg(&stripped),
+    )?;
+    fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+}
+
+/// The flags as cargo takes them from the environment, with every path of this machine mapped to a fixed one.
+fn encoded_flags(tools: &Tools) -> OsString {
+    let mut flags: Vec<OsString> = RUSTFLAGS.iter().map(OsString::from).collect();
+    let mut linker = OsString::from("-Clinker=");
+    linker.push(&tools.bpf_linker);
+    flags.push(linker);
+    // The last prefix that fits wins: the checkout may lie in the home folder, and cargo's home in the checkout.
+    let prefixes = [
+        (workspace::root(), "/profiler"),
+        (cargo_home(), "/cargo"),
+        (tools.sysroot.clone(), "/rust"),
+    ];
+    for (from, to) in prefixes {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(from);
+        flag.push("=");
+        flag.push(to);
+        flags.push(flag);
+    }
+    flags.join(std::ffi::OsStr::new("\u{1f}"))
+}
+
+fn cargo_home() -> PathBuf {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cargo"))
+}
