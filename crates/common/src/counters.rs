@@ -23,8 +23,15 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Runs, Self::Idle, Self::NotWatched, Self::Delivered, Self::RingFull, Self::Busy, Self::Internal];
+    pub const ALL: [Self; 7] = [
+        Self::Runs,
+        Self::Idle,
+        Self::NotWatched,
+        Self::Delivered,
+        Self::RingFull,
+        Self::Busy,
+        Self::Internal,
+    ];
 
     /// The counter in words of the command line and of metrics.
     pub const fn name(self) -> &'static str {
