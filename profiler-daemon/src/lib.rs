@@ -2,6 +2,7 @@
 //!
 //! Modules are listed in the order in which a sample passes through them.
 
+pub mod command;
 pub mod kernel;
 pub mod processes;
 pub mod stacks;

@@ -1,0 +1,343 @@
+//! What the API may ask of the sampling loop: one closed enum, over one bounded channel.
+//!
+//! In: requests of the API, each with the place for its reply. Out: plain domain values. The loop owns all state of
+//! processes and windows and answers between two turns, so it must never be made to wait: the sender never blocks,
+//! and a full channel is an error that is counted.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::kernel::records::Pid;
+
+/// Commands that may wait for the loop at one time.
+pub const COMMAND_QUEUE: usize = 256;
+
+/// Where the answer to a command goes. The asker may have left: an answer that nobody takes is dropped.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// What the API may ask of the sampling loop.
+#[derive(Debug)]
+pub enum Command {
+    /// End the current window now, name it and store it.
+    Flush {
+        /// Answered when the window can be queried.
+        reply: Reply<Result<(), FlushError>>,
+    },
+    /// Describe all watched processes, or one that need not be watched.
+    ListProcesses {
+        /// Only this one.
+        pid: Option<Pid>,
+        /// The processes by ascending pid.
+        reply: Reply<Result<Vec<ProcessSummary>, ProcessError>>,
+    },
+    /// Watch a process.
+    Watch {
+        /// The process.
+        pid: Pid,
+        /// How long.
+        until: Lease,
+        /// What was watched before.
+        reply: Reply<Result<WatchStart, WatchError>>,
+    },
+    /// The stream with this id has ended, and its watch with it. An id that is not known is no error: the watch may have
+    /// been refused, or its process may be gone.
+    EndWatch {
+        /// The id given with [`Lease::Stream`].
+        id: WatchId,
+    },
+    /// How far the watch of a stream has come.
+    WatchProgress {
+        /// The id given with [`Lease::Stream`].
+        id: WatchId,
+        /// `None` if no such watch is known.
+        reply: Reply<Option<WatchProgress>>,
+    },
+    /// Report on sampling.
+    Status {
+        /// The report.
+        reply: Reply<EngineStatus>,
+    },
+}
+
+/// Names the watch of one stream. Chosen by the asker, so that it can end a watch whose answer it never saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(pub u64);
+
+/// How long a watch lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Until [`Command::EndWatch`] with this id.
+    Stream(WatchId),
+    /// Until this time. A process has one such lease; a later end prolongs it and an earlier one changes nothing.
+    Until(Instant),
+}
+
+/// A watch has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchStart {
+    /// The process was watched already.
+    pub already_watched: bool,
+}
+
+/// How far the watch of a stream has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchProgress {
+    /// Samples of the process since this watch began.
+    pub samples: u64,
+    /// Those with a proven root.
+    pub rooted_samples: u64,
+    /// The process has exited: the counts are final.
+    pub exited: bool,
+}
+
+/// Why a process cannot be watched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// It does not exist, or is a zombie.
+    #[error("there is no process {pid}")]
+    NoSuchProcess {
+        /// The id asked for.
+        pid: Pid,
+    },
+    /// It runs no user code.
+    #[error("process {pid} is a kernel thread: it has no user code to profile")]
+    KernelThread {
+        /// The id asked for.
+        pid: Pid,
+    },
+    /// Its code is of another word size than the walker's.
+    #[error("process {pid} is a 32-bit program; only 64-bit programs can be profiled")]
+    Compat32 {
+        /// The id asked for.
+        pid: Pid,
+    },
+    /// The daemon may not read what it needs.
+    #[error("process {pid} cannot be watched: the daemon may not read {}: {reason}", path.display())]
+    PermissionDenied {
+        /// The id asked for.
+        pid: Pid,
+        /// What could not be read.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// Sampling is not possible on this host, or not now.
+    #[error("sampling is not possible: {reason}")]
+    Unsupported {
+        /// Why, and what to change where that is known.
+        reason: String,
+    },
+    /// As many processes as allowed are watched.
+    #[error("{limit} processes are watched already, as many as targets.max_processes allows")]
+    TooManyProcesses {
+        /// The limit in force.
+        limit: u32,
+    },
+    /// It is the daemon itself.
+    #[error("process {pid} is the profiler itself; targets.watch_self allows to watch it")]
+    OwnProcess {
+        /// The id asked for.
+        pid: Pid,
+    },
+}
+
+/// Why a process cannot be described.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProcessError {
+    /// It does not exist.
+    #[error("there is no process {pid}")]
+    NoSuchProcess {
+        /// The id asked for.
+        pid: Pid,
+    },
+    /// The daemon may not read what it needs.
+    #[error("process {pid} cannot be described: the daemon may not read {}: {reason}", path.display())]
+    PermissionDenied {
+        /// The id asked for.
+        pid: Pid,
+        /// What could not be read.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
+}
+
+/// Why a window could not be ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlushError {
+    /// Nothing is sampled, so no window will ever come.
+    #[error("sampling is not possible: {reason}")]
+    NotSampling {
+        /// Why.
+        reason: String,
+    },
+    /// Windows before it still wait to be named.
+    #[error("{waiting} windows still wait to be named")]
+    Backlog {
+        /// How many.
+        waiting: usize,
+    },
+}
+
+/// What is known of one process. Its strings come from the process: escape them for every output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSummary {
+    /// Thread group id.
+    pub pid: Pid,
+    /// When it started.
+    pub start: SystemTime,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Path of its program as the process sees it; empty if it cannot be read.
+    pub executable: String,
+    /// Its arguments. Only for callers that may profile.
+    pub command_line: Vec<String>,
+    /// What it runs.
+    pub runtime: Runtime,
+    /// Service it belongs to; empty if none.
+    pub service: Arc<str>,
+    /// Whether it is watched.
+    pub watch_state: WatchState,
+    /// Why it is watched (`discovered`, `requested`) or why not.
+    pub watch_reason: String,
+    /// Real user id.
+    pub user_id: u32,
+    /// Executable mappings known.
+    pub mappings: u32,
+    /// Those of them that the walker has rows for.
+    pub mappings_with_rows: u32,
+    /// Samples since it is watched.
+    pub samples: u64,
+    /// Those with a proven root.
+    pub rooted_samples: u64,
+    /// Parts of it that cannot be walked or named, with their reasons.
+    pub limitations: Vec<String>,
+}
+
+/// What a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Runtime {
+    /// Native code of no known origin.
+    Native,
+    /// A Rust program.
+    Rust,
+    /// A CPython interpreter.
+    Python,
+}
+
+/// Whether a process is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WatchState {
+    /// It is not.
+    NotWatched,
+    /// It is, and rows are still being loaded.
+    Pending,
+    /// It is.
+    Watched,
+}
+
+/// What sampling has done since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Samples a second on each CPU; 0 if nothing is sampled.
+    pub sample_hz: u32,
+    /// The loop that drives the walker: `bpf_loop` or `for_each_map_elem`; empty if nothing is sampled.
+    pub walker_loop: String,
+    /// Runs of the program that perf's timers should have caused.
+    pub expected_runs: u64,
+    /// Runs of the program.
+    pub runs: u64,
+    /// What became of the runs, by the names of `profiler_common::counters::Counter`.
+    pub run_outcomes: BTreeMap<String, u64>,
+    /// Everything lost from the kernel to the store, by reason.
+    pub lost: BTreeMap<String, u64>,
+    /// Lifecycle records received.
+    pub lifecycle_records: u64,
+    /// Lifecycle records that the kernel dropped.
+    pub lifecycle_lost: u64,
+    /// Walks of watched processes by the reason they ended.
+    pub stop_reasons: BTreeMap<String, u64>,
+    /// CPU time of the daemon's programs in the kernel.
+    pub kernel_cpu: Duration,
+    /// Runs that [`Self::kernel_cpu`] was measured over.
+    pub kernel_runs: u64,
+    /// Memory of maps and programs in the kernel.
+    pub kernel_bytes: u64,
+    /// Processes watched now.
+    pub watched_processes: u32,
+}
+
+/// Why a command was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The queue is full.
+    #[error("the sampling loop is busy: {COMMAND_QUEUE} commands wait already")]
+    Busy,
+    /// The loop has ended, or dropped the command.
+    #[error("the sampling loop has ended")]
+    Ended,
+}
+
+/// A channel for commands: the askers' end and the loop's end.
+pub fn channel() -> (EngineHandle, mpsc::Receiver<Command>) {
+    let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+    (
+        EngineHandle {
+            commands,
+            refused: Arc::new(AtomicU64::new(0)),
+        },
+        receiver,
+    )
+}
+
+/// The askers' end of the channel.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    refused: Arc<AtomicU64>,
+}
+
+impl EngineHandle {
+    /// Sends the command that `command` makes of a place for the reply, and waits for the answer.
+    pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .try_send(command(reply))
+            .map_err(|error| self.count_refusal(&error))?;
+        answer
+            .await
+            .map_err(|oneshot::error::RecvError { .. }| EngineError::Ended)
+    }
+
+    /// Takes a place in the queue for a command that must be deliverable later, whatever else waits then.
+    pub fn reserve(&self) -> Result<mpsc::OwnedPermit<Command>, EngineError> {
+        self.commands
+            .clone()
+            .try_reserve_owned()
+            .map_err(|error| self.count_refusal(&error))
+    }
+
+    /// Commands refused because the queue was full.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn count_refusal<T>(&self, error: &mpsc::error::TrySendError<T>) -> EngineError {
+        match error {
+            mpsc::error::TrySendError::Full(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                EngineError::Busy
+            }
+            mpsc::error::TrySendError::Closed(_) => EngineError::Ended,
+        }
+    }
+}
