@@ -87,11 +87,10 @@ fn encoded_flags(tools: &Tools) -> OsString {
     linker.push(&tools.bpf_linker);
     flags.push(linker);
     // The last prefix that fits wins: the checkout may lie in the home folder, and cargo's home in the checkout.
-    let prefixes = [
-        (workspace::root(), "/profiler"),
-        (cargo_home(), "/cargo"),
-        (tools.sysroot.clone(), "/rust"),
-    ];
+    let mut prefixes = vec![(workspace::root(), "/profiler"), (cargo_home(), "/cargo")];
+    // A mirror of the registry has a folder with another name.
+    prefixes.extend(registries().into_iter().map(|folder| (folder, "/crates")));
+    prefixes.push((tools.sysroot.clone(), "/rust"));
     for (from, to) in prefixes {
         let mut flag = OsString::from("--remap-path-prefix=");
         flag.push(from);
@@ -100,6 +99,14 @@ fn encoded_flags(tools: &Tools) -> OsString {
         flags.push(flag);
     }
     flags.join(std::ffi::OsStr::new("\u{1f}"))
+}
+
+/// The folders below which cargo keeps the sources of packages, one for each registry it has used.
+fn registries() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(cargo_home().join("registry/src")) else {
+        return Vec::new();
+    };
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 fn cargo_home() -> PathBuf {

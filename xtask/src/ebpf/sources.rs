@@ -71,6 +71,14 @@ pub(super) fn collect() -> Result<BTreeSet<String>> {
     inputs.insert(format!("tool bpf-linker {}", toolchain::BPF_LINKER));
     inputs.extend(build::RUSTFLAGS.iter().map(|flag| format!("flag {flag}")));
     inputs.extend(build::PROFILE.iter().map(|setting| format!("flag {setting}")));
+    let manifest = read_toml("Cargo.toml")?;
+    let edition = manifest
+        .get("workspace")
+        .and_then(|table| table.get("package")?.get("edition")?.as_str());
+    inputs.insert(format!(
+        "flag edition={}",
+        edition.context("Cargo.toml names no workspace.package.edition")?
+    ));
     for name in FILES {
         collect_files(&workspace::root(), name, &mut inputs)?;
     }
@@ -95,8 +103,7 @@ fn collect_files(root: &Path, name: &str, inputs: &mut BTreeSet<String>) -> Resu
 
 /// Adds every package that is compiled into the object, with its version, features and the locked checksum.
 fn collect_packages(inputs: &mut BTreeSet<String>) -> Result<()> {
-    let lock = fs::read_to_string(workspace::root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let lock: toml::Table = lock.parse().context("cannot read Cargo.lock")?;
+    let lock = read_toml("Cargo.lock")?;
     let tree = command::output(workspace::cargo().args([
         "tree",
         "--quiet",
@@ -121,6 +128,11 @@ fn collect_packages(inputs: &mut BTreeSet<String>) -> Result<()> {
         inputs.insert(format!("package {name} {version} [{features}] {checksum}"));
     }
     Ok(())
+}
+
+fn read_toml(name: &str) -> Result<toml::Table> {
+    let text = fs::read_to_string(workspace::root().join(name)).with_context(|| format!("cannot read {name}"))?;
+    text.parse().with_context(|| format!("cannot read {name}"))
 }
 
 /// The checksum that Cargo.lock holds for a package; packages of the workspace have none.
