@@ -1,1 +1,33 @@
-//! (to be written)
+//! Unwind tables: from the `.eh_frame` of an object to rows that the stack walker can search.
+//!
+//! In come the bytes of an ELF object, through [`object::ReadRef`], so that a bounded file serves as well as a slice.
+//! Out come a [`RowTable`], the [`Segments`] that tie mappings to link addresses, a [`ContentId`] under which processes share
+//! rows, and the build id. Nothing here does I/O of its own or knows a clock.
+//!
+//! Objects belong to the processes that are watched and are not trusted: sizes are held against [`Limits`] before
+//! anything is read, work is bounded, and what cannot be expressed as a row becomes a row that says so. No part of a
+//! function is ever left to the rule before it.
+//!
+//! Call frame information is described by DWARF 5, 6.4; its form in `.eh_frame` by the Linux Standard Base 5.0, 10.6;
+//! the registers by the System V ABI, AMD64 supplement, figure 3.36.
+#![forbid(unsafe_code)]
+
+mod build_id;
+mod call_frames;
+mod compile;
+mod elf;
+mod expression;
+mod function;
+mod identity;
+mod rule;
+mod segments;
+mod table;
+
+pub use build_id::BuildId;
+pub use call_frames::CallFrames;
+pub use compile::{CompileError, Limits, compile};
+pub use elf::ElfError;
+pub use identity::ContentId;
+pub use rule::UnsupportedRule;
+pub use segments::{Segment, Segments};
+pub use table::{RowTable, Statistics};
