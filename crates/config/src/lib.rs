@@ -1,1 +1,21 @@
-//! (to be written)
+//! Configuration: what was written, and what is meant by it.
+//!
+//! In: the text of configuration files, environment variables and flags, each with where it comes from. Out: one
+//! [`Config`] in which every value is typed and in range, or every mistake with its file and line.
+//! Everything but [`read_default_files`] and [`read_file`] is pure.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod meant;
+mod pattern;
+mod read;
+mod sources;
+mod values;
+mod written;
+
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use meant::{Api, Config, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker, WalkerLoop};
+pub use pattern::{InvalidPattern, Pattern};
+pub use read::{DEFAULT_DIRECTORY, ReadError, read_default_files, read_file};
+pub use sources::{Setting, SourceFile, Sources};

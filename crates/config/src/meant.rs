@@ -1,0 +1,202 @@
+//! What a configuration means: every value typed, in range, and with its default.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Pattern;
+
+/// The configuration of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory for what outlives the daemon.
+    pub state_dir: PathBuf,
+    /// How stacks are sampled.
+    pub sampling: Sampling,
+    /// Which processes are watched.
+    pub targets: Targets,
+    /// How addresses get their names.
+    pub symbols: Symbols,
+    /// How long profiles are kept.
+    pub store: Store,
+    /// How user stacks are walked.
+    pub walker: Walker,
+    /// Who may ask, and where.
+    pub api: Api,
+    /// What the daemon writes about itself.
+    pub log: Log,
+}
+
+/// How stacks are sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Samples a second on each CPU.
+    pub hz: NonZeroU32,
+    /// The loop that drives the walker.
+    pub walker_loop: WalkerLoop,
+}
+
+/// The helper of the kernel that drives the walker's loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalkerLoop {
+    /// The best that the kernel has.
+    Auto,
+    /// `bpf_loop`, since Linux 5.17.
+    BpfLoop,
+    /// `bpf_for_each_map_elem`, since Linux 5.13.
+    ForEachMapElem,
+}
+
+/// Which processes are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// Watch every process whose program was compiled by rustc.
+    pub discover_rust: bool,
+    /// Processes that may be watched at one time.
+    pub max_processes: NonZeroU32,
+    /// Processes that are watched beside those discovered.
+    pub include: Vec<Pattern>,
+    /// Processes that are never watched unless asked for by their id; goes before [`Self::include`].
+    pub exclude: Vec<Pattern>,
+    /// Allow the daemon to be watched.
+    pub watch_self: bool,
+}
+
+/// How addresses get their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbols {
+    /// Memory for names of functions and files.
+    pub cache_bytes: u64,
+    /// Debug information of one file beyond this size is not read; its functions are named from its symbol table.
+    pub max_debug_info_bytes: u64,
+}
+
+/// How long profiles are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Age at which profiles are dropped.
+    pub retention: Duration,
+    /// Memory for profiles; the oldest are dropped first.
+    pub max_bytes: u64,
+    /// Length of one profile as it is stored: how finely a query can cut time.
+    pub window: Duration,
+}
+
+/// How user stacks are walked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walker {
+    /// Kernel memory for unwind rows of all objects.
+    pub max_row_bytes: u64,
+}
+
+/// Who may ask, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// The unix socket that gRPC is served on.
+    pub socket: PathBuf,
+    /// Members of this group may read and profile; empty for nobody.
+    pub read_group: String,
+    /// Members of this group may also act; empty for nobody.
+    pub act_group: String,
+}
+
+/// What the daemon writes about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How it is written.
+    pub format: LogFormat,
+    /// What is written.
+    pub level: LogLevel,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// To the journal if it listens, for people on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// To the systemd journal, with fields.
+    Journal,
+}
+
+/// The least severe line that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What is not as it should be.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const MIB: u64 = 1 << 20;
+        Self {
+            state_dir: PathBuf::from("/var/lib/profiler"),
+            sampling: Sampling {
+                hz: nonzero(99),
+                walker_loop: WalkerLoop::Auto,
+            },
+            targets: Targets {
+                discover_rust: true,
+                max_processes: nonzero(1024),
+                include: Vec::new(),
+                exclude: Vec::new(),
+                watch_self: false,
+            },
+            symbols: Symbols {
+                cache_bytes: 32 * MIB,
+                max_debug_info_bytes: 512 * MIB,
+            },
+            store: Store {
+                retention: Duration::from_secs(15 * 60),
+                max_bytes: 32 * MIB,
+                window: Duration::from_secs(5),
+            },
+            walker: Walker {
+                max_row_bytes: 48 * MIB,
+            },
+            api: Api {
+                socket: PathBuf::from("/run/profiler/profiler.sock"),
+                read_group: "profiler".to_owned(),
+                act_group: "profiler-admin".to_owned(),
+            },
+            log: Log {
+                format: LogFormat::Auto,
+                level: LogLevel::Info,
+            },
+        }
+    }
+}
+
+const fn nonzero(value: u32) -> NonZeroU32 {
+    match NonZeroU32::new(value) {
+        Some(value) => value,
+        None => NonZeroU32::MIN,
+    }
+}

@@ -1,0 +1,182 @@
+//! What was written: one source of configuration, every key optional, unknown keys refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Config, LogFormat, LogLevel, WalkerLoop,
+    pattern::Patterns,
+    values::{AbsolutePath, GroupName, Integer, Period, Size, SocketPath},
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const DAY: u64 = 24 * 60 * MINUTE;
+/// Memory for rows is taken in shards of this size.
+const SHARD_BYTES: u64 = profiler_common::limits::ROWS_PER_SHARD as u64 * size_of::<profiler_common::row::Row>() as u64;
+/// All shards together.
+const ALL_SHARDS_BYTES: u64 = profiler_common::limits::MAX_SHARDS as u64 * SHARD_BYTES;
+
+/// The names of the sections, as environment variables have them.
+pub(crate) const SECTIONS: [&str; 7] = ["sampling", "targets", "symbols", "store", "walker", "api", "log"];
+/// The keys outside of sections.
+pub(crate) const TOP_KEYS: [&str; 1] = ["state_dir"];
+
+/// One source of configuration.
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Written {
+    pub(crate) state_dir: Option<AbsolutePath>,
+    pub(crate) sampling: Sampling,
+    pub(crate) targets: Targets,
+    pub(crate) symbols: Symbols,
+    pub(crate) store: Store,
+    pub(crate) walker: Walker,
+    pub(crate) api: Api,
+    pub(crate) log: Log,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sampling {
+    hz: Option<Integer<1, 10_000>>,
+    walker_loop: Option<WalkerLoop>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Targets {
+    discover_rust: Option<bool>,
+    max_processes: Option<Integer<1, { profiler_common::limits::MAX_PROCESSES }>>,
+    include: Option<Patterns>,
+    exclude: Option<Patterns>,
+    watch_self: Option<bool>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Symbols {
+    cache_bytes: Option<Size<MIB, { 4 * GIB }>>,
+    max_debug_info_bytes: Option<Size<{ 64 * KIB }, { 16 * GIB }>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    retention: Option<Period<MINUTE, DAY>>,
+    max_bytes: Option<Size<MIB, { 4 * GIB }>>,
+    window: Option<Period<SECOND, MINUTE>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Walker {
+    max_row_bytes: Option<Size<SHARD_BYTES, ALL_SHARDS_BYTES>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Api {
+    socket: Option<SocketPath>,
+    read_group: Option<GroupName>,
+    act_group: Option<GroupName>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    format: Option<LogFormat>,
+    level: Option<LogLevel>,
+}
+
+impl Written {
+    /// Overrides what this source says and leaves the rest. A list replaces the list before it.
+    pub(crate) fn apply(self, config: &mut Config) {
+        let Self {
+            state_dir,
+            sampling,
+            targets,
+            symbols,
+            store,
+            walker,
+            api,
+            log,
+        } = self;
+        set(&mut config.state_dir, state_dir.map(|path| path.0));
+        set(&mut config.sampling.hz, sampling.hz.map(Integer::get));
+        set(&mut config.sampling.walker_loop, sampling.walker_loop);
+        set(&mut config.targets.discover_rust, targets.discover_rust);
+        set(
+            &mut config.targets.max_processes,
+            targets.max_processes.map(Integer::get),
+        );
+        set(&mut config.targets.include, targets.include.map(|list| list.0));
+        set(&mut config.targets.exclude, targets.exclude.map(|list| list.0));
+        set(&mut config.targets.watch_self, targets.watch_self);
+        set(&mut config.symbols.cache_bytes, symbols.cache_bytes.map(|size| size.0));
+        set(
+            &mut config.symbols.max_debug_info_bytes,
+            symbols.max_debug_info_bytes.map(|size| size.0),
+        );
+        set(&mut config.store.retention, store.retention.map(Period::get));
+        set(&mut config.store.max_bytes, store.max_bytes.map(|size| size.0));
+        set(&mut config.store.window, store.window.map(Period::get));
+        set(
+            &mut config.walker.max_row_bytes,
+            walker.max_row_bytes.map(|size| size.0),
+        );
+        set(&mut config.api.socket, api.socket.map(|path| path.0));
+        set(&mut config.api.read_group, api.read_group.map(|name| name.0));
+        set(&mut config.api.act_group, api.act_group.map(|name| name.0));
+        set(&mut config.log.format, log.format);
+        set(&mut config.log.level, log.level);
+    }
+}
+
+fn set<T>(target: &mut T, written: Option<T>) {
+    if let Some(value) = written {
+        *target = value;
+    }
+}
+
+impl From<&Config> for Written {
+    fn from(config: &Config) -> Self {
+        Self {
+            state_dir: Some(AbsolutePath(config.state_dir.clone())),
+            sampling: Sampling {
+                hz: Some(config.sampling.hz.into()),
+                walker_loop: Some(config.sampling.walker_loop),
+            },
+            targets: Targets {
+                discover_rust: Some(config.targets.discover_rust),
+                max_processes: Some(config.targets.max_processes.into()),
+                include: Some(Patterns(config.targets.include.clone())),
+                exclude: Some(Patterns(config.targets.exclude.clone())),
+                watch_self: Some(config.targets.watch_self),
+            },
+            symbols: Symbols {
+                cache_bytes: Some(Size(config.symbols.cache_bytes)),
+                max_debug_info_bytes: Some(Size(config.symbols.max_debug_info_bytes)),
+            },
+            store: Store {
+                retention: Some(config.store.retention.into()),
+                max_bytes: Some(Size(config.store.max_bytes)),
+                window: Some(config.store.window.into()),
+            },
+            walker: Walker {
+                max_row_bytes: Some(Size(config.walker.max_row_bytes)),
+            },
+            api: Api {
+                socket: Some(SocketPath(config.api.socket.clone())),
+                read_group: Some(GroupName(config.api.read_group.clone())),
+                act_group: Some(GroupName(config.api.act_group.clone())),
+            },
+            log: Log {
+                format: Some(config.log.format),
+                level: Some(config.log.level),
+            },
+        }
+    }
+}
