@@ -59,6 +59,17 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// Whether the tools to build the object are here or can be installed. Says why not.
+pub(crate) fn can_rebuild() -> bool {
+    match toolchain::prepare() {
+        Ok(_) => true,
+        Err(error) => {
+            println!("the eBPF object is compared by its recorded sources only: {error:#}");
+            false
+        }
+    }
+}
+
 /// Compares the committed object with the record beside it and the record with the sources.
 ///
 /// # Errors

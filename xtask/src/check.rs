@@ -1,0 +1,53 @@
+//! Everything that can be said about the sources without running the profiler.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::steps::Steps;
+use crate::{command, ebpf, licences, tidy, workspace};
+
+/// Runs all checks, also when one fails.
+///
+/// # Errors
+/// A check failed.
+pub(crate) fn run(rebuild_ebpf: bool) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("formatting", || cargo(&["fmt", "--all", "--", "--check"], &[]));
+    steps.run("tidy", tidy::run);
+    steps.run("licences", licences::check);
+    steps.run("clippy", || {
+        cargo(
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+                "--",
+                "--deny=warnings",
+            ],
+            &[],
+        )
+    });
+    steps.run("documentation", || {
+        cargo(
+            &["doc", "--workspace", "--no-deps", "--locked", "--quiet"],
+            &[("RUSTDOCFLAGS", "--deny=warnings")],
+        )
+    });
+    steps.run("generated code", || {
+        let generate = ["--package=profiler-proto", "--features=generate", "--bin=generate"];
+        cargo(
+            &[&["run", "--locked", "--quiet"], &generate[..], &["--", "--check"]].concat(),
+            &[],
+        )
+    });
+    steps.run("eBPF object", || ebpf::check(rebuild_ebpf));
+    steps.finish()
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let mut cargo: Command = workspace::cargo();
+    command::run(cargo.args(arguments).envs(environment.iter().copied()))
+}
