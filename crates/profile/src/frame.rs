@@ -31,3 +31,17 @@ pub struct Frame {
     /// Source line; 0 if unknown.
     pub line: u32,
 }
+
+impl Frame {
+    /// Stands for the frames of a sample that has none, so that no stack is empty.
+    pub(crate) fn no_stack() -> Self {
+        let empty: Arc<str> = Arc::from("");
+        Self {
+            kind: FrameKind::Unnamed,
+            function: Arc::from("[no stack]"),
+            module: Arc::clone(&empty),
+            file: empty,
+            line: 0,
+        }
+    }
+}

@@ -1,11 +1,28 @@
 //! Profiles: frames, stacks and how far they can be trusted; merging, and rendering for people and other tools.
 //!
 //! Pure: no I/O, no clock. Types derive no serde; each format owns its wire shapes.
+#![forbid(unsafe_code)]
 
 mod frame;
+mod functions;
+mod memory;
+mod merge;
+mod number;
 mod profile;
 mod quality;
+pub mod render;
+mod top;
+mod tree;
+mod utc;
+mod visible;
 
 pub use frame::{Frame, FrameKind};
+pub use merge::PeriodMismatch;
 pub use profile::{ProcessLabel, Profile, ProfileBuilder, Stack};
 pub use quality::Quality;
+pub use top::FunctionSamples;
+pub use tree::{Node, Tree};
+pub use visible::visible;
+
+#[cfg(test)]
+mod fixtures;

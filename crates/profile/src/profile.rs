@@ -30,7 +30,7 @@ pub struct Stack {
     pub process: u32,
     /// Index of the thread's name.
     pub thread: u32,
-    /// Indices of the frames, root first.
+    /// Indices of the frames, root first. Never empty.
     pub frames: Box<[u32]>,
 }
 
@@ -53,6 +53,42 @@ pub struct Profile {
     pub stacks: HashMap<Stack, u64>,
     /// How far all this can be trusted.
     pub quality: Quality,
+    /// The part of `quality` that is known to belong to one process, by its index, so that a filtered profile can tell
+    /// its own. Losses are the host's and not in here.
+    pub process_quality: HashMap<u32, Quality>,
+}
+
+impl Profile {
+    /// The index of a process in the table, which it enters if it is new.
+    pub(crate) fn intern_process(&mut self, process: &ProcessLabel) -> u32 {
+        let index = match self.processes.get_index_of(process) {
+            Some(index) => index,
+            None => self.processes.insert_full(process.clone()).0,
+        };
+        index as u32
+    }
+
+    /// Adds samples of a stack whose indices are this profile's.
+    pub(crate) fn add_stack(&mut self, stack: Stack, count: u64) {
+        let samples = self.stacks.entry(stack).or_default();
+        *samples = samples.saturating_add(count);
+    }
+
+    /// Gives back the room that growing tables took in advance.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.frames.shrink_to_fit();
+        self.processes.shrink_to_fit();
+        self.threads.shrink_to_fit();
+        self.stacks.shrink_to_fit();
+        self.process_quality.shrink_to_fit();
+    }
+
+    /// Samples of all stacks.
+    pub fn samples(&self) -> u64 {
+        self.stacks
+            .values()
+            .fold(0, |total, count| total.saturating_add(*count))
+    }
 }
 
 /// Builds a [`Profile`] stack by stack.
@@ -74,29 +110,47 @@ impl ProfileBuilder {
                 threads: IndexSet::new(),
                 stacks: HashMap::new(),
                 quality: Quality::default(),
+                process_quality: HashMap::new(),
             },
         }
     }
 
-    /// Adds `count` samples of one stack, frames root first.
+    /// Adds `count` samples of one stack, frames root first. Without any frame they count for a frame `[no stack]`.
     pub fn add(&mut self, process: &ProcessLabel, thread: &Arc<str>, frames: impl Iterator<Item = Frame>, count: u64) {
         let profile = &mut self.profile;
-        let frames = frames.map(|frame| profile.frames.insert_full(frame).0 as u32).collect();
-        let process = match profile.processes.get_index_of(process) {
-            Some(index) => index,
-            None => profile.processes.insert_full(process.clone()).0,
-        } as u32;
+        let mut frames: Vec<u32> = frames.map(|frame| profile.frames.insert_full(frame).0 as u32).collect();
+        if frames.is_empty() {
+            frames.push(profile.frames.insert_full(Frame::no_stack()).0 as u32);
+        }
+        let process = profile.intern_process(process);
         let thread = profile.threads.insert_full(Arc::clone(thread)).0 as u32;
-        *profile.stacks.entry(Stack { process, thread, frames }).or_default() += count;
+        profile.add_stack(
+            Stack {
+                process,
+                thread,
+                frames: frames.into_boxed_slice(),
+            },
+            count,
+        );
     }
 
-    /// The counts of what was lost and what is whole.
+    /// Adds what is known of the samples of one process, to its own quality and to the whole's.
+    pub fn add_process_quality(&mut self, process: &ProcessLabel, quality: &Quality) {
+        let index = self.profile.intern_process(process);
+        self.profile.quality.merge(quality);
+        let own = self.profile.process_quality.entry(index).or_default();
+        own.merge(quality);
+        own.lost.clear();
+    }
+
+    /// The counts of what was lost and what is whole, of all processes.
     pub fn quality_mut(&mut self) -> &mut Quality {
         &mut self.profile.quality
     }
 
-    /// The profile.
-    pub fn build(self) -> Profile {
+    /// The profile, with no more room than it needs.
+    pub fn build(mut self) -> Profile {
+        self.profile.shrink_to_fit();
         self.profile
     }
 }

@@ -1,8 +1,20 @@
 //! How far a profile can be trusted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    number::{counted, percent_down, thousands},
+    visible,
+};
+
+/// Reasons named in the quality line; the others are summed.
+const NAMED_REASONS: usize = 6;
+/// Longest reason that the quality line shows.
+const MAX_REASON_BYTES: usize = 64;
 
 /// How far a profile can be trusted: what was lost, and which stacks are whole.
+///
+/// Displays as the line that ends every report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quality {
     /// Samples in the profile.
@@ -17,4 +29,189 @@ pub struct Quality {
     pub user_frames: u64,
     /// Those of them with a name.
     pub named_user_frames: u64,
+}
+
+impl Quality {
+    /// Adds what another profile knows of itself.
+    pub fn merge(&mut self, other: &Self) {
+        self.samples = self.samples.saturating_add(other.samples);
+        self.rooted = self.rooted.saturating_add(other.rooted);
+        self.user_frames = self.user_frames.saturating_add(other.user_frames);
+        self.named_user_frames = self.named_user_frames.saturating_add(other.named_user_frames);
+        add_reasons(&mut self.stopped, &other.stopped);
+        add_reasons(&mut self.lost, &other.lost);
+    }
+
+    /// The share of samples with a proven root, from 0 to 1. None without samples.
+    pub fn rooted_share(&self) -> Option<f64> {
+        (self.samples > 0).then(|| self.rooted as f64 / self.samples as f64)
+    }
+
+    /// The share of user frames with a name, from 0 to 1. None without user frames.
+    pub fn named_share(&self) -> Option<f64> {
+        (self.user_frames > 0).then(|| self.named_user_frames as f64 / self.user_frames as f64)
+    }
+}
+
+impl fmt::Display for Quality {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.samples == 0 {
+            out.write_str("no samples, ")?;
+            return write_lost(out, &self.lost);
+        }
+        write!(out, "{}, ", counted(self.samples, "sample"))?;
+        write_lost(out, &self.lost)?;
+        write!(
+            out,
+            ", {} % with a proven root",
+            percent_down(self.rooted, self.samples, 1)
+        )?;
+        let stopped = sum(&self.stopped);
+        if stopped > 0 {
+            write!(out, " ({} stopped: {})", thousands(stopped), reasons(&self.stopped))?;
+        }
+        if self.user_frames == 0 {
+            out.write_str(", no user frames")
+        } else {
+            write!(
+                out,
+                ", {} % of user frames named",
+                percent_down(self.named_user_frames, self.user_frames, 0)
+            )
+        }
+    }
+}
+
+fn write_lost(out: &mut fmt::Formatter<'_>, lost: &BTreeMap<String, u64>) -> fmt::Result {
+    match sum(lost) {
+        0 => out.write_str("0 lost"),
+        total => write!(out, "{} lost on the host ({})", thousands(total), reasons(lost)),
+    }
+}
+
+fn add_reasons(counts: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64>) {
+    for (reason, other) in others {
+        match counts.get_mut(reason) {
+            Some(count) => *count = count.saturating_add(*other),
+            None => {
+                counts.insert(reason.clone(), *other);
+            }
+        }
+    }
+}
+
+fn sum(counts: &BTreeMap<String, u64>) -> u64 {
+    counts.values().fold(0, |total, count| total.saturating_add(*count))
+}
+
+/// `12 no_row, 8 read_failed`: the most frequent first.
+fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let mut sorted: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).collect();
+    sorted.sort_by(|left, right| right.1.cmp(left.1).then_with(|| left.0.cmp(right.0)));
+    let (named, rest) = sorted.split_at(sorted.len().min(NAMED_REASONS));
+    let mut parts: Vec<String> = named
+        .iter()
+        .map(|(reason, count)| format!("{} {}", thousands(**count), visible(reason, MAX_REASON_BYTES)))
+        .collect();
+    if !rest.is_empty() {
+        let others = rest
+            .iter()
+            .fold(0_u64, |total, (_, count)| total.saturating_add(**count));
+        parts.push(format!("{} for other reasons", thousands(others)));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        pairs
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count))
+            .collect()
+    }
+
+    #[test]
+    fn the_line_names_every_fact() {
+        let quality = Quality {
+            samples: 9_870,
+            rooted: 9_850,
+            stopped: counts(&[("read_failed", 8), ("no_row", 12)]),
+            lost: counts(&[("ring_full", 0)]),
+            user_frames: 1_000,
+            named_user_frames: 979,
+        };
+        assert_eq!(
+            quality.to_string(),
+            "9,870 samples, 0 lost, 99.7 % with a proven root (20 stopped: 12 no_row, 8 read_failed), 97 % of user \
+             frames named"
+        );
+    }
+
+    #[test]
+    fn no_samples_says_so() {
+        assert_eq!(Quality::default().to_string(), "no samples, 0 lost");
+        let quality = Quality {
+            lost: counts(&[("ring_full", 1_200), ("busy", 3)]),
+            ..Quality::default()
+        };
+        assert_eq!(
+            quality.to_string(),
+            "no samples, 1,203 lost on the host (1,200 ring_full, 3 busy)"
+        );
+        assert_eq!((quality.rooted_share(), quality.named_share()), (None, None));
+    }
+
+    #[test]
+    fn whole_profiles_and_kernel_threads() {
+        let quality = Quality {
+            samples: 1,
+            rooted: 1,
+            ..Quality::default()
+        };
+        assert_eq!(
+            quality.to_string(),
+            "1 sample, 0 lost, 100 % with a proven root, no user frames"
+        );
+        assert_eq!(quality.rooted_share(), Some(1.0));
+    }
+
+    #[test]
+    fn many_and_hostile_reasons_stay_short() {
+        let stopped = (0..1_000)
+            .map(|number| (format!("\x1b[2J{number:04}{}", "x".repeat(10_000)), 1))
+            .collect();
+        let line = Quality {
+            samples: 1_000,
+            stopped,
+            ..Quality::default()
+        }
+        .to_string();
+        assert!(line.len() < 1_000 && !line.contains('\x1b'), "{line}");
+        assert!(line.contains("994 for other reasons"), "{line}");
+    }
+
+    #[test]
+    fn merging_adds_and_saturates() {
+        let mut quality = Quality {
+            samples: 1,
+            rooted: u64::MAX,
+            lost: counts(&[("busy", 1)]),
+            ..Quality::default()
+        };
+        quality.merge(&Quality {
+            samples: 2,
+            rooted: 1,
+            lost: counts(&[("busy", 2), ("late", 1)]),
+            stopped: counts(&[("no_row", 1)]),
+            user_frames: 5,
+            named_user_frames: 4,
+        });
+        assert_eq!((quality.samples, quality.rooted), (3, u64::MAX));
+        assert_eq!(quality.lost, counts(&[("busy", 3), ("late", 1)]));
+        assert_eq!(quality.stopped, counts(&[("no_row", 1)]));
+        assert_eq!(quality.named_share(), Some(0.8));
+    }
 }

@@ -1,0 +1,360 @@
+//! A flame graph as one self-contained SVG file: callers above, what they call below, as wide as their samples.
+//!
+//! Kernel, native, inlined, Python and unnamed frames have colours of their own, with a legend of their shares. Title, span
+//! of time and the quality line stand above the bars. Names shrink to their last parts before they are cut. The script
+//! searches and zooms; the file is whole without it, and nothing of a profile gets into it. Size is bounded: see
+//! [`Bounds`].
+
+use std::io::{self, Write};
+
+use self::{
+    label::{beginning, columns, fitted, short},
+    layout::{Bar, Bounds, Layout, Subject, lay_out},
+};
+use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, kind_name};
+use crate::{
+    Frame, FrameKind, ProcessLabel, Profile,
+    functions::{FunctionKey, Functions},
+    number::{counted, percent, thousands},
+    tree::merged,
+    utc, visible,
+};
+
+mod label;
+mod layout;
+
+/// Bars narrower than a tenth of a pixel are left out; as there, so the file stays below some megabytes.
+const BOUNDS: Bounds = Bounds {
+    smallest_share: 10_000,
+    bars: 10_000,
+    rows: 1_024,
+};
+/// Longest file or object name in a tooltip.
+const MAX_PLACE_BYTES: usize = 256;
+
+const WIDTH: f64 = 1_200.0;
+const MARGIN: f64 = 10.0;
+const PLOT_WIDTH: f64 = WIDTH - 2.0 * MARGIN;
+const ROW_HEIGHT: u32 = 17;
+const LINE_HEIGHT: u32 = 18;
+/// Columns of text that fit across the picture at its narrowest.
+const HEADER_COLUMNS: usize = 160;
+/// Columns of the title, whose letters are larger.
+const TITLE_COLUMNS: usize = 90;
+/// Shades of each colour, so that neighbours are told apart.
+const SHADES: u32 = 6;
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+/// The kinds in the order of the legend, with the letter of their style and their colour: hue, saturation, lightness.
+const COLOURS: [(FrameKind, char, u32, u32, u32); 5] = [
+    (FrameKind::Kernel, 'k', 212, 62, 74),
+    (FrameKind::Native, 'n', 17, 82, 73),
+    (FrameKind::Inlined, 'i', 46, 85, 74),
+    (FrameKind::Python, 'p', 158, 44, 68),
+    (FrameKind::Unnamed, 'u', 220, 6, 80),
+];
+
+/// Writes the profile as an SVG flame graph.
+pub fn write(profile: &Profile, out: impl Write) -> Result<(), RenderError> {
+    buffered(profile, out, |out| write_document(profile, out))
+}
+
+fn write_document(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    let functions = Functions::group(profile, FunctionKey::drawn);
+    let layout = lay_out(profile, &merged(profile, &functions), BOUNDS);
+    let notes = notes(profile, &layout);
+    let legend_y = 44 + LINE_HEIGHT * (notes.len() as u32 + 1);
+    let plot_y = legend_y + 2 * LINE_HEIGHT - 8;
+    let plot_height = layout.rows * ROW_HEIGHT;
+    let height = plot_y + plot_height + MARGIN as u32;
+
+    writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
+    writeln!(
+        out,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" version="1.1" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">"#
+    )?;
+    writeln!(out, "<style>\n{STYLE}{}</style>", colour_styles())?;
+    writeln!(out, r##"<rect width="100%" height="100%" fill="#ffffff"/>"##)?;
+    let title = beginning_of_header(&title(profile), TITLE_COLUMNS);
+    writeln!(
+        out,
+        r#"<text class="title" x="{MARGIN}" y="26">{}</text>"#,
+        escaped(&title)
+    )?;
+    write_line(out, "subtitle", 46, &subtitle(profile, &layout))?;
+    for (note, number) in notes.iter().zip(0..) {
+        write_line(out, "note", 46 + LINE_HEIGHT * (number + 1), note)?;
+    }
+    write_legend(out, profile, legend_y + 12)?;
+    write_line(out, "details", legend_y + 12 + LINE_HEIGHT, "")?;
+    let right = WIDTH - MARGIN;
+    writeln!(
+        out,
+        r#"<text class="button search right hidden" x="{right}" y="26" text-anchor="end">Search (/)</text>"#
+    )?;
+    writeln!(
+        out,
+        r#"<text class="button reset right hidden" x="{right}" y="46" text-anchor="end">Reset (Esc)</text>"#
+    )?;
+    writeln!(
+        out,
+        r#"<text class="matched right" x="{right}" y="{}" text-anchor="end"></text>"#,
+        legend_y + 12
+    )?;
+    writeln!(
+        out,
+        r#"<svg class="plot" x="{MARGIN}" y="{}" width="{PLOT_WIDTH}" height="{plot_height}">"#,
+        plot_y + 8
+    )?;
+    let names: Vec<String> = profile
+        .frames
+        .iter()
+        .map(|frame| visible(&frame.function, MAX_REPEATED_NAME_BYTES).into_owned())
+        .collect();
+    for bar in &layout.bars {
+        write_bar(out, profile, &functions, &names, &layout, bar)?;
+    }
+    writeln!(out, "</svg>\n<script><![CDATA[\n{SCRIPT}]]></script>\n</svg>")
+}
+
+/// The process, or the service, or how many there are.
+fn title(profile: &Profile) -> String {
+    let mut processes = profile.processes.iter();
+    let first = processes.next();
+    match first {
+        Some(process) if profile.processes.len() == 1 => process_name(process),
+        Some(process) if !process.service.is_empty() && processes.all(|other| other.service == process.service) => {
+            format!(
+                "{} ({})",
+                name(&process.service),
+                counted(profile.processes.len() as u64, "process").replace("ss", "sse")
+            )
+        }
+        _ => format!("{} processes", thousands(profile.processes.len() as u64)),
+    }
+}
+
+fn process_name(process: &ProcessLabel) -> String {
+    format!("{} (pid {})", name(&process.name), process.pid)
+}
+
+fn name(name: &str) -> String {
+    visible(name, MAX_PLACE_BYTES).into_owned()
+}
+
+fn subtitle(profile: &Profile, layout: &Layout) -> String {
+    let span = profile.end.duration_since(profile.start).unwrap_or_default();
+    let seconds = profile.period.as_secs_f64() * layout.samples as f64;
+    format!(
+        "CPU time {seconds:.2} s  ·  {}  ·  {:.1} s",
+        utc::range(profile.start, profile.end),
+        span.as_secs_f64()
+    )
+}
+
+/// The quality line, and what the picture leaves out.
+fn notes(profile: &Profile, layout: &Layout) -> Vec<String> {
+    let mut notes = wrapped(&profile.quality.to_string(), HEADER_COLUMNS);
+    if layout.hidden > 0 {
+        notes.push(format!(
+            "{} not drawn: too narrow to see, or too many",
+            counted(layout.hidden as u64, "bar")
+        ));
+    }
+    notes
+}
+
+/// Lines of at most so many columns, broken between words where there are any.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(beginning_of_header(word, room)),
+        }
+    }
+    lines
+}
+
+fn beginning_of_header(text: &str, room: usize) -> String {
+    if columns(text) <= room {
+        text.to_owned()
+    } else {
+        beginning(text, room)
+    }
+}
+
+fn write_line(out: &mut dyn Write, class: &str, y: u32, text: &str) -> io::Result<()> {
+    writeln!(
+        out,
+        r#"<text class="{class}" x="{MARGIN}" y="{y}">{}</text>"#,
+        escaped(text)
+    )
+}
+
+/// The kinds that occur, each with the share of samples whose innermost frame it is.
+fn write_legend(out: &mut dyn Write, profile: &Profile, y: u32) -> io::Result<()> {
+    let innermost = |kind: FrameKind| {
+        let stacks = profile.stacks.iter().filter(|(stack, _)| {
+            stack
+                .frames
+                .last()
+                .is_some_and(|frame| profile.frames[*frame as usize].kind == kind)
+        });
+        stacks.fold(0_u64, |total, (_, count)| total.saturating_add(*count))
+    };
+    let mut x = MARGIN as u32;
+    for (kind, letter, ..) in COLOURS {
+        if !profile.frames.iter().any(|frame| frame.kind == kind) {
+            continue;
+        }
+        let text = format!("{} {}", kind_title(kind), percent(innermost(kind), profile.samples()));
+        writeln!(
+            out,
+            r#"<rect class="{letter}0" x="{x}" y="{}" width="12" height="12"/>"#,
+            y - 10
+        )?;
+        writeln!(out, r#"<text class="legend" x="{}" y="{y}">{text}</text>"#, x + 17)?;
+        x += 17 + 8 * text.len() as u32 + 14;
+    }
+    Ok(())
+}
+
+fn kind_title(kind: FrameKind) -> &'static str {
+    if kind == FrameKind::Python {
+        "Python"
+    } else {
+        kind_name(kind)
+    }
+}
+
+fn colour_styles() -> String {
+    let shade = |letter, hue, saturation, lightness, shade: u32| {
+        let (hue, lightness) = (hue + shade % 3 * 4, lightness + shade / 3 * 5);
+        format!(".{letter}{shade} {{ fill: hsl({hue}, {saturation}%, {lightness}%); }}\n")
+    };
+    let kinds = COLOURS.iter().flat_map(|(_, letter, hue, saturation, lightness)| {
+        (0..SHADES).map(move |number| shade(letter, hue, saturation, *lightness, number))
+    });
+    kinds.chain([".r { fill: #e3e7ec; }\n".to_owned()]).collect()
+}
+
+fn style_of(frame: &Frame) -> String {
+    let letter = COLOURS
+        .iter()
+        .find(|(kind, ..)| *kind == frame.kind)
+        .map_or('u', |(_, letter, ..)| *letter);
+    // FNV-1a: the same function has the same shade in every picture.
+    let hash = frame.function.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{letter}{}", (hash >> 8) % SHADES)
+}
+
+fn write_bar(
+    out: &mut dyn Write,
+    profile: &Profile,
+    functions: &Functions,
+    names: &[String],
+    layout: &Layout,
+    bar: &Bar,
+) -> io::Result<()> {
+    let total_seconds = profile.period.as_secs_f64() * bar.width as f64;
+    let cost = format!(
+        "{}, {}, {total_seconds:.2} s",
+        counted(bar.width, "sample"),
+        percent(bar.width, layout.samples)
+    );
+    let (text, style, facts) = match bar.subject {
+        Subject::Everything(processes) => (format!("all ({processes} processes)"), "r".to_owned(), cost),
+        Subject::Process(process) => (process_name(&profile.processes[process as usize]), "r".to_owned(), cost),
+        Subject::Function(index) => {
+            let frame = &profile.frames[index as usize];
+            let own = format!(
+                "itself {}, {}",
+                thousands(bar.self_samples),
+                percent(bar.self_samples, layout.samples)
+            );
+            let place = place(frame, functions.lines[index as usize]);
+            (
+                names[index as usize].clone(),
+                style_of(frame),
+                format!("{cost}; {own}\n{place}"),
+            )
+        }
+    };
+    let short = short(&text);
+    write!(out, "<g")?;
+    if let Some(short) = &short {
+        write!(out, r#" data-s="{}""#, escaped(short))?;
+    }
+    let share = |samples: u64| samples as f64 * 100.0 / layout.samples as f64;
+    let (start, width) = (decimal(share(bar.start)), decimal(share(bar.width)));
+    let y = bar.row * ROW_HEIGHT;
+    write!(out, "><title>{}\n{}</title>", escaped(&text), escaped(&facts))?;
+    write!(
+        out,
+        r#"<rect class="{style}" x="{start}%" y="{y}" width="{width}%" height="{}"/>"#,
+        ROW_HEIGHT - 1
+    )?;
+    let pixels = share(bar.width) / 100.0 * PLOT_WIDTH;
+    if let Some(label) = fitted(&text, short.as_deref().unwrap_or(&text), pixels) {
+        write!(
+            out,
+            r#"<text x="{start}%" dx="3" y="{}.5">{}</text>"#,
+            y + 12,
+            escaped(&label)
+        )?;
+    }
+    writeln!(out, "</g>")
+}
+
+/// Kind, object and source line of a function.
+fn place(frame: &Frame, lines: u32) -> String {
+    let mut place = kind_title(frame.kind).to_owned();
+    if !frame.module.is_empty() {
+        place.push_str(" in ");
+        place.push_str(&name(&frame.module));
+    }
+    if !frame.file.is_empty() {
+        place.push('\n');
+        place.push_str(&name(&frame.file));
+        if frame.line > 0 {
+            place.push_str(&format!(":{}", frame.line));
+        }
+        if lines > 1 {
+            place.push_str(&format!(" (most of {lines} lines)"));
+        }
+    }
+    place
+}
+
+/// Six decimals: the width of a sample among a hundred million, so that zooming stays exact.
+fn decimal(number: f64) -> String {
+    let text = format!("{number:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Text between tags or within a quoted attribute.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests;
