@@ -1,0 +1,14 @@
+//! The compiler as its users see it: rules, objects, hostile input, and real libraries held against gimli and framehop.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panicking and say what they left out"
+)]
+
+mod hostile;
+mod objects;
+mod oracle;
+mod real_objects;
+mod rules;
+mod support;
