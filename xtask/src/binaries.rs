@@ -1,6 +1,6 @@
 //! The release binaries that demo, benchmarks and the kernel ring run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -9,6 +9,7 @@ use crate::{command, metadata, workspace};
 /// Where the built binaries are.
 #[derive(Debug)]
 pub(crate) struct Binaries {
+    pub(crate) folder: PathBuf,
     pub(crate) daemon: PathBuf,
     pub(crate) cli: PathBuf,
     pub(crate) demo: PathBuf,
@@ -27,21 +28,23 @@ impl Binaries {
                 .args(["build", "--release", "--locked", "--bins"])
                 .args(packages),
         )?;
-        Self::locate()
+        Ok(Self::in_folder(
+            &metadata::target_directory(&metadata::of_workspace()?)?.join("release"),
+        ))
     }
 
-    /// Where they are once they are built.
-    pub(crate) fn locate() -> Result<Self> {
-        let folder = metadata::target_directory(&metadata::of_workspace()?)?.join("release");
-        Ok(Self {
+    /// The binaries of an earlier build.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_path_buf(),
             daemon: folder.join("profiler-daemon"),
             cli: folder.join("profiler-cli"),
             demo: folder.join("profiler-demo"),
-        })
+        }
     }
 
     /// How tests find them.
-    pub(crate) fn environment(&self) -> [(&'static str, &PathBuf); 3] {
+    pub(crate) fn environment(&self) -> [(&'static str, &Path); 3] {
         [
             ("PROFILER_DAEMON_BIN", &self.daemon),
             ("PROFILER_CLI_BIN", &self.cli),

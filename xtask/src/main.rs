@@ -6,19 +6,25 @@
     reason = "a command line tool talks to its terminal"
 )]
 
+mod bench;
 mod binaries;
 mod check;
+mod children;
 mod command;
+mod demo;
 mod ebpf;
+mod folded;
 mod licences;
 mod metadata;
 mod privilege;
 mod run;
+mod session;
 mod steps;
 mod test;
 mod tidy;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +55,14 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Draw a flame graph of a service whose profile is known.
+    Demo {
+        /// Folder of binaries that are already built.
+        #[arg(long, hide = true)]
+        built: Option<PathBuf>,
+    },
+    /// Measure cost, truth and waiting times, next to what is promised.
+    Bench(bench::Arguments),
     /// Build or check the committed object of the programs that run in the kernel.
     #[command(subcommand)]
     Ebpf(ebpf::Verb),
@@ -60,6 +74,8 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Run { arguments } => run::run(&arguments),
+        Verb::Demo { built } => demo::run(built.as_deref()),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ebpf(verb) => ebpf::run(verb),
     };
     match result {

@@ -1,0 +1,70 @@
+//! What the profiler costs and how true it is, next to what it promises.
+
+mod agent;
+mod cost;
+mod report;
+mod start;
+mod truth;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::children::Interrupt;
+use crate::demo;
+
+/// Which benchmark.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// Time in the kernel, CPU and memory of the agent with 50 busy processes.
+    Cost,
+    /// Shares of a program whose profile is known.
+    Truth,
+    /// Time to the first flame graph, and to one of a process that is already watched.
+    Start,
+}
+
+impl Name {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Cost => "cost",
+            Self::Truth => "truth",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this one.
+    name: Option<Name>,
+    /// Folder of binaries that are already built.
+    #[arg(long, hide = true)]
+    built: Option<PathBuf>,
+}
+
+/// Runs the benchmarks one after the other, as root.
+///
+/// # Errors
+/// A benchmark cannot be run. A figure above its budget is printed as such and is no error.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let verb = arguments
+        .name
+        .map_or("bench".to_owned(), |name| format!("bench {}", name.text()));
+    let Some(binaries) = demo::as_root(&verb, arguments.built.as_deref())? else {
+        return Ok(());
+    };
+    let interrupt = Interrupt::install()?;
+    let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
+    if wanted("truth") {
+        truth::run(&binaries, &interrupt)?;
+    }
+    if wanted("start") {
+        start::run(&binaries, &interrupt)?;
+    }
+    if wanted("cost") {
+        cost::run(&binaries, &interrupt)?;
+    }
+    Ok(())
+}

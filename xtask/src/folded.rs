@@ -1,0 +1,94 @@
+//! Folded stacks: `process;outermost;…;innermost count`, a stack on each line.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+/// The stacks of one profile.
+#[derive(Debug)]
+pub(crate) struct Folded<'a> {
+    stacks: Vec<(&'a str, u64)>,
+}
+
+impl<'a> Folded<'a> {
+    /// Reads what `profiler-cli flamegraph --format folded` writes.
+    pub(crate) fn parse(text: &'a str) -> Result<Self> {
+        let stacks = text.lines().filter(|line| !line.is_empty()).map(|line| {
+            let (stack, count) = line.rsplit_once(' ').with_context(|| format!("no count in {line:?}"))?;
+            let count = count.parse().with_context(|| format!("no count in {line:?}"))?;
+            Ok((stack, count))
+        });
+        Ok(Self {
+            stacks: stacks.collect::<Result<_>>()?,
+        })
+    }
+
+    /// All samples.
+    pub(crate) fn samples(&self) -> u64 {
+        self.stacks.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Samples with a frame of `function` anywhere in them.
+    pub(crate) fn samples_of(&self, function: &str) -> u64 {
+        let holds = |stack: &str| stack.split(';').skip(1).any(|frame| is_function(frame, function));
+        self.stacks
+            .iter()
+            .filter(|(stack, _)| holds(stack))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// Frames of all samples together, the process not counted.
+    pub(crate) fn frames(&self) -> u64 {
+        self.stacks
+            .iter()
+            .map(|(stack, count)| count * stack.matches(';').count() as u64)
+            .sum()
+    }
+
+    /// The `limit` functions that are innermost most often, with their samples.
+    pub(crate) fn top(&self, limit: usize) -> Vec<(&'a str, u64)> {
+        let mut by_function = BTreeMap::<_, u64>::new();
+        for (stack, count) in &self.stacks {
+            *by_function
+                .entry(stack.rsplit(';').next().unwrap_or_default())
+                .or_default() += count;
+        }
+        let mut functions: Vec<_> = by_function.into_iter().collect();
+        functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        functions.truncate(limit);
+        functions
+    }
+}
+
+/// Whether `frame` is `function` of any module, with or without a mark such as `_[k]` after it.
+fn is_function(frame: &str, function: &str) -> bool {
+    let name = frame.split("_[").next().unwrap_or(frame);
+    name.rsplit("::").next() == Some(function)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "p 1;main;a::f;g 3\np 1;main;a::f 2\np 1;main;h_[k] 5\n";
+
+    #[test]
+    fn stacks_are_counted() {
+        let folded = Folded::parse(TEXT).unwrap();
+        assert_eq!(folded.samples(), 10);
+        assert_eq!(folded.samples_of("f"), 5);
+        assert_eq!(folded.samples_of("main"), 10);
+        assert_eq!(folded.samples_of("h"), 5);
+        assert_eq!(folded.samples_of("p 1"), 0);
+        assert_eq!(folded.frames(), 3 * 3 + 2 * 2 + 5 * 2);
+        assert_eq!(folded.top(2), [("h_[k]", 5), ("g", 3)]);
+    }
+
+    #[test]
+    fn what_is_not_folded_is_an_error() {
+        assert!(Folded::parse("main;f").is_err());
+        assert!(Folded::parse("main;f x").is_err());
+        assert_eq!(Folded::parse("").unwrap().samples(), 0);
+    }
+}
