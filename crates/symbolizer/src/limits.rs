@@ -1,0 +1,29 @@
+//! What one object may cost.
+
+/// Bounds on memory and work for one object. The defaults fit the largest programs in common use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Function symbols that are kept, 16 bytes each. An object with more has no function table.
+    pub functions: usize,
+    /// Bytes of symbol tables that are read through.
+    pub symbol_bytes: u64,
+    /// Address ranges of compilation units that are kept, 24 bytes each. An object with more has no inlined frames.
+    pub unit_ranges: usize,
+    /// Bytes of compressed debug sections after decompression, all of an object together; these are held in memory
+    /// while a batch is resolved. Sections that are not compressed have no limit, because they are never held.
+    pub decompressed_bytes: u64,
+    /// Work for one call in small steps, of which a 2 GHz core does roughly 100 million a second.
+    pub effort: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            functions: 1 << 20,
+            symbol_bytes: 256 << 20,
+            unit_ranges: 1 << 18,
+            decompressed_bytes: 64 << 20,
+            effort: 1 << 30,
+        }
+    }
+}
