@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
+/// The mark after a function that the compiler inlined into its caller.
+const INLINED: &str = "_[i]";
+
 /// The stacks of one profile.
 #[derive(Debug)]
 pub(crate) struct Folded<'a> {
@@ -38,12 +41,16 @@ impl<'a> Folded<'a> {
             .sum()
     }
 
-    /// Frames of all samples together, the process not counted.
+    /// Frames of all samples together as they were walked: inlined ones were named later, and the process is none.
     pub(crate) fn frames(&self) -> u64 {
-        self.stacks
-            .iter()
-            .map(|(stack, count)| count * stack.matches(';').count() as u64)
-            .sum()
+        let walked = |stack: &str| {
+            stack
+                .split(';')
+                .skip(1)
+                .filter(|frame| !frame.ends_with(INLINED))
+                .count() as u64
+        };
+        self.stacks.iter().map(|(stack, count)| count * walked(stack)).sum()
     }
 
     /// The `limit` functions that are innermost most often, with their samples.
@@ -71,7 +78,7 @@ fn is_function(frame: &str, function: &str) -> bool {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "p 1;main;a::f;g 3\np 1;main;a::f 2\np 1;main;h_[k] 5\n";
+    const TEXT: &str = "p 1;main;a::f;i_[i];g 3\np 1;main;a::f 2\np 1;main;h_[k] 5\n";
 
     #[test]
     fn stacks_are_counted() {
