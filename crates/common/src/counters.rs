@@ -1,5 +1,5 @@
 //! What the CPU program counts, per CPU. Each run of the program increments [`Counter::Runs`] and exactly one of the
-//! others that say what became of it.
+//! outcomes.
 
 /// Index into the per-CPU array of counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,11 +19,15 @@ pub enum Counter {
     Busy = 5,
     /// Lost: a map that must exist did not.
     Internal = 6,
+    /// Not an outcome: nanoseconds from the start of a sample of a watched process until its record was written.
+    SampleNanoseconds = 7,
+    /// Not an outcome: frames in those records, user and kernel.
+    SampleFrames = 8,
 }
 
 impl Counter {
     /// Every counter, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Runs,
         Self::Idle,
         Self::NotWatched,
@@ -31,6 +35,8 @@ impl Counter {
         Self::RingFull,
         Self::Busy,
         Self::Internal,
+        Self::SampleNanoseconds,
+        Self::SampleFrames,
     ];
 
     /// The counter in words of the command line and of metrics.
@@ -43,7 +49,14 @@ impl Counter {
             Self::RingFull => "ring_full",
             Self::Busy => "busy",
             Self::Internal => "internal",
+            Self::SampleNanoseconds => "sample_nanoseconds",
+            Self::SampleFrames => "sample_frames",
         }
+    }
+
+    /// Whether the count is of what became of a run: each run has exactly one outcome.
+    pub const fn is_outcome(self) -> bool {
+        !matches!(self, Self::Runs | Self::SampleNanoseconds | Self::SampleFrames)
     }
 
     /// Whether the count is of samples of watched processes that were lost.

@@ -1,5 +1,19 @@
 //! The only door to the kernel's sampling: probing, loading, attaching, maps and rings.
 //!
-//! In: rows and mappings of watched processes. Out: [`records::Lifecycle`] records and [`records::RawSample`]s.
+//! In: rows and mappings of watched processes ([`KernelTables`]). Out: [`records::Lifecycle`] records and
+//! [`records::RawSample`]s ([`Sampler`]). Nothing outside names aya, `perf_event_open` or `bpf`.
 
+mod allocator;
+mod btf;
+mod lifecycle;
+mod load;
+mod perf_event;
 pub mod records;
+mod sampler;
+mod sys;
+mod tables;
+
+pub use lifecycle::MalformedRecord;
+pub use load::{LoadError, WalkerLoop, kernel_release};
+pub use sampler::{KernelCost, Sampler, SamplerOptions, SamplingCounts};
+pub use tables::KernelTables;

@@ -1,0 +1,388 @@
+//! The walker's tables, written into the kernel's maps.
+//!
+//! Rows, pages and mappings are written through shared memory; a process's entry, which is what makes a walker look at
+//! them, is then replaced by a system call. What a walker may still be reading is given back only after a grace
+//! period, when no entry in the kernel refers to it any more: a fork copies entries without our knowledge.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::AsFd,
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{ArrayOfMaps, HashMap as BpfHashMap, Map, MapData},
+};
+use profiler_common::{
+    limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, ROWS_PER_SHARD, SHARD_SHIFT},
+    process::{Mapping, ProcessEntry, kind, state},
+    row::{Page, Row},
+};
+use profiler_unwinding::RowTable;
+use zerocopy::IntoBytes;
+
+use super::{
+    allocator::{Allocator, Run},
+    load::{LoadError, take_map},
+    records::Pid,
+    sys::SharedMemory,
+};
+use crate::processes::walker_tables::{Backing, TableId, TablesFull, WalkerMapping, WalkerTables};
+
+const MMAPABLE: u32 = 1 << 10;
+const ROW_BYTES: usize = size_of::<Row>();
+
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct EntryValue(ProcessEntry);
+
+// SAFETY: plain words without padding, as its zerocopy derives prove.
+unsafe impl Pod for EntryValue {}
+
+/// The tables and what is known of their use.
+#[derive(Debug)]
+pub struct KernelTables {
+    processes: BpfHashMap<MapData, u32, EntryValue>,
+    execs: BpfHashMap<MapData, u32, u64>,
+    shard_maps: ArrayOfMaps<MapData, MapData>,
+    shards: Vec<Shard>,
+    mapping_memory: SharedMemory,
+    page_memory: SharedMemory,
+    rows: Allocator,
+    pages: Allocator,
+    mappings: Allocator,
+    installed: HashMap<TableId, Installed>,
+    next_table: u32,
+    current: HashMap<Pid, ProcessMappings>,
+    retired: Vec<ProcessMappings>,
+    generation: u32,
+    known_until_ns: u64,
+    failed_updates: u64,
+}
+
+#[derive(Debug)]
+struct Shard {
+    memory: SharedMemory,
+    map: MapData,
+}
+
+/// A table of rows in the kernel.
+#[derive(Debug)]
+struct Installed {
+    rows: Run,
+    pages: Run,
+    /// Index that link page 0 would have in the array of pages, wrapping.
+    page_base: u32,
+    /// Runs of mappings that refer to it.
+    users: u32,
+    removed: bool,
+}
+
+/// The run of mappings of a process and the tables that they refer to.
+#[derive(Debug)]
+struct ProcessMappings {
+    run: Run,
+    tables: Vec<TableId>,
+}
+
+impl KernelTables {
+    /// Takes the maps out of a loaded object. Rows may take up to `max_row_bytes`.
+    pub(super) fn new(object: &mut Ebpf, max_row_bytes: u64) -> Result<Self, LoadError> {
+        let mapping_bytes = MAX_MAPPINGS as usize * size_of::<Mapping>();
+        let page_bytes = MAX_PAGES as usize * size_of::<u64>();
+        let max_rows = (max_row_bytes / ROW_BYTES as u64).min(u64::from(MAX_SHARDS) << SHARD_SHIFT) as u32;
+        Ok(Self {
+            processes: map_of(object, "PROCESSES")?,
+            execs: map_of(object, "EXECS")?,
+            shard_maps: map_of(object, "SHARDS")?,
+            shards: Vec::new(),
+            mapping_memory: share(object, "MAPPINGS", mapping_bytes)?,
+            page_memory: share(object, "PAGES", page_bytes)?,
+            rows: Allocator::new(max_rows),
+            pages: Allocator::new(MAX_PAGES),
+            mappings: Allocator::new(MAX_MAPPINGS),
+            installed: HashMap::new(),
+            next_table: 0,
+            current: HashMap::new(),
+            retired: Vec::new(),
+            generation: 0,
+            known_until_ns: 0,
+            failed_updates: 0,
+        })
+    }
+
+    /// Says up to which time lifecycle records have been taken into account. An exec later than this makes a process
+    /// pending even if its entry is replaced meanwhile.
+    pub fn set_known_until(&mut self, time_ns: u64) {
+        self.known_until_ns = time_ns;
+    }
+
+    /// Updates of maps that the kernel refused.
+    pub fn failed_updates(&self) -> u64 {
+        self.failed_updates
+    }
+
+    /// Bytes of rows in use.
+    pub fn row_bytes(&self) -> u64 {
+        u64::from(self.rows.used()) * ROW_BYTES as u64
+    }
+
+    /// Whether something waits for [`KernelTables::reclaim`].
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Gives back what no entry refers to any more. Waits for a grace period: some 20 ms.
+    pub fn reclaim(&mut self) {
+        if self.retired.is_empty() {
+            return;
+        }
+        let mut referenced = HashSet::new();
+        for entry in self.processes.iter() {
+            match entry {
+                Ok((_, EntryValue(entry))) if entry.mapping_count != 0 => {
+                    referenced.insert(entry.first_mapping);
+                }
+                Ok(_) => {}
+                // Iteration and change met; what is retired can wait.
+                Err(_) => return,
+            }
+        }
+        if !self.wait_for_grace_period() {
+            return;
+        }
+        let (kept, freed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition(|mappings| mappings.run.count != 0 && referenced.contains(&mappings.run.first));
+        self.retired = kept;
+        for ProcessMappings { run, tables } in freed {
+            self.mappings.free(run);
+            for table in tables {
+                if let Some(installed) = self.installed.get_mut(&table) {
+                    installed.users -= 1;
+                }
+                self.free_if_unused(table);
+            }
+        }
+    }
+
+    /// An update of a map of maps returns only after all programs that ran before it have ended
+    /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
+    fn wait_for_grace_period(&mut self) -> bool {
+        let Some(shard) = self.shards.first() else { return true };
+        self.shard_maps.set(0, &shard.map, 0).is_ok()
+    }
+
+    fn free_if_unused(&mut self, table: TableId) {
+        if let Some(installed) = self.installed.get(&table)
+            && installed.removed
+            && installed.users == 0
+        {
+            self.rows.free(installed.rows);
+            self.pages.free(installed.pages);
+            self.installed.remove(&table);
+        }
+    }
+
+    /// Takes a run, reclaiming first if there is no room.
+    fn allocate(
+        &mut self,
+        table: &'static str,
+        allocator: fn(&mut Self) -> &mut Allocator,
+        wanted: usize,
+    ) -> Result<Run, TablesFull> {
+        let capacity = allocator(self).capacity();
+        let full = TablesFull { table, wanted: wanted as u64, capacity: u64::from(capacity) };
+        let Ok(count) = u32::try_from(wanted) else { return Err(full) };
+        if let Some(run) = allocator(self).allocate(count) {
+            return Ok(run);
+        }
+        self.reclaim();
+        allocator(self).allocate(count).ok_or(full)
+    }
+
+    /// Makes sure that shards up to the end of a run of rows exist.
+    fn add_shards(&mut self, rows: Run) -> Result<(), TablesFull> {
+        while (self.shards.len() as u64) << SHARD_SHIFT < u64::from(rows.first) + u64::from(rows.count) {
+            let full = TablesFull {
+                table: "rows (no memory for another shard)",
+                wanted: u64::from(rows.count),
+                capacity: (self.shards.len() as u64) << SHARD_SHIFT,
+            };
+            let shard = Shard::create().map_err(|error| {
+                tracing::warn!(%error, "the kernel refused another shard of rows");
+                full
+            })?;
+            let index = self.shards.len() as u32;
+            self.shard_maps.set(index, &shard.map, 0).map_err(|error| {
+                tracing::warn!(%error, "the kernel refused another shard of rows");
+                full
+            })?;
+            self.shards.push(shard);
+        }
+        Ok(())
+    }
+
+    fn write_rows(&self, first: u32, rows: &[Row]) {
+        let mut index = first as usize;
+        let mut rest = rows;
+        let per_shard = ROWS_PER_SHARD as usize;
+        while !rest.is_empty() {
+            let offset = index % per_shard;
+            let (now, later) = rest.split_at(rest.len().min(per_shard - offset));
+            let words: Vec<u64> = now.iter().map(|row| row.0).collect();
+            self.shards[index / per_shard].memory.write(offset * ROW_BYTES, words.as_bytes());
+            index += now.len();
+            rest = later;
+        }
+    }
+
+    fn set_entry(&mut self, pid: Pid, entry: ProcessEntry) -> Result<(), TablesFull> {
+        self.processes.insert(pid.0, EntryValue(entry), 0).map_err(|error| {
+            self.failed_updates += 1;
+            tracing::debug!(%pid, %error, "the kernel refused a process's entry");
+            TablesFull {
+                table: "processes",
+                wanted: 1,
+                capacity: u64::from(profiler_common::limits::MAX_PROCESSES),
+            }
+        })
+    }
+
+    /// The mapping as the walker sees it. A table that is not installed makes it pending.
+    fn encode(&self, mapping: &WalkerMapping) -> Mapping {
+        let (kind, page_base) = match mapping.backing {
+            Backing::Rows(table) => match self.installed.get(&table) {
+                Some(installed) => (kind::ROWS, installed.page_base),
+                None => (kind::PENDING, 0),
+            },
+            Backing::FramePointers => (kind::FRAME_POINTERS, 0),
+            Backing::Pending => (kind::PENDING, 0),
+            Backing::Uprobes => (kind::UPROBES, 0),
+        };
+        Mapping { start: mapping.start, end: mapping.end, bias: mapping.bias, page_base, kind }
+    }
+
+    /// Whether the process executed another program after what we know of it.
+    fn executed_since(&self, pid: Pid) -> bool {
+        self.execs.get(&pid.0, 0).is_ok_and(|time_ns| time_ns > self.known_until_ns)
+    }
+}
+
+impl WalkerTables for KernelTables {
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
+        let rows = self.allocate("rows", |tables| &mut tables.rows, table.rows.len())?;
+        if let Err(full) = self.add_shards(rows) {
+            self.rows.free(rows);
+            return Err(full);
+        }
+        let pages = match self.allocate("pages", |tables| &mut tables.pages, table.pages.len()) {
+            Ok(pages) => pages,
+            Err(full) => {
+                self.rows.free(rows);
+                return Err(full);
+            }
+        };
+        self.write_rows(rows.first, &table.rows);
+        let page_words: Vec<u64> = table
+            .pages
+            .iter()
+            .map(|page| match *page {
+                Page::EMPTY | Page::NOT_LOADED => page.0,
+                page => Page::new(rows.first + page.first(), page.count()).0,
+            })
+            .collect();
+        self.page_memory.write(pages.first as usize * size_of::<u64>(), page_words.as_bytes());
+        let id = TableId(self.next_table);
+        self.next_table = self.next_table.wrapping_add(1);
+        let page_base = pages.first.wrapping_sub(table.first_page as u32);
+        self.installed.insert(id, Installed { rows, pages, page_base, users: 0, removed: false });
+        Ok(id)
+    }
+
+    fn remove(&mut self, table: TableId) {
+        if let Some(installed) = self.installed.get_mut(&table) {
+            installed.removed = true;
+        }
+        self.free_if_unused(table);
+    }
+
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
+        let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
+        let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
+        self.mapping_memory.write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
+        // 0 stands for an entry that the kernel marked itself.
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let entry = ProcessEntry {
+            generation: self.generation,
+            state: state::READY,
+            first_mapping: run.first,
+            mapping_count: run.count,
+        };
+        if let Err(full) = self.set_entry(pid, entry) {
+            self.mappings.free(run);
+            return Err(full);
+        }
+        let mut tables = Vec::new();
+        for mapping in mappings {
+            if let Backing::Rows(table) = mapping.backing
+                && !tables.contains(&table)
+                && let Some(installed) = self.installed.get_mut(&table)
+            {
+                installed.users += 1;
+                tables.push(table);
+            }
+        }
+        if let Some(old) = self.current.insert(pid, ProcessMappings { run, tables }) {
+            self.retired.push(old);
+        }
+        if self.executed_since(pid) {
+            return self.set_entry(
+                pid,
+                ProcessEntry { generation: 0, state: state::PENDING, first_mapping: 0, mapping_count: 0 },
+            );
+        }
+        Ok(())
+    }
+
+    fn remove_process(&mut self, pid: Pid) {
+        // Absent if the kernel removed it already.
+        if let Err(error) = self.processes.remove(&pid.0) {
+            tracing::trace!(%pid, %error, "no entry to remove");
+        }
+        if let Some(old) = self.current.remove(&pid) {
+            self.retired.push(old);
+        }
+    }
+
+    fn watched(&self) -> Vec<Pid> {
+        self.processes.keys().filter_map(Result::ok).map(Pid).collect()
+    }
+}
+
+impl Shard {
+    fn create() -> Result<Self, LoadError> {
+        let array = aya_obj::Map::new_from_params(
+            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+            size_of::<u32>() as u32,
+            ROW_BYTES as u32,
+            ROWS_PER_SHARD,
+            MMAPABLE,
+        );
+        let map = MapData::create(array, "SHARD", None)?;
+        let memory = SharedMemory::map(map.fd().as_fd(), ROWS_PER_SHARD as usize * ROW_BYTES)
+            .map_err(|source| LoadError::ShareMap { map: "SHARD", source })?;
+        Ok(Self { memory, map })
+    }
+}
+
+fn map_of<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, LoadError> {
+    Ok(M::try_from(take_map(object, name)?)?)
+}
+
+fn share(object: &mut Ebpf, name: &'static str, length: usize) -> Result<SharedMemory, LoadError> {
+    let Map::Array(map) = take_map(object, name)? else {
+        return Err(LoadError::MissingMap { map: name });
+    };
+    SharedMemory::map(map.fd().as_fd(), length).map_err(|source| LoadError::ShareMap { map: name, source })
+}

@@ -1,0 +1,276 @@
+//! CPU samples: on each tick of a CPU's clock event, the kernel and user stack of a watched process.
+
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, pt_regs},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel,
+        generated::{
+            bpf_for_each_map_elem, bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_loop,
+            bpf_ringbuf_query, bpf_task_pt_regs,
+        },
+    },
+    macros::perf_event,
+    programs::PerfEventContext,
+};
+use profiler_common::{
+    counters::Counter,
+    cpu::{CpuSampleHeader, flags},
+    limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_KERNEL_FRAMES, THREAD_NAME_BYTES},
+    process::state,
+    stop::StopReason,
+    walk::{self, MAX_STEPS, Walk},
+};
+
+use crate::{
+    kernel_target::{KernelTarget, masked},
+    maps::{COUNTERS, PROCESSES, RINGS, SCRATCH, STEPS, Scratch},
+};
+
+/// `__USER32_CS` (arch/x86/include/asm/segment.h).
+const USER32_CS: u64 = 0x23;
+/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE` (include/uapi/linux/bpf.h).
+const AVAILABLE_DATA: u64 = 0;
+const RING_SIZE: u64 = 1;
+
+/// With `bpf_loop` (Linux 5.17 and newer).
+#[perf_event]
+pub(crate) fn cpu_sample_loop(context: PerfEventContext) -> u32 {
+    sample(&context, |scratch| {
+        let mut context = LoopContext { scratch };
+        // SAFETY: the callback has the signature of bpf_loop's callbacks and gets the context that lives until return.
+        unsafe { bpf_loop(MAX_STEPS, loop_step as *mut c_void, (&raw mut context).cast(), 0) };
+    })
+}
+
+/// With `bpf_for_each_map_elem` (Linux 5.13 and newer), which calls back for each element of an array until told to end.
+#[perf_event]
+pub(crate) fn cpu_sample_each(context: PerfEventContext) -> u32 {
+    sample(&context, |scratch| {
+        let mut context = LoopContext { scratch };
+        let steps = (&raw const STEPS).cast_mut().cast::<c_void>();
+        // SAFETY: as above, with the signature of bpf_for_each_map_elem's callbacks.
+        unsafe { bpf_for_each_map_elem(steps, each_step as *mut c_void, (&raw mut context).cast(), 0) };
+    })
+}
+
+/// What a callback gets.
+struct LoopContext {
+    scratch: *mut Scratch,
+}
+
+unsafe extern "C" fn loop_step(_index: u64, context: *mut c_void) -> c_long {
+    // SAFETY: called by bpf_loop with the context given to it.
+    unsafe { one_step(context.cast()) }
+}
+
+unsafe extern "C" fn each_step(_map: *mut c_void, _key: *const u32, _value: *mut u32, context: *mut c_void) -> c_long {
+    // SAFETY: called by bpf_for_each_map_elem with the context given to it.
+    unsafe { one_step(context.cast()) }
+}
+
+/// One step of the walk: 0 to go on, 1 to end.
+///
+/// # Safety
+/// `context` must be valid and its scratch state in use by nobody else.
+#[inline(always)]
+unsafe fn one_step(context: *mut LoopContext) -> c_long {
+    // SAFETY: by the caller's promise; the scratch state is marked busy.
+    let scratch = unsafe { &mut *(*context).scratch };
+    let mut target = KernelTarget {
+        frames: &mut scratch.frames,
+        kernel_frames: u32::from(scratch.header.kernel_frames),
+        return_instance: &mut scratch.return_instance,
+    };
+    c_long::from(!walk::step(&mut scratch.walk, &mut target))
+}
+
+#[inline(always)]
+fn count(counter: Counter) {
+    add(counter, 1);
+}
+
+#[inline(always)]
+fn add(counter: Counter, amount: u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's and the index is a constant below its length.
+        unsafe { *(*counters).as_mut_ptr().add(counter as usize) += amount };
+    }
+}
+
+#[inline(always)]
+fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)) -> u32 {
+    count(Counter::Runs);
+    let ids = bpf_get_current_pid_tgid();
+    if ids == 0 {
+        count(Counter::Idle);
+        return 0;
+    }
+    let pid = (ids >> 32) as u32;
+    // SAFETY: copied at once; the generation is compared again after the walk.
+    let Some(entry) = (unsafe { PROCESSES.get(&pid) }) else {
+        count(Counter::NotWatched);
+        return 0;
+    };
+    let Some(scratch_pointer) = SCRATCH.get_ptr_mut(0) else {
+        count(Counter::Internal);
+        return 0;
+    };
+    // SAFETY: the element is this CPU's; nobody else uses it while it is marked busy.
+    let scratch = unsafe { &mut *scratch_pointer };
+    if scratch.busy != 0 {
+        count(Counter::Busy);
+        return 0;
+    }
+    scratch.busy = 1;
+    scratch.entry = *entry;
+    begin(context, scratch, ids);
+    if start_registers(context, scratch) {
+        walk_user_stack(scratch_pointer);
+    }
+    if unchanged(pid, scratch) {
+        scratch.header.user_frames = scratch.walk.frames as u16;
+        scratch.header.stop = scratch.walk.stop as u8;
+    } else {
+        // The tables may have been those of another process in the middle of the walk: only the innermost frame is sure.
+        scratch.header.user_frames = if scratch.walk.frames == 0 { 0 } else { 1 };
+        scratch.header.stop = StopReason::TablesChanged as u8;
+    }
+    deliver(scratch);
+    add(Counter::SampleFrames, u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames));
+    // SAFETY: the helper has no preconditions.
+    add(Counter::SampleNanoseconds, unsafe { bpf_ktime_get_ns() } - scratch.header.time_ns);
+    scratch.busy = 0;
+    0
+}
+
+/// Fills the header and takes the kernel stack.
+#[inline(always)]
+fn begin(context: &PerfEventContext, scratch: &mut Scratch, ids: u64) {
+    // SAFETY: the helpers have no preconditions; the context is the program's own.
+    let (time_ns, cpu, in_kernel) =
+        unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id(), (*context.ctx).regs.cs & 3 != 3) };
+    scratch.header = CpuSampleHeader {
+        time_ns,
+        pid: (ids >> 32) as u32,
+        tid: ids as u32,
+        generation: scratch.entry.generation,
+        cpu,
+        kernel_frames: 0,
+        user_frames: 0,
+        stop: StopReason::Running as u8,
+        flags: 0,
+        reserved: 0,
+        thread_name: [0; THREAD_NAME_BYTES],
+    };
+    // SAFETY: the buffer is as long as said.
+    unsafe {
+        bpf_get_current_comm((&raw mut scratch.header.thread_name).cast(), THREAD_NAME_BYTES as u32);
+    }
+    if !in_kernel {
+        return;
+    }
+    scratch.header.flags |= flags::IN_KERNEL;
+    // SAFETY: the buffer is as long as said.
+    let bytes = unsafe {
+        bpf_get_stack(context.as_ptr(), (&raw mut scratch.frames).cast(), (MAX_KERNEL_FRAMES * 8) as u32, 0)
+    };
+    if bytes > 0 {
+        scratch.header.kernel_frames = (bytes as u64 >> 3) as u16 & 127;
+    }
+    if bytes <= 0 || bytes as usize >= MAX_KERNEL_FRAMES * 8 {
+        scratch.header.flags |= flags::KERNEL_STACK_INCOMPLETE;
+    }
+}
+
+/// Sets the walk to the user registers of the current thread. Returns whether there is something to walk.
+#[inline(always)]
+fn start_registers(context: &PerfEventContext, scratch: &mut Scratch) -> bool {
+    scratch.return_instance = 0;
+    let entry = scratch.entry;
+    // SAFETY: the context is the program's own.
+    let registers = unsafe { &(*context.ctx).regs };
+    let (cs, walk) = if registers.cs & 3 == 3 {
+        (registers.cs, initial_walk(registers))
+    } else {
+        // SAFETY: the helpers have no preconditions. The registers are copied by a checked read, because direct loads here and above
+        // would be merged into one that the verifier refuses.
+        match unsafe { bpf_probe_read_kernel(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs) } {
+            Ok(registers) => (registers.cs, initial_walk(&registers)),
+            Err(_) => (0, Walk::default()),
+        }
+    };
+    scratch.walk = walk;
+    let walk = &mut scratch.walk;
+    walk.first_mapping = entry.first_mapping;
+    walk.mapping_hint = entry.first_mapping;
+    walk.mapping_count = entry.mapping_count;
+    let reason = if cs & 3 != 3 {
+        StopReason::NoUserRegisters
+    } else if cs == USER32_CS {
+        StopReason::Compat32
+    } else if entry.state == state::PENDING {
+        StopReason::Pending
+    } else {
+        // Ends the walk if the loop does, before the walk itself.
+        walk.stop = StopReason::DepthLimit as u32;
+        return true;
+    };
+    walk.stop = reason as u32;
+    if !matches!(reason, StopReason::NoUserRegisters) {
+        walk.frames = 1;
+        let slot = masked::<{ FRAME_SLOTS as i32 - 1 }>(u64::from(scratch.header.kernel_frames));
+        // SAFETY: masked to less than the number of slots.
+        unsafe { *scratch.frames.get_unchecked_mut(slot as usize) = walk.ip };
+    }
+    false
+}
+
+#[inline(always)]
+fn initial_walk(registers: &pt_regs) -> Walk {
+    Walk {
+        ip: registers.rip,
+        sp: registers.rsp,
+        bp: registers.rbp,
+        r10: registers.r10,
+        r11: registers.r11,
+        r13: registers.r13,
+        rax: registers.rax,
+        flags: walk::flags::INTERRUPTED,
+        ..Walk::default()
+    }
+}
+
+/// Whether the process's tables are those that the walk began with.
+#[inline(always)]
+fn unchanged(pid: u32, scratch: &Scratch) -> bool {
+    // SAFETY: one field is read.
+    match unsafe { PROCESSES.get(&pid) } {
+        Some(entry) => entry.generation == scratch.entry.generation,
+        None => false,
+    }
+}
+
+/// Writes the record to the CPU's ring. Wakes the daemon only when the ring fills; otherwise it looks by itself.
+#[inline(always)]
+fn deliver(scratch: &mut Scratch) {
+    let frames = u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames);
+    let length = size_of::<CpuSampleHeader>() as u64 + 8 * masked::<{ FRAME_SLOTS as i32 - 1 }>(frames);
+    let Some(ring) = RINGS.get(scratch.header.cpu / CPUS_PER_RING) else {
+        count(Counter::Internal);
+        return;
+    };
+    // SAFETY: header and frames are contiguous and the length is bounded by both.
+    let record = unsafe { core::slice::from_raw_parts((&raw const scratch.header).cast::<u8>(), length as usize) };
+    let ring_pointer = core::ptr::from_ref(ring).cast_mut().cast();
+    // SAFETY: the ring is a ring buffer map.
+    let (unread, size) =
+        unsafe { (bpf_ringbuf_query(ring_pointer, AVAILABLE_DATA), bpf_ringbuf_query(ring_pointer, RING_SIZE)) };
+    let wakeup = if unread >= size / 4 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    match ring.output_untyped::<[u8]>(record, u64::from(wakeup)) {
+        Ok(()) => count(Counter::Delivered),
+        Err(_) => count(Counter::RingFull),
+    }
+}

@@ -1,0 +1,111 @@
+//! The walker's target in the kernel: user memory by helper, tables in maps, frames into the record.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated::bpf_get_current_task};
+use profiler_common::{
+    limits::{FRAME_SLOTS, ROWS_PER_SHARD, SHARD_SHIFT},
+    process::Mapping,
+    row::{Page, Row},
+    walk::Target,
+};
+
+use crate::maps::{
+    MAPPINGS, PAGES, RETURN_CHAINED, RETURN_NEXT, RETURN_ORIGINAL, SHARDS, TASK_UTASK, UNKNOWN_OFFSET,
+    UTASK_RETURN_INSTANCES, UTASK_VADDR, UTASK_XOL_VADDR,
+};
+
+/// Uretprobes on one function that share a slot of the stack.
+const MAX_CHAINED_RETURNS: u32 = 4;
+
+/// The frames and bookkeeping of the walk on this CPU.
+pub(crate) struct KernelTarget<'a> {
+    pub(crate) frames: &'a mut [u64; FRAME_SLOTS],
+    /// Slots already taken by the kernel stack.
+    pub(crate) kernel_frames: u32,
+    pub(crate) return_instance: &'a mut u64,
+}
+
+/// An AND that the compiler can neither move nor drop, so that the verifier sees the bound where the index is used.
+#[inline(always)]
+pub(crate) fn masked<const MASK: i32>(mut value: u64) -> u64 {
+    // SAFETY: one register in, the same one out, no memory touched.
+    unsafe { core::arch::asm!("{x} &= {m}", x = inout(reg) value, m = const MASK, options(pure, nomem)) };
+    value
+}
+
+impl Target for KernelTarget<'_> {
+    #[inline(always)]
+    fn read(&self, runtime_address: u64) -> Option<u64> {
+        // SAFETY: the helper checks the address and fails on one that cannot be read.
+        unsafe { bpf_probe_read_user(runtime_address as *const u64) }.ok()
+    }
+
+    #[inline(always)]
+    fn mapping(&self, index: u32) -> Option<&Mapping> {
+        MAPPINGS.get(index)
+    }
+
+    #[inline(always)]
+    fn page(&self, index: u32) -> Option<Page> {
+        PAGES.get(index).map(|page| Page(*page))
+    }
+
+    #[inline(always)]
+    fn row(&self, index: u32) -> Option<Row> {
+        SHARDS.get_value(index >> SHARD_SHIFT, &(index & (ROWS_PER_SHARD - 1))).map(|row| Row(*row))
+    }
+
+    #[inline(always)]
+    fn push(&mut self, index: u32, ip: u64) {
+        let slot = masked::<{ FRAME_SLOTS as i32 - 1 }>(u64::from(self.kernel_frames) + u64::from(index));
+        // SAFETY: masked to less than the number of slots, which is a power of two.
+        unsafe { *self.frames.get_unchecked_mut(slot as usize) = ip };
+    }
+
+    #[inline(always)]
+    fn uprobe_instruction(&self, ip: u64) -> Option<u64> {
+        let utask = uprobe_task()?;
+        let original = read_field(utask, UTASK_VADDR.load())?;
+        let copy = read_field(utask, UTASK_XOL_VADDR.load())?;
+        let offset = ip.wrapping_sub(copy);
+        // A slot holds one instruction of at most 16 bytes (MAX_UINSN_BYTES, arch/x86/include/asm/uprobes.h).
+        (original != 0 && offset <= 16).then(|| original.wrapping_add(offset))
+    }
+
+    #[inline(always)]
+    fn uprobe_return(&mut self, index: u32) -> Option<u64> {
+        if index == 0 {
+            *self.return_instance = read_field(uprobe_task()?, UTASK_RETURN_INSTANCES.load())?;
+        }
+        let mut instance = *self.return_instance;
+        let original = read_field(instance, RETURN_ORIGINAL.load())?;
+        let mut chained = 0;
+        while chained < MAX_CHAINED_RETURNS {
+            chained += 1;
+            let more = read_field(instance, RETURN_CHAINED.load())? & 0xff;
+            instance = read_field(instance, RETURN_NEXT.load())?;
+            if more == 0 {
+                break;
+            }
+        }
+        *self.return_instance = instance;
+        Some(original)
+    }
+}
+
+/// The `struct uprobe_task` of the current thread.
+#[inline(always)]
+fn uprobe_task() -> Option<u64> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read_field(task, TASK_UTASK.load())
+}
+
+/// Eight bytes at an offset of a kernel structure.
+#[inline(always)]
+fn read_field(structure: u64, offset: u64) -> Option<u64> {
+    if structure == 0 || offset == UNKNOWN_OFFSET {
+        return None;
+    }
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    unsafe { bpf_probe_read_kernel((structure + offset) as *const u64) }.ok()
+}

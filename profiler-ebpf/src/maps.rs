@@ -1,0 +1,107 @@
+//! The maps, all of fixed size. The daemon fills tables through shared memory and changes entries by system calls.
+
+use aya_ebpf::{
+    Global, btf_maps,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use profiler_common::{
+    counters::Counter,
+    cpu::CpuSampleHeader,
+    limits::{
+        FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, ROWS_PER_SHARD,
+    },
+    process::{Mapping, ProcessEntry},
+    walk::{MAX_STEPS, Walk},
+};
+
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
+const MMAPABLE: u32 = 1 << 10;
+/// Template size of a ring; the rings themselves are made by the daemon.
+const RING_TEMPLATE_BYTES: usize = 1 << 18;
+
+/// The state of one walk, one per CPU. `header` and `frames` are contiguous: together they are the record.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// Not 0 while the program runs on this CPU.
+    pub(crate) busy: u64,
+    /// Address of the next `struct return_instance` to look at, or 0.
+    pub(crate) return_instance: u64,
+    /// What the walker knew of the process when the walk began.
+    pub(crate) entry: ProcessEntry,
+    pub(crate) walk: Walk,
+    pub(crate) header: CpuSampleHeader,
+    pub(crate) frames: [u64; FRAME_SLOTS],
+}
+
+/// Watched processes by thread group id.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// When a watched process last executed a program, so that the daemon can tell that it is late.
+#[map]
+pub(crate) static EXECS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Mappings of all processes; each process has a run of them, sorted by address.
+#[map]
+pub(crate) static MAPPINGS: Array<Mapping> = Array::with_max_entries(MAX_MAPPINGS, MMAPABLE);
+
+/// Pages of rows of all objects ([`profiler_common::row::Page`]).
+#[map]
+pub(crate) static PAGES: Array<u64> = Array::with_max_entries(MAX_PAGES, MMAPABLE);
+
+/// Rows of all pages ([`profiler_common::row::Row`]) in shards that the daemon adds as it needs them.
+#[btf_map]
+pub(crate) static SHARDS: btf_maps::ArrayOfMaps<
+    btf_maps::Array<u64, { ROWS_PER_SHARD as usize }, { MMAPABLE as usize }>,
+    { MAX_SHARDS as usize },
+> = btf_maps::ArrayOfMaps::new();
+
+/// One ring of samples for up to [`profiler_common::limits::CPUS_PER_RING`] CPUs.
+#[btf_map]
+pub(crate) static RINGS: btf_maps::ArrayOfMaps<
+    btf_maps::RingBuf<u8, RING_TEMPLATE_BYTES>,
+    { MAX_RINGS as usize },
+> = btf_maps::ArrayOfMaps::new();
+
+/// What became of the runs, per CPU ([`Counter`]).
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<[u64; Counter::ALL.len()]> = PerCpuArray::with_max_entries(1, 0);
+
+/// State of the walk.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Elements to iterate over where the kernel has no `bpf_loop`.
+#[map]
+pub(crate) static STEPS: Array<u32> = Array::with_max_entries(MAX_STEPS, 0);
+
+// Offsets in kernel structures, found in the running kernel's BTF by the daemon. A value of `UNKNOWN_OFFSET` switches off what needs it.
+
+/// Stands for an offset that the kernel's BTF does not have.
+pub(crate) const UNKNOWN_OFFSET: u64 = u64::MAX;
+
+/// `task_struct.tgid`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_TGID: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.utask`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_UTASK: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `uprobe_task.vaddr`.
+#[unsafe(no_mangle)]
+pub(crate) static UTASK_VADDR: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `uprobe_task.xol_vaddr`.
+#[unsafe(no_mangle)]
+pub(crate) static UTASK_XOL_VADDR: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `uprobe_task.return_instances`.
+#[unsafe(no_mangle)]
+pub(crate) static UTASK_RETURN_INSTANCES: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `return_instance.orig_ret_vaddr`.
+#[unsafe(no_mangle)]
+pub(crate) static RETURN_ORIGINAL: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `return_instance.chained`.
+#[unsafe(no_mangle)]
+pub(crate) static RETURN_CHAINED: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `return_instance.next`.
+#[unsafe(no_mangle)]
+pub(crate) static RETURN_NEXT: Global<u64> = Global::new(UNKNOWN_OFFSET);
