@@ -1,0 +1,239 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+use crate::{
+    output::Format,
+    span::{Moment, parse_duration, parse_moment},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  profiler-cli flamegraph --pid 4242                 the last minute, or ten seconds from now
+  profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
+  profiler-cli ps                                    what is watched, and how well
+  profiler-cli doctor                                what keeps the profiler from working
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no samples, 4 no permission.";
+
+const FLAMEGRAPH_EXAMPLES: &str = "\
+Examples:
+  profiler-cli flamegraph --pid 4242
+  profiler-cli flamegraph --pid 4242 --duration 30s --open
+  profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
+  profiler-cli flamegraph --pid 4242 --from 2026-03-01T12:00:00Z --to 2026-03-01T12:01:00Z
+  profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
+  profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
+
+A process that the daemon watches by itself shows its last minute at once. Any other is watched for ten seconds, or for
+--duration; Ctrl-C ends the recording early and renders what there is.";
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  profiler-cli ps
+  profiler-cli ps --pid 4242
+  profiler-cli ps --json | jq '.processes[] | select(.watch_state == \"watched\") | .pid'";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  profiler-cli status
+  profiler-cli status --json | jq .sampling.lost";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  profiler-cli doctor
+  sudo profiler-cli doctor --json
+
+Exits with 0 only if nothing stands in the way.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  profiler-cli config check /etc/profiler/config.toml
+  profiler-cli config show
+  profiler-cli config show --effective";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  profiler-cli completions bash > /etc/bash_completion.d/profiler-cli
+  profiler-cli completions zsh > /usr/share/zsh/site-functions/_profiler-cli";
+
+/// Flame graphs and status from the profiling daemon.
+#[derive(Debug, Parser)]
+#[command(name = "profiler-cli", version, after_help = EXAMPLES, max_term_width = 100, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How to reach the daemon.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Connection {
+    /// The daemon's socket
+    #[arg(
+        long,
+        global = true,
+        env = "PROFILER_SOCKET",
+        default_value = "/run/profiler/profiler.sock",
+        value_name = "PATH",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) socket: PathBuf,
+    /// How long to wait for an answer of the daemon
+    #[arg(long, global = true, default_value = "30s", value_name = "SPAN", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show where a process or a service spends its CPU time
+    Flamegraph(FlamegraphArgs),
+    /// List the watched processes, and how well each can be profiled
+    Ps(PsArgs),
+    /// Show what the daemon does, what it lost and what it costs
+    Status(StatusArgs),
+    /// Look for what keeps the profiler from working, and say what to do about it
+    Doctor(DoctorArgs),
+    /// Check or show the daemon's configuration
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Print the completions for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of profiler-cli, or of one of its commands
+    #[command(hide = true)]
+    Man {
+        /// The command
+        verb: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = FLAMEGRAPH_EXAMPLES)]
+pub(crate) struct FlamegraphArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Record for this long from now [default: 10s for a process that is not watched yet]
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, conflicts_with_all = ["last", "from", "to"])]
+    pub(crate) duration: Option<Duration>,
+    /// The samples of this long until now [default: 1m for what is watched already]
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, conflicts_with_all = ["from", "to"])]
+    pub(crate) last: Option<Duration>,
+    /// The samples from this time on: RFC 3339, @SECONDS since 1970, or a span ago such as 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub(crate) from: Option<Moment>,
+    /// The samples until this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
+    pub(crate) to: Option<Moment>,
+    /// What to write [default: by the extension of FILE, else svg]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Where to write; - is standard output [default: standard output, or on a terminal a new file here]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Open what was written with the desktop's program for it
+    #[arg(long)]
+    pub(crate) open: bool,
+}
+
+/// Whose samples.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TargetArgs {
+    /// The process
+    #[arg(long, short, value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: Option<u32>,
+    /// All processes of a service, by the name that `ps` shows
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = PS_EXAMPLES)]
+pub(crate) struct PsArgs {
+    /// Only this process, watched or not
+    #[arg(long, short, value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Check configuration files without the daemon
+    Check {
+        /// The file; without it, /etc/profiler/config.toml and its drop-ins
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the configuration that the daemon runs with: the files read, and what differs from the defaults
+    Show {
+        /// All settings in force, the defaults too
+        #[arg(long)]
+        effective: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A process id that can be one.
+fn parse_pid(text: &str) -> Result<u32, String> {
+    match text.parse::<i32>() {
+        Ok(0) => Err("PID 0 is the kernel's idle task, not a process that can be profiled".to_owned()),
+        Ok(pid) if pid > 0 => Ok(pid.unsigned_abs()),
+        _ => Err("a process id is a number from 1 to 2147483647".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn process_ids_are_checked() {
+        assert_eq!(parse_pid("1"), Ok(1));
+        for text in ["0", "-1", "2147483648", "x", ""] {
+            assert!(parse_pid(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! One module a verb. Each takes its arguments, asks the daemon, writes its report and gives the exit code.
+
+mod completions;
+mod config;
+mod doctor;
+mod flamegraph;
+mod ps;
+mod status;
+
+use std::process::ExitCode;
+
+use crate::{
+    args::{Args, Connection, Verb},
+    client::{Client, ClientError},
+    error::CliError,
+};
+
+/// Does what the command line asks for.
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
+    let connection = &args.connection;
+    match &args.verb {
+        Verb::Flamegraph(args) => flamegraph::run(connection, args).await,
+        Verb::Ps(args) => ps::run(connection, args).await,
+        Verb::Status(args) => status::run(connection, args).await,
+        Verb::Doctor(args) => doctor::run(connection, args).await,
+        Verb::Config { verb } => config::run(connection, verb).await,
+        Verb::Completions { shell } => completions::run(*shell),
+        Verb::Man { verb } => completions::man(verb.as_deref()),
+    }
+}
+
+async fn connect(connection: &Connection) -> Result<Client, ClientError> {
+    Client::connect(&connection.socket, connection.timeout).await
+}
