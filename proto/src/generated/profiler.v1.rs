@@ -1043,6 +1043,8 @@ pub struct GetStatusResponse {
     pub store: ::core::option::Option<StoreStatus>,
     #[prost(uint32, tag = "8")]
     pub watched_processes: u32,
+    #[prost(message, optional, tag = "9")]
+    pub api: ::core::option::Option<ApiStatus>,
 }
 /// One part of the daemon.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1119,6 +1121,26 @@ pub struct StoreStatus {
     pub capacity_bytes: u64,
     #[prost(message, optional, tag = "4")]
     pub oldest_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Windows dropped since start: at the end of their time (no loss), earlier to make room, and because they never fitted.
+    #[prost(uint64, tag = "5")]
+    pub dropped_by_age: u64,
+    #[prost(uint64, tag = "6")]
+    pub dropped_by_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub dropped_too_large: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApiStatus {
+    /// Connections open now.
+    #[prost(uint32, tag = "1")]
+    pub connections: u32,
+    /// Refused since start, because as many were open or waiting as may be.
+    #[prost(uint64, tag = "2")]
+    pub refused_connections: u64,
+    #[prost(uint64, tag = "3")]
+    pub refused_watches: u64,
+    #[prost(uint64, tag = "4")]
+    pub refused_commands: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetConfigRequest {}
