@@ -31,9 +31,9 @@ pub(crate) fn percent_down(part: u64, whole: u64, decimals: u32) -> String {
     format!("{units}.{fraction:0width$}", width = decimals as usize)
 }
 
-/// A share of a picture in percent, rounded to two decimals.
-pub(crate) fn percent(part: u64, whole: u64) -> String {
-    format!("{:.2} %", part as f64 * 100.0 / whole.max(1) as f64)
+/// A share in percent, rounded to so many decimals.
+pub(crate) fn percent(part: u64, whole: u64, decimals: usize) -> String {
+    format!("{:.decimals$} %", part as f64 * 100.0 / whole.max(1) as f64)
 }
 
 /// `1 sample`, `2 samples`.

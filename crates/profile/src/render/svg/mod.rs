@@ -35,12 +35,16 @@ const MAX_PLACE_BYTES: usize = 256;
 const WIDTH: f64 = 1_200.0;
 const MARGIN: f64 = 10.0;
 const PLOT_WIDTH: f64 = WIDTH - 2.0 * MARGIN;
+/// Bars narrower than this have no outline, which would hide their colour.
+const THIN_PIXELS: f64 = 4.0;
 const ROW_HEIGHT: u32 = 17;
 const LINE_HEIGHT: u32 = 18;
 /// Columns of text that fit across the picture at its narrowest.
 const HEADER_COLUMNS: usize = 160;
 /// Columns of the title, whose letters are larger.
 const TITLE_COLUMNS: usize = 90;
+/// Stands before the kinds: a sample belongs to the kind of its innermost frame.
+const LEGEND_TITLE: &str = "own time:";
 /// Shades of each colour, so that neighbours are told apart.
 const SHADES: u32 = 6;
 
@@ -122,17 +126,16 @@ fn write_document(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 /// The process, or the service, or how many there are.
 fn title(profile: &Profile) -> String {
     let mut processes = profile.processes.iter();
-    let first = processes.next();
-    match first {
-        Some(process) if profile.processes.len() == 1 => process_name(process),
-        Some(process) if !process.service.is_empty() && processes.all(|other| other.service == process.service) => {
-            format!(
-                "{} ({})",
-                name(&process.service),
-                counted(profile.processes.len() as u64, "process").replace("ss", "sse")
-            )
+    let count = profile.processes.len();
+    match processes.next() {
+        Some(process) if count == 1 && !process.service.is_empty() && process.service != process.name => {
+            format!("{}  ·  {}", process_name(process), name(&process.service))
         }
-        _ => format!("{} processes", thousands(profile.processes.len() as u64)),
+        Some(process) if count == 1 => process_name(process),
+        Some(process) if !process.service.is_empty() && processes.all(|other| other.service == process.service) => {
+            format!("{} ({} processes)", name(&process.service), thousands(count as u64))
+        }
+        _ => format!("{} processes", thousands(count as u64)),
     }
 }
 
@@ -144,23 +147,30 @@ fn name(name: &str) -> String {
     visible(name, MAX_PLACE_BYTES).into_owned()
 }
 
+/// What was measured, when and how densely.
 fn subtitle(profile: &Profile, layout: &Layout) -> String {
     let span = profile.end.duration_since(profile.start).unwrap_or_default();
-    let seconds = profile.period.as_secs_f64() * layout.samples as f64;
-    format!(
-        "CPU time {seconds:.2} s  ·  {}  ·  {:.1} s",
+    let period = profile.period.as_secs_f64();
+    let mut subtitle = format!(
+        "CPU time {:.2} s  ·  {}  ·  {:.1} s",
+        period * layout.samples as f64,
         utc::range(profile.start, profile.end),
         span.as_secs_f64()
-    )
+    );
+    if period > 0.0 {
+        subtitle.push_str(&format!(" at {:.0} Hz", period.recip()));
+    }
+    subtitle
 }
 
 /// The quality line, and what the picture leaves out.
 fn notes(profile: &Profile, layout: &Layout) -> Vec<String> {
     let mut notes = wrapped(&profile.quality.to_string(), HEADER_COLUMNS);
     if layout.hidden > 0 {
+        let smallest = percent(1, BOUNDS.smallest_share, 2);
+        let (hidden, most) = (counted(layout.hidden as u64, "bar"), thousands(BOUNDS.bars as u64));
         notes.push(format!(
-            "{} not drawn: too narrow to see, or too many",
-            counted(layout.hidden as u64, "bar")
+            "{hidden} not drawn (below {smallest}, or beyond the {most} widest)"
         ));
     }
     notes
@@ -208,12 +218,17 @@ fn write_legend(out: &mut dyn Write, profile: &Profile, y: u32) -> io::Result<()
         });
         stacks.fold(0_u64, |total, (_, count)| total.saturating_add(*count))
     };
-    let mut x = MARGIN as u32;
+    write_line(out, "legend", y, LEGEND_TITLE)?;
+    let mut x = MARGIN as u32 + 8 * LEGEND_TITLE.len() as u32;
     for (kind, letter, ..) in COLOURS {
         if !profile.frames.iter().any(|frame| frame.kind == kind) {
             continue;
         }
-        let text = format!("{} {}", kind_title(kind), percent(innermost(kind), profile.samples()));
+        let text = format!(
+            "{} {}",
+            kind_title(kind),
+            percent(innermost(kind), profile.samples(), 1)
+        );
         writeln!(
             out,
             r#"<rect class="{letter}0" x="{x}" y="{}" width="12" height="12"/>"#,
@@ -268,7 +283,7 @@ fn write_bar(
     let cost = format!(
         "{}, {}, {total_seconds:.2} s",
         counted(bar.width, "sample"),
-        percent(bar.width, layout.samples)
+        percent(bar.width, layout.samples, 2)
     );
     let (text, style, facts) = match bar.subject {
         Subject::Everything(processes) => (format!("all ({processes} processes)"), "r".to_owned(), cost),
@@ -278,7 +293,7 @@ fn write_bar(
             let own = format!(
                 "itself {}, {}",
                 thousands(bar.self_samples),
-                percent(bar.self_samples, layout.samples)
+                percent(bar.self_samples, layout.samples, 2)
             );
             let place = place(frame, functions.lines[index as usize]);
             (
@@ -297,12 +312,13 @@ fn write_bar(
     let (start, width) = (decimal(share(bar.start)), decimal(share(bar.width)));
     let y = bar.row * ROW_HEIGHT;
     write!(out, "><title>{}\n{}</title>", escaped(&text), escaped(&facts))?;
+    let pixels = share(bar.width) / 100.0 * PLOT_WIDTH;
+    let thin = if pixels < THIN_PIXELS { " thin" } else { "" };
     write!(
         out,
-        r#"<rect class="{style}" x="{start}%" y="{y}" width="{width}%" height="{}"/>"#,
+        r#"<rect class="{style}{thin}" x="{start}%" y="{y}" width="{width}%" height="{}"/>"#,
         ROW_HEIGHT - 1
     )?;
-    let pixels = share(bar.width) / 100.0 * PLOT_WIDTH;
     if let Some(label) = fitted(&text, short.as_deref().unwrap_or(&text), pixels) {
         write!(
             out,

@@ -6,7 +6,7 @@
   const details = svg.querySelector(".details");
   const reset = svg.querySelector(".reset");
   const matched = svg.querySelector(".matched");
-  const CHARACTER = 7.23, PADDING = 6, MIN_CHARACTERS = 3, MARGIN = 10, MIN_WIDTH = 480;
+  const CHARACTER = 7.23, PADDING = 6, MIN_CHARACTERS = 3, THIN = 4, MARGIN = 10, MIN_WIDTH = 480;
   // Positions are rounded to this part of a percent.
   const ROUNDING = 2e-6;
   const ALL = { start: 0, width: 100, y: -1 };
@@ -68,7 +68,9 @@
       const width = above ? 100 : Math.min(100 - start, bar.width / view.width * 100);
       bar.rect.setAttribute("x", start + "%");
       bar.rect.setAttribute("width", width + "%");
-      const label = fitted(bar, width / 100 * plotPixels);
+      const pixels = width / 100 * plotPixels;
+      bar.rect.classList.toggle("thin", pixels < THIN);
+      const label = fitted(bar, pixels);
       if (label && !bar.text) {
         bar.text = document.createElementNS("http://www.w3.org/2000/svg", "text");
         bar.text.setAttribute("y", bar.y + 12.5);
