@@ -8,7 +8,9 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::output::{HEADING_STYLE, printable};
 
 /// Most bytes shown of one cell.
-const MAX_CELL_BYTES: usize = 160;
+const MAX_CELL_BYTES: usize = 80;
+/// Most bytes shown of a sentence in a last column.
+const MAX_LONG_BYTES: usize = 600;
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -27,6 +29,14 @@ impl Cell {
             text: printable(text, MAX_CELL_BYTES).into_owned(),
             style: Style::new(),
             right: false,
+        }
+    }
+
+    /// A sentence in a last column, which nothing must be aligned to.
+    pub(crate) fn long(text: &str) -> Self {
+        Self {
+            text: printable(text, MAX_LONG_BYTES).into_owned(),
+            ..Self::text("")
         }
     }
 

@@ -1,5 +1,7 @@
 //! `status`: what the daemon does, what it lost and what it costs.
 
+mod document;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -8,9 +10,9 @@ use std::{
 };
 
 use anstyle::Style;
-use profiler_proto::v1::{Cost, GetStatusResponse, Part, PartState, SamplingStatus, StoreStatus};
-use serde::Serialize;
+use profiler_proto::v1::{ApiStatus, Cost, GetStatusResponse, PartState, SamplingStatus, StoreStatus};
 
+use self::document::Document;
 use crate::{
     args::{Connection, StatusArgs},
     commands::connect,
@@ -71,15 +73,16 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     }
     writeln!(out, ", {} watched", status.watched_processes)?;
     writeln!(out)?;
-    let headings = ["PART", "STATE", "WHY", "WHAT TO DO"];
-    let mut table = Table::new(headings.map(Cell::text).to_vec());
+    let mut table = Table::new(["PART", "STATE", "WHY"].map(Cell::text).to_vec());
     for part in &status.parts {
         table.row(vec![
             Cell::text(&part.name),
             Cell::text(state_name(part.state())).styled(state_style(part.state())),
-            Cell::text(&part.reason),
-            Cell::text(&part.remedy),
+            Cell::long(&part.reason),
         ]);
+        if !part.remedy.is_empty() {
+            table.row(vec![Cell::text(""), Cell::text(""), Cell::long(&part.remedy)]);
+        }
     }
     table.write(out)?;
     if let Some(sampling) = &status.sampling {
@@ -90,6 +93,9 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     }
     if let Some(store) = &status.store {
         write_store(out, store)?;
+    }
+    if let Some(api) = status.api {
+        write_api(out, api)?;
     }
     Ok(())
 }
@@ -189,7 +195,26 @@ fn write_store(out: &mut impl Write, store: &StoreStatus) -> io::Result<()> {
     if let Some(oldest) = store.oldest_time.and_then(|time| SystemTime::try_from(time).ok()) {
         write!(out, ", since {}", time_text(oldest))?;
     }
-    writeln!(out)
+    writeln!(out)?;
+    writeln!(
+        out,
+        "  dropped       {} at the end of their time, {} for want of room, {} too large",
+        thousands(store.dropped_by_age),
+        thousands(store.dropped_by_bytes),
+        thousands(store.dropped_too_large)
+    )
+}
+
+fn write_api(out: &mut impl Write, api: ApiStatus) -> io::Result<()> {
+    heading(out, "API")?;
+    writeln!(out, "  connections   {}", api.connections)?;
+    writeln!(
+        out,
+        "  refused       {} connections, {} watches, {} commands",
+        thousands(api.refused_connections),
+        thousands(api.refused_watches),
+        thousands(api.refused_commands)
+    )
 }
 
 /// A span; nothing if it is missing or negative.
@@ -197,116 +222,4 @@ fn span(message: Option<prost_types::Duration>) -> Duration {
     message
         .and_then(|span| Duration::try_from(span).ok())
         .unwrap_or_default()
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    version: &'a str,
-    start_time: Option<String>,
-    kernel_release: &'a str,
-    watched_processes: u32,
-    parts: Vec<PartDocument<'a>>,
-    sampling: SamplingDocument,
-    cost: CostDocument,
-    store: StoreDocument,
-}
-
-#[derive(Serialize)]
-struct PartDocument<'a> {
-    name: &'a str,
-    state: &'static str,
-    reason: &'a str,
-    remedy: &'a str,
-}
-
-#[derive(Serialize)]
-struct SamplingDocument {
-    sample_hz: u32,
-    walker_loop: String,
-    expected_runs: u64,
-    runs: u64,
-    run_outcomes: BTreeMap<String, u64>,
-    lost: BTreeMap<String, u64>,
-    lifecycle_records: u64,
-    lifecycle_lost: u64,
-    stop_reasons: BTreeMap<String, u64>,
-}
-
-#[derive(Serialize)]
-struct CostDocument {
-    daemon_cpu_seconds: f64,
-    kernel_cpu_seconds: f64,
-    kernel_runs: u64,
-    resident_anon_bytes: u64,
-    resident_shmem_bytes: u64,
-    kernel_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct StoreDocument {
-    windows: u64,
-    bytes: u64,
-    capacity_bytes: u64,
-    oldest_time: Option<String>,
-}
-
-impl<'a> From<&'a GetStatusResponse> for Document<'a> {
-    fn from(status: &'a GetStatusResponse) -> Self {
-        let part = |part: &'a Part| PartDocument {
-            name: &part.name,
-            state: state_name(part.state()),
-            reason: &part.reason,
-            remedy: &part.remedy,
-        };
-        Self {
-            version: &status.version,
-            start_time: status.start_time.map(|time| time.to_string()),
-            kernel_release: &status.kernel_release,
-            watched_processes: status.watched_processes,
-            parts: status.parts.iter().map(part).collect(),
-            sampling: status.sampling.clone().unwrap_or_default().into(),
-            cost: status.cost.unwrap_or_default().into(),
-            store: status.store.unwrap_or_default().into(),
-        }
-    }
-}
-
-impl From<SamplingStatus> for SamplingDocument {
-    fn from(sampling: SamplingStatus) -> Self {
-        Self {
-            sample_hz: sampling.sample_hz,
-            walker_loop: sampling.walker_loop,
-            expected_runs: sampling.expected_runs,
-            runs: sampling.runs,
-            run_outcomes: sampling.run_outcomes,
-            lost: sampling.lost,
-            lifecycle_records: sampling.lifecycle_records,
-            lifecycle_lost: sampling.lifecycle_lost,
-            stop_reasons: sampling.stop_reasons,
-        }
-    }
-}
-
-impl From<Cost> for CostDocument {
-    fn from(cost: Cost) -> Self {
-        Self {
-            daemon_cpu_seconds: span(cost.daemon_cpu).as_secs_f64(),
-            kernel_cpu_seconds: span(cost.kernel_cpu).as_secs_f64(),
-            kernel_runs: cost.kernel_runs,
-            resident_anon_bytes: cost.resident_anon_bytes,
-            resident_shmem_bytes: cost.resident_shmem_bytes,
-            kernel_bytes: cost.kernel_bytes,
-        }
-    }
-}
-
-impl From<StoreStatus> for StoreDocument {
-    fn from(store: StoreStatus) -> Self {
-        Self {
-            windows: store.windows,
-            bytes: store.bytes,
-            capacity_bytes: store.capacity_bytes,
-            oldest_time: store.oldest_time.map(|time| time.to_string()),
-        }
-    }
 }

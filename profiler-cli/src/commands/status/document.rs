@@ -1,0 +1,147 @@
+//! The JSON document of `status`. Names follow the contract; spans are in seconds, times in RFC 3339.
+
+use std::collections::BTreeMap;
+
+use profiler_proto::v1::{ApiStatus, Cost, GetStatusResponse, Part, SamplingStatus, StoreStatus};
+use serde::Serialize;
+
+use super::{span, state_name};
+
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    version: &'a str,
+    start_time: Option<String>,
+    kernel_release: &'a str,
+    watched_processes: u32,
+    parts: Vec<PartDocument<'a>>,
+    sampling: SamplingDocument,
+    cost: CostDocument,
+    store: StoreDocument,
+    api: ApiDocument,
+}
+
+#[derive(Serialize)]
+struct PartDocument<'a> {
+    name: &'a str,
+    state: &'static str,
+    reason: &'a str,
+    remedy: &'a str,
+}
+
+#[derive(Serialize)]
+struct SamplingDocument {
+    sample_hz: u32,
+    walker_loop: String,
+    expected_runs: u64,
+    runs: u64,
+    run_outcomes: BTreeMap<String, u64>,
+    lost: BTreeMap<String, u64>,
+    lifecycle_records: u64,
+    lifecycle_lost: u64,
+    stop_reasons: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct CostDocument {
+    daemon_cpu_seconds: f64,
+    kernel_cpu_seconds: f64,
+    kernel_runs: u64,
+    resident_anon_bytes: u64,
+    resident_shmem_bytes: u64,
+    kernel_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct StoreDocument {
+    windows: u64,
+    bytes: u64,
+    capacity_bytes: u64,
+    oldest_time: Option<String>,
+    dropped_by_age: u64,
+    dropped_by_bytes: u64,
+    dropped_too_large: u64,
+}
+
+#[derive(Serialize)]
+struct ApiDocument {
+    connections: u32,
+    refused_connections: u64,
+    refused_watches: u64,
+    refused_commands: u64,
+}
+
+impl<'a> From<&'a GetStatusResponse> for Document<'a> {
+    fn from(status: &'a GetStatusResponse) -> Self {
+        let part = |part: &'a Part| PartDocument {
+            name: &part.name,
+            state: state_name(part.state()),
+            reason: &part.reason,
+            remedy: &part.remedy,
+        };
+        Self {
+            version: &status.version,
+            start_time: status.start_time.map(|time| time.to_string()),
+            kernel_release: &status.kernel_release,
+            watched_processes: status.watched_processes,
+            parts: status.parts.iter().map(part).collect(),
+            sampling: status.sampling.clone().unwrap_or_default().into(),
+            cost: status.cost.unwrap_or_default().into(),
+            store: status.store.unwrap_or_default().into(),
+            api: status.api.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<SamplingStatus> for SamplingDocument {
+    fn from(sampling: SamplingStatus) -> Self {
+        Self {
+            sample_hz: sampling.sample_hz,
+            walker_loop: sampling.walker_loop,
+            expected_runs: sampling.expected_runs,
+            runs: sampling.runs,
+            run_outcomes: sampling.run_outcomes,
+            lost: sampling.lost,
+            lifecycle_records: sampling.lifecycle_records,
+            lifecycle_lost: sampling.lifecycle_lost,
+            stop_reasons: sampling.stop_reasons,
+        }
+    }
+}
+
+impl From<Cost> for CostDocument {
+    fn from(cost: Cost) -> Self {
+        Self {
+            daemon_cpu_seconds: span(cost.daemon_cpu).as_secs_f64(),
+            kernel_cpu_seconds: span(cost.kernel_cpu).as_secs_f64(),
+            kernel_runs: cost.kernel_runs,
+            resident_anon_bytes: cost.resident_anon_bytes,
+            resident_shmem_bytes: cost.resident_shmem_bytes,
+            kernel_bytes: cost.kernel_bytes,
+        }
+    }
+}
+
+impl From<StoreStatus> for StoreDocument {
+    fn from(store: StoreStatus) -> Self {
+        Self {
+            windows: store.windows,
+            bytes: store.bytes,
+            capacity_bytes: store.capacity_bytes,
+            oldest_time: store.oldest_time.map(|time| time.to_string()),
+            dropped_by_age: store.dropped_by_age,
+            dropped_by_bytes: store.dropped_by_bytes,
+            dropped_too_large: store.dropped_too_large,
+        }
+    }
+}
+
+impl From<ApiStatus> for ApiDocument {
+    fn from(api: ApiStatus) -> Self {
+        Self {
+            connections: api.connections,
+            refused_connections: api.refused_connections,
+            refused_watches: api.refused_watches,
+            refused_commands: api.refused_commands,
+        }
+    }
+}
