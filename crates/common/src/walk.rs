@@ -114,9 +114,7 @@ pub fn step<T: Target>(walk: &mut Walk, target: &mut T) -> bool {
         {
             mapping
         }
-        _ => {
-            return record(walk, target) && stop(walk, StopReason::NoMapping);
-        }
+        _ => return outside_mappings(walk, target, index),
     };
     walk.mapping_hint = index;
     let mapping_kind = mapping.kind;
@@ -141,6 +139,22 @@ pub fn step<T: Target>(walk: &mut Walk, target: &mut T) -> bool {
     }
     let row = find_row(target, page, link_address as u16);
     apply(walk, target, row, interrupted)
+}
+
+/// The address before a return address lies in no mapping. The trampoline of uretprobes is the first thing in its page, so
+/// that this is how it is met; anything else ends the walk.
+#[inline(always)]
+fn outside_mappings<T: Target>(walk: &mut Walk, target: &mut T, index_before: u32) -> bool {
+    let index = index_before.wrapping_add(1);
+    if walk.flags & flags::INTERRUPTED == 0
+        && index.wrapping_sub(walk.first_mapping) < walk.mapping_count
+        && let Some(mapping) = target.mapping(index)
+        && mapping.kind == kind::UPROBES
+        && mapping.start == walk.ip
+    {
+        return leave_uprobes_page(walk, target, false);
+    }
+    record(walk, target) && stop(walk, StopReason::NoMapping)
 }
 
 /// Ends the walk.
