@@ -105,15 +105,13 @@ pub(super) struct Line {
     pub(super) line: i64,
 }
 
-/// A function.
+/// A function. Its mangled name stays out: readers take the other name for final only where the two differ.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub(super) struct Function {
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
     #[prost(int64, tag = "2")]
     pub(super) name: i64,
-    #[prost(int64, tag = "3")]
-    pub(super) system_name: i64,
     #[prost(int64, tag = "4")]
     pub(super) filename: i64,
 }

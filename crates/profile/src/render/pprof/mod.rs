@@ -162,7 +162,6 @@ impl<'a> Encoder<'a> {
             let line = frames.iter().rev().map(|frame| self.line(frame)).collect();
             if let Some(mapping) = self.message.mapping.get_mut((mapping_id as usize).wrapping_sub(1)) {
                 for frame in &frames {
-                    mapping.has_functions |= frame.kind != FrameKind::Unnamed;
                     mapping.has_filenames |= !frame.file.is_empty();
                     mapping.has_line_numbers |= frame.line > 0;
                     mapping.has_inline_frames |= frame.kind == FrameKind::Inlined;
@@ -182,9 +181,12 @@ impl<'a> Encoder<'a> {
         let id = u64::from(number) + 1;
         if new {
             let filename = self.string(&table_name(&frame.module));
+            // Even of what has no symbol: without addresses, readers could not name it better and need not try.
+            let has_functions = true;
             self.message.mapping.push(messages::Mapping {
                 id,
                 filename,
+                has_functions,
                 ..messages::Mapping::default()
             });
         }
@@ -200,7 +202,6 @@ impl<'a> Encoder<'a> {
             self.message.function.push(messages::Function {
                 id: function_id,
                 name,
-                system_name: name,
                 filename,
             });
         }
@@ -235,20 +236,13 @@ fn sorted_stacks(profile: &Profile) -> Vec<(&Stack, u64)> {
         .filter(|(_, count)| **count > 0)
         .map(|(stack, count)| (stack, *count))
         .collect();
-    stacks.sort_by(|(left, _), (right, _)| {
-        let process = |stack: &Stack| processes.rank[stack.process as usize];
-        let path = |stack: &'_ Stack| {
-            stack
-                .frames
-                .iter()
-                .map(|frame| frames.rank[*frame as usize])
-                .collect::<Vec<_>>()
-        };
-        let thread = |stack: &Stack| &profile.threads[stack.thread as usize];
-        process(left)
-            .cmp(&process(right))
-            .then_with(|| path(left).cmp(&path(right)))
-            .then_with(|| thread(left).cmp(thread(right)))
+    stacks.sort_by_cached_key(|(stack, _)| {
+        let path: Box<[u32]> = stack.frames.iter().map(|frame| frames.rank[*frame as usize]).collect();
+        (
+            processes.rank[stack.process as usize],
+            path,
+            &*profile.threads[stack.thread as usize],
+        )
     });
     stacks
 }

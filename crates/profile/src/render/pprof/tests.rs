@@ -123,7 +123,7 @@ fn objects_say_what_is_known_of_them() {
     );
     assert_eq!(known("web"), (true, true, true, true));
     assert_eq!(known("[kernel]"), (true, false, false, false));
-    assert_eq!(known("libfoo.so.1"), (false, false, false, false));
+    assert_eq!(known("libfoo.so.1"), (true, false, false, false));
 }
 
 #[test]

@@ -180,8 +180,8 @@ fn deep_and_wide_profiles_are_bounded() {
     let mut builder: ProfileBuilder = fixtures::builder();
     let process = fixtures::process("deep", 1);
     let long = "deeply::nested::module::with::<impl Trait for Type>::function".repeat(8);
-    for leaf in 0..300 {
-        let frames = (0..2_000).map(|depth| fixtures::frame(&format!("{long}_{depth}_{}", leaf * depth)));
+    for leaf in 0..60 {
+        let frames = (0..1_200).map(|depth| fixtures::frame(&format!("{long}_{depth}_{}", leaf * depth)));
         builder.add(&process, &"deep".into(), frames, 1);
     }
     let profile = builder.build();
