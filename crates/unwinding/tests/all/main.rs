@@ -6,9 +6,12 @@
     reason = "helpers of tests fail by panicking and say what they left out"
 )]
 
+mod differential_walk;
 mod hostile;
 mod objects;
 mod oracle;
 mod real_objects;
+mod reference;
 mod rules;
 mod support;
+mod tracee;

@@ -1,0 +1,440 @@
+//! The walker with compiled rows, on running programs stopped at random, held against framehop and against a complete
+//! unwinder by the book, frame by frame.
+//!
+//! All three take each step from the same registers, so that one wrong frame is one disagreement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
+use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
+use profiler_common::process::{Mapping, kind};
+use profiler_common::row::{CfaRule, Page, Row};
+use profiler_common::stop::StopReason;
+use profiler_common::walk::{self, MAX_STEPS, Target, Walk, flags};
+use profiler_unwinding::{CallFrames, Limits};
+
+use crate::reference::{RBP, RIP, RSP, ReferenceModule, Registers, Step};
+use crate::support::python;
+use crate::tracee::{CodeMapping, Tracee};
+
+/// Rules that framehop does not know: it evaluates no expression that reads memory, and no other base registers.
+const NOT_IN_FRAMEHOP: [CfaRule; 7] = [
+    CfaRule::SignalFrame,
+    CfaRule::DerefRbp,
+    CfaRule::DerefRspPlus8,
+    CfaRule::R10,
+    CfaRule::R13,
+    CfaRule::Rax,
+    CfaRule::R11,
+];
+
+/// What one program's stacks came to.
+#[derive(Debug, Default)]
+struct Tally {
+    stacks: u64,
+    frames: u64,
+    deepest: u32,
+    frames_like_framehop: u64,
+    frames_like_reference: u64,
+    /// Frames left with each CFA rule.
+    rules: BTreeMap<u8, u64>,
+    stops: BTreeMap<&'static str, u64>,
+    disagreements: Vec<String>,
+}
+
+/// The maps of the walker, for one process.
+#[derive(Default)]
+struct Tables {
+    mappings: Vec<Mapping>,
+    pages: Vec<Page>,
+    rows: Vec<Row>,
+}
+
+/// Everything known of a process's code; rebuilt when it maps or unmaps objects.
+struct Code<'a> {
+    tables: Tables,
+    /// The object behind each of `tables.mappings`, where it has rows.
+    modules: Vec<Option<&'a ReferenceModule<'static>>>,
+    framehop: UnwinderX86_64<Vec<u8>>,
+}
+
+impl<'a> Code<'a> {
+    fn of(mappings: &[CodeMapping], objects: &'a HashMap<String, Object>) -> Self {
+        let mut code = Self {
+            tables: Tables::default(),
+            modules: Vec::new(),
+            framehop: UnwinderX86_64::new(),
+        };
+        for mapping in mappings {
+            let placed = objects
+                .get(&mapping.path)
+                .and_then(|object| code.place(mapping, object));
+            if placed.is_none() {
+                let (start, end) = (mapping.runtime.start, mapping.runtime.end);
+                code.tables.mappings.push(Mapping {
+                    start,
+                    end,
+                    kind: kind::FRAME_POINTERS,
+                    ..Mapping::default()
+                });
+                code.modules.push(None);
+            }
+        }
+        code
+    }
+
+    fn place(&mut self, mapping: &CodeMapping, object: &'a Object) -> Option<()> {
+        let module = object.module.as_ref()?;
+        let table = &module.table;
+        let bias = module
+            .call_frames
+            .segments()
+            .bias(mapping.runtime.start, mapping.file_offset)?;
+        let covered = table.covered(mapping.runtime.clone(), bias)?;
+        let tables = &mut self.tables;
+        tables.mappings.push(Mapping {
+            start: covered.start,
+            end: covered.end,
+            bias,
+            page_base: (tables.pages.len() as u32).wrapping_sub(table.first_page as u32),
+            kind: kind::ROWS,
+        });
+        let first_row = tables.rows.len() as u32;
+        tables.pages.extend(table.pages.iter().map(|page| match *page {
+            Page::EMPTY => Page::EMPTY,
+            page => Page::new(first_row + page.first(), page.count()),
+        }));
+        tables.rows.extend(&table.rows);
+        self.modules.push(Some(&module.reference));
+        let link_address = module.call_frames.link_address();
+        let bytes = module.call_frames.bytes();
+        self.framehop.add_module(Module::new(
+            mapping.path.clone(),
+            mapping.runtime.clone(),
+            bias,
+            ExplicitModuleSectionInfo {
+                eh_frame_svma: Some(link_address..link_address + bytes.len() as u64),
+                eh_frame: Some(bytes.to_vec()),
+                ..ExplicitModuleSectionInfo::default()
+            },
+        ));
+        Some(())
+    }
+}
+
+/// One file of a process, read once.
+struct Object {
+    module: Option<ObjectModule>,
+}
+
+struct ObjectModule {
+    call_frames: CallFrames<'static>,
+    table: profiler_unwinding::RowTable,
+    reference: ReferenceModule<'static>,
+}
+
+impl Object {
+    fn read(tracee: &Tracee, mapping: &CodeMapping) -> Self {
+        let bytes = if mapping.path == "[vdso]" {
+            tracee.read_range(mapping.runtime.clone()).map(Vec::from)
+        } else {
+            fs::read(&mapping.path).ok()
+        };
+        // A handful of files for the life of the test process: what borrows from them may as well live as long.
+        let bytes: &'static [u8] = bytes.unwrap_or_default().leak();
+        let limits = Limits::default();
+        let module = CallFrames::read(bytes, &limits).ok().and_then(|call_frames| {
+            let table = call_frames.compile(&limits).ok()?;
+            Some(ObjectModule {
+                reference: ReferenceModule::new(&call_frames),
+                table,
+                call_frames,
+            })
+        });
+        Self { module }
+    }
+}
+
+/// Memory and tables for one walk.
+struct Stopped<'a> {
+    tracee: &'a Tracee,
+    tables: &'a Tables,
+}
+
+impl Target for Stopped<'_> {
+    fn read(&self, runtime_address: u64) -> Option<u64> {
+        self.tracee.read(runtime_address)
+    }
+
+    fn mapping(&self, index: u32) -> Option<&Mapping> {
+        self.tables.mappings.get(index as usize)
+    }
+
+    fn page(&self, index: u32) -> Option<Page> {
+        self.tables.pages.get(index as usize).copied()
+    }
+
+    fn row(&self, index: u32) -> Option<Row> {
+        self.tables.rows.get(index as usize).copied()
+    }
+
+    fn push(&mut self, _index: u32, _ip: u64) {}
+
+    fn uprobe_instruction(&self, _ip: u64) -> Option<u64> {
+        None
+    }
+
+    fn uprobe_return(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+}
+
+impl Tally {
+    /// Walks the stack of a stopped program with all three.
+    fn walk(&mut self, tracee: &Tracee, code: &Code<'_>, cache: &mut CacheX86_64) {
+        let mut registers: Registers = tracee.registers().map(Some);
+        let known = |number: usize| registers[number].unwrap_or_default();
+        let mut walk = Walk {
+            ip: known(RIP),
+            sp: known(RSP),
+            bp: known(RBP),
+            r10: known(10),
+            r11: known(11),
+            r13: known(13),
+            rax: known(0),
+            mapping_count: code.tables.mappings.len() as u32,
+            flags: flags::INTERRUPTED,
+            ..Walk::default()
+        };
+        let mut target = Stopped {
+            tracee,
+            tables: &code.tables,
+        };
+        let mut steps = 0;
+        loop {
+            let before = walk;
+            let goes_on = walk::step(&mut walk, &mut target);
+            self.frames += 1;
+            self.deepest = self.deepest.max(walk.frames);
+            if let Some(module) = code.modules.get(walk.mapping_hint as usize).copied().flatten() {
+                let mapping = &code.tables.mappings[walk.mapping_hint as usize];
+                let interrupted = before.flags & flags::INTERRUPTED != 0;
+                let link_address = before
+                    .ip
+                    .wrapping_sub(u64::from(!interrupted))
+                    .wrapping_sub(mapping.bias);
+                let reference = module.step(link_address, &registers, &|address| tracee.read(address));
+                self.hold_against_reference(&before, &walk, goes_on, &reference);
+                if let Step::Caller { registers: caller, .. } = reference {
+                    registers = *caller;
+                }
+                let row = self.count_rule(code, link_address, mapping);
+                if !NOT_IN_FRAMEHOP.iter().any(|rule| *rule as u8 == row) {
+                    self.hold_against_framehop(&before, &walk, goes_on, code, cache, tracee);
+                }
+            } else {
+                registers = [None; 17];
+                (registers[RSP], registers[RBP]) = (Some(walk.sp), Some(walk.bp));
+            }
+            registers[RIP] = Some(walk.ip);
+            steps += 1;
+            if !goes_on || steps == MAX_STEPS {
+                break;
+            }
+        }
+        self.stacks += 1;
+        let stop = StopReason::from_number(walk.stop as u8).unwrap();
+        *self.stops.entry(stop.name()).or_default() += 1;
+    }
+
+    fn count_rule(&mut self, code: &Code<'_>, link_address: u64, mapping: &Mapping) -> u8 {
+        let page = mapping.page_base.wrapping_add((link_address >> 16) as u32);
+        let page = code.tables.pages[page as usize];
+        let rows = &code.tables.rows[page.first() as usize..(page.first() + page.count()) as usize];
+        let after = rows.partition_point(|row| row.page_offset() <= link_address as u16);
+        let rule = after
+            .checked_sub(1)
+            .map_or(CfaRule::Gap as u8, |index| rows[index].cfa_rule());
+        *self.rules.entry(rule).or_default() += 1;
+        rule
+    }
+
+    fn hold_against_reference(&mut self, before: &Walk, after: &Walk, goes_on: bool, reference: &Step) {
+        let agrees = match (goes_on, reference) {
+            (true, Step::Caller { registers, interrupted }) => {
+                registers[RIP] == Some(after.ip)
+                    && registers[RSP] == Some(after.sp)
+                    && (registers[RBP] == Some(after.bp) || after.flags & flags::BP_LOST != 0)
+                    && *interrupted == (after.flags & flags::INTERRUPTED != 0)
+            }
+            (true, _) => false,
+            (false, Step::Root) => after.stop == StopReason::Root as u32,
+            (false, Step::NoFunction) => after.stop == StopReason::NoRow as u32,
+            // A walk may give up where the book goes on, if it says why; the reasons are counted.
+            (false, _) => after.stop != StopReason::Root as u32,
+        };
+        if agrees {
+            self.frames_like_reference += 1;
+        } else {
+            self.disagreements.push(format!(
+                "the book: from {before:x?} to {after:x?}, goes on {goes_on}, but the book says {reference:x?}"
+            ));
+        }
+    }
+
+    fn hold_against_framehop(
+        &mut self,
+        before: &Walk,
+        after: &Walk,
+        goes_on: bool,
+        code: &Code<'_>,
+        cache: &mut CacheX86_64,
+        tracee: &Tracee,
+    ) {
+        let address = if before.flags & flags::INTERRUPTED != 0 {
+            FrameAddress::from_instruction_pointer(before.ip)
+        } else {
+            FrameAddress::from_return_address(before.ip).unwrap()
+        };
+        let mut regs = UnwindRegsX86_64::new(before.ip, before.sp, before.bp);
+        let mut read = |address| tracee.read(address).ok_or(());
+        let caller = code.framehop.unwind_frame(address, &mut regs, cache, &mut read);
+        let agrees = match (goes_on, &caller) {
+            (true, Ok(Some(ip))) => {
+                *ip == after.ip && regs.sp() == after.sp && (regs.bp() == after.bp || after.flags & flags::BP_LOST != 0)
+            }
+            (true, _) => false,
+            (false, Ok(None)) => after.stop == StopReason::Root as u32,
+            // Where there is no description framehop guesses by the frame pointer.
+            (false, _) => after.stop != StopReason::Root as u32,
+        };
+        if agrees {
+            self.frames_like_framehop += 1;
+        } else {
+            self.disagreements.push(format!(
+                "framehop: from {before:x?} to {after:x?}, goes on {goes_on}, but framehop says {caller:x?} {regs:x?}"
+            ));
+        }
+    }
+}
+
+/// Stops a program at random points, takes some single steps from each, and walks its stack every time.
+fn observe(mut tracee: Tracee, time: Duration) -> Tally {
+    let mut tally = Tally::default();
+    let mut objects = HashMap::new();
+    let mut cache = CacheX86_64::new();
+    let start = Instant::now();
+    let mut pause_us: u64 = 1;
+    while start.elapsed() < time {
+        pause_us = pause_us * 1_103_515_245 % 2_147_483_647;
+        tracee.run_for(Duration::from_micros(pause_us % 1500));
+        let mappings = tracee.code_mappings();
+        for mapping in &mappings {
+            if !objects.contains_key(&mapping.path) {
+                objects.insert(mapping.path.clone(), Object::read(&tracee, mapping));
+            }
+        }
+        let code = Code::of(&mappings, &objects);
+        for _ in 0..24 {
+            tally.walk(&tracee, &code, &mut cache);
+            tracee.step();
+        }
+    }
+    tally
+}
+
+#[track_caller]
+fn check(name: &str, tally: &Tally) {
+    println!(
+        "{name}: {} stacks, {} frames, deepest {}",
+        tally.stacks, tally.frames, tally.deepest
+    );
+    println!(
+        "  like the book {}, like framehop {}",
+        tally.frames_like_reference, tally.frames_like_framehop
+    );
+    println!("  rules {:?}, ends {:?}", tally.rules, tally.stops);
+    for disagreement in &tally.disagreements {
+        println!("  {disagreement}");
+    }
+    assert!(tally.stacks >= 48, "{name}: only {} stacks", tally.stacks);
+    assert!(
+        tally.disagreements.len() as u64 * 1000 <= tally.frames,
+        "{name}: {} disagreements in {} frames",
+        tally.disagreements.len(),
+        tally.frames
+    );
+    let whole = tally.stops.get(StopReason::Root.name()).copied().unwrap_or_default();
+    assert!(
+        whole * 100 >= tally.stacks * 98,
+        "{name}: only {whole} of {} stacks are whole",
+        tally.stacks
+    );
+}
+
+/// How long each program is observed: seconds in `UNWINDING_SECONDS`, or a few.
+fn time() -> Duration {
+    let seconds = env::var("UNWINDING_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(4))
+}
+
+#[test]
+fn stacks_of_a_rust_program() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/deep.rs");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("deep-{}", std::process::id()));
+    let built = Command::new("rustc")
+        .args(["-O", "--edition", "2024", "-C", "force-frame-pointers=no", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status();
+    match built {
+        Ok(status) => assert!(status.success(), "rustc: {status}"),
+        Err(error) => {
+            println!("rustc does not start ({error}), left out: a Rust program");
+            return;
+        }
+    }
+    let tally = Tracee::start(&mut Command::new(&program)).map(|tracee| observe(tracee, time()));
+    fs::remove_file(&program).unwrap();
+    if let Some(tally) = tally {
+        check("a Rust program", &tally);
+        assert!(tally.deepest > 50, "not deep: {}", tally.deepest);
+        assert!(
+            tally.rules.contains_key(&(CfaRule::SignalFrame as u8)),
+            "no signal handler was met"
+        );
+    }
+}
+
+#[test]
+fn stacks_of_python() {
+    let Some(python) = python() else {
+        println!("not on this machine, left out: python3");
+        return;
+    };
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/busy.py");
+    if let Some(tracee) = Tracee::start(Command::new(python).arg(source)) {
+        check("Python", &observe(tracee, time()));
+    }
+}
+
+/// Another program, by hand: `UNWINDING_COMMAND="program argument..."`. It prints `ready` and runs on.
+#[test]
+#[ignore = "needs a program to observe"]
+fn stacks_of_a_given_program() {
+    let Ok(command) = env::var("UNWINDING_COMMAND") else {
+        panic!("UNWINDING_COMMAND is not set")
+    };
+    let mut words = command.split_ascii_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    if let Some(tracee) = Tracee::start(command.args(words)) {
+        check("the given program", &observe(tracee, time()));
+    }
+}
