@@ -69,3 +69,103 @@ impl fmt::Write for Bounded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(mangled: &str, expected: &str) {
+        assert_eq!(demangle(mangled.as_bytes()), expected);
+    }
+
+    #[test]
+    fn rust_legacy_loses_its_hash() {
+        check(
+            "_ZN4core3fmt9Formatter3pad17h0123456789abcdefE",
+            "core::fmt::Formatter::pad",
+        );
+        check(
+            "_ZN71_$LT$Test$u20$$u2b$$u20$$u27$static$u20$as$u20$foo..Bar$LT$Test$GT$$GT$3bar17h930b740aa94f1d3aE",
+            "<Test + 'static as foo::Bar<Test>>::bar",
+        );
+        check(
+            "_ZN4core3ptr4drop17h0123456789abcdefE.llvm.1234567890",
+            "core::ptr::drop",
+        );
+    }
+
+    #[test]
+    fn rust_v0() {
+        check("_RNvNtNtC7mycrate3foo3bar3baz", "mycrate::foo::bar::baz");
+        check("_RINvNtC3std3mem8align_ofjEC3foo", "std::mem::align_of::<usize>");
+        check("_RNCNvCs1234_7mycrate4main0", "mycrate::main::{closure#0}");
+    }
+
+    #[test]
+    fn cpp_has_parameters_and_no_return_type() {
+        check("_ZN5space3fooEibc", "space::foo(int, bool, char)");
+        check("_Z5twiceIiET_S0_", "twice<int>(int)");
+        check("_ZN6shapes5ShapeC2Ei", "shapes::Shape::Shape(int)");
+        check("_ZN3fooEv.isra.0", "foo() [clone .isra.0]");
+    }
+
+    #[test]
+    fn other_names_stay() {
+        for name in [
+            "main",
+            "_start",
+            "_Z",
+            "_ZN",
+            "_R",
+            "__libc_start_call_main",
+            "<script>",
+            "a\u{1b}[31m\n",
+        ] {
+            check(name, name);
+        }
+        assert_eq!(demangle(b"bad\xffbyte"), "bad\u{fffd}byte");
+    }
+
+    #[test]
+    fn long_names_stay() {
+        let long = format!("_ZN{}{}Ev", LONGEST_MANGLED, "a".repeat(LONGEST_MANGLED));
+        check(&long, &long);
+    }
+
+    /// Substitutions that double the type at each step: 2^40 names when written out.
+    #[test]
+    fn exponential_names_stay() {
+        let mut name = "_Z1fP1aSt4pairIS0_S0_E".to_owned();
+        for step in 1..40 {
+            // Each step adds two substitutions: the template and the type.
+            let substitution = in_base_36(2 * step);
+            name.push_str(&format!("St4pairIS{substitution}_S{substitution}_E"));
+        }
+        check(&name, &name);
+    }
+
+    fn in_base_36(value: u32) -> String {
+        [value / 36, value % 36]
+            .into_iter()
+            .skip_while(|digit| *digit == 0)
+            .filter_map(|digit| char::from_digit(digit, 36))
+            .map(|digit| digit.to_ascii_uppercase())
+            .collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), prefix in 0..4_usize) {
+            let mut name = [&b""[..], b"_Z", b"_R", b"_ZN"][prefix].to_vec();
+            name.extend(tail);
+            proptest::prop_assert!(demangle(&name).len() <= LONGEST_DEMANGLED);
+        }
+
+        #[test]
+        fn any_grammar_is_survived(tail in "[NSTIEPRKLJFDCtdsvijxclmbf0-9_a]{0,400}", prefix in 0..3_usize) {
+            let name = format!("{}{tail}", ["_Z", "_R", "_ZN"][prefix]);
+            proptest::prop_assert!(demangle(name.as_bytes()).len() <= LONGEST_DEMANGLED);
+        }
+    }
+}

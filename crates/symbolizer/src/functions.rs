@@ -366,3 +366,72 @@ fn without_overlaps(sorted: &[Candidate]) -> Box<[Function]> {
     }
     functions.into_boxed_slice()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(start: u64, end: u64, name: u32) -> Candidate {
+        Candidate {
+            start,
+            end,
+            rank: Rank::Exported,
+            name: NameRef(name),
+        }
+    }
+
+    fn code(address: u64, size: u64) -> SectionHeader {
+        let flags = elf::SHF_ALLOC.0 | elf::SHF_EXECINSTR.0;
+        SectionHeader {
+            name: Box::default(),
+            kind: elf::SHT_PROGBITS.0,
+            flags,
+            address,
+            offset: 0,
+            size,
+            link: 0,
+        }
+    }
+
+    #[test]
+    fn unsized_functions_reach_to_the_next_but_not_across_sections() {
+        let sections = [code(0x1000, 0x100), code(0x1100, 0x100)];
+        let mut functions = vec![
+            candidate(0x1000, 0x1000, 1),
+            candidate(0x1040, 0x1080, 2),
+            candidate(0x1050, 0x1050, 3),
+            candidate(0x1090, 0x1090, 4),
+            candidate(0x1150, 0x1150, 5),
+        ];
+        extend_unsized(&mut functions, &sections);
+        let ranges: Vec<_> = functions
+            .iter()
+            .map(|function| (function.start, function.end))
+            .collect();
+        assert_eq!(
+            ranges,
+            [(0x1000, 0x1040), (0x1040, 0x1080), (0x1090, 0x1100), (0x1150, 0x1200)]
+        );
+    }
+
+    proptest! {
+        /// Each address belongs to the function that starts last before it and has not ended.
+        #[test]
+        fn overlaps_are_cut(ranges in proptest::collection::btree_map(0_u64..200, 1_u64..60, 1..40)) {
+            let sorted: Vec<_> = ranges
+                .iter()
+                .enumerate()
+                .map(|(name, (start, length))| candidate(*start, start + length, name as u32))
+                .collect();
+            let functions = without_overlaps(&sorted);
+            prop_assert!(functions.windows(2).all(|pair| pair[0].start + u64::from(pair[0].size) <= pair[1].start));
+            let table = FunctionTable { functions, ..FunctionTable::default() };
+            for address in 0..300 {
+                let expected = sorted.iter().rev().find(|function| (function.start..function.end).contains(&address));
+                prop_assert_eq!(table.find(address), expected.map(|function| function.name), "{}", address);
+            }
+        }
+    }
+}

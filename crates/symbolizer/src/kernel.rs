@@ -260,3 +260,143 @@ impl KernelSymbolsBuilder {
         Ok(index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: &[u8] = b"\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 T _stext
+ffffffff81000000 T _text
+ffffffff81000100 T do_syscall_64
+ffffffff81000200 t local.cold
+ffffffff81000300 W weak_one
+ffffffff81000400 D data_in_text
+ffffffff81001000 T _etext
+ffffffff82000000 t freed_after_boot
+ffffffffc0001000 t nft_do_chain\t[nf_tables]
+ffffffffc0001100 t nft_last\t[nf_tables]
+ffffffffc0009000 t bpf_prog_6deef7357e7b4530\t[bpf]
+";
+
+    #[track_caller]
+    fn check(address: u64, expected: Option<(&str, Option<&str>)>) {
+        let symbols = KernelSymbols::parse(SAMPLE).unwrap();
+        assert_eq!(
+            symbols.resolve(address).map(|symbol| (symbol.name, symbol.module)),
+            expected
+        );
+    }
+
+    #[test]
+    fn text_is_named() {
+        check(0xffff_ffff_8100_0000, Some(("_stext", None)));
+        check(0xffff_ffff_8100_01ff, Some(("do_syscall_64", None)));
+        check(0xffff_ffff_8100_0200, Some(("local.cold", None)));
+        check(0xffff_ffff_8100_0fff, Some(("weak_one", None)));
+    }
+
+    #[test]
+    fn modules_are_named() {
+        check(0xffff_ffff_c000_10ff, Some(("nft_do_chain", Some("nf_tables"))));
+        check(0xffff_ffff_c000_1100, Some(("nft_last", Some("nf_tables"))));
+        check(0xffff_ffff_c000_9010, Some(("bpf_prog_6deef7357e7b4530", Some("bpf"))));
+    }
+
+    #[test]
+    fn what_is_not_text_is_not_named() {
+        check(0, None);
+        check(0xffff_ffff_80ff_ffff, None);
+        check(0xffff_ffff_8100_1000, None);
+        check(0xffff_ffff_8200_0000, None);
+        check(0xffff_ffff_c000_1100 + LAST_SYMBOL_REACH, None);
+        check(u64::MAX, None);
+    }
+
+    #[test]
+    fn hidden_addresses_are_an_error_of_their_own() {
+        let error = KernelSymbols::parse(b"0000000000000000 T _stext\n0000000000000000 T _etext\n").unwrap_err();
+        assert_eq!(error, KernelSymbolsError::Hidden { symbols: 2 });
+        assert!(error.to_string().contains("CAP_SYSLOG"));
+        assert_eq!(KernelSymbols::parse(b"").unwrap_err(), KernelSymbolsError::Empty);
+    }
+
+    #[test]
+    fn lines_that_are_too_long_are_passed_over() {
+        let mut text = b"ffffffff81000000 T ".to_vec();
+        text.extend(vec![b'a'; LONGEST_LINE]);
+        text.extend_from_slice(b"\nffffffff81000010 T short\n");
+        let symbols = KernelSymbols::parse(&text).unwrap();
+        assert_eq!(symbols.len(), 1);
+        assert_eq!(symbols.resolve(0xffff_ffff_8100_0011).unwrap().name, "short");
+    }
+
+    /// The names of this machine's own kernel, as far as it shows them.
+    #[test]
+    fn own_kernel() {
+        let text = std::fs::read("/proc/kallsyms").unwrap_or_default();
+        match KernelSymbols::parse(&text) {
+            Ok(symbols) => {
+                assert!(symbols.len() > 1000);
+                for line in std::str::from_utf8(&text)
+                    .unwrap()
+                    .lines()
+                    .filter(|line| line.contains(" T vfs_read"))
+                {
+                    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+                    assert!(symbols.resolve(address + 1).unwrap().name.starts_with("vfs_read"));
+                }
+            }
+            Err(error) => println!("skipped: {error}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in proptest::collection::vec(any::<u8>(), 0..2000), address: u64) {
+            if let Ok(symbols) = KernelSymbols::parse(&text) {
+                symbols.resolve(address);
+            }
+        }
+
+        /// However the text is cut into parts, and in whatever order the lines come, the names are the same.
+        #[test]
+        fn parts_and_order_do_not_matter(
+            starts in proptest::collection::btree_map(0x1000_u64..0x9000, (0..4_usize, "[a-z_.]{1,20}"), 1..60),
+            cuts in proptest::collection::vec(1..40_usize, 1..50),
+            reversed: bool,
+        ) {
+            let modules = ["", "\t[one]", "\t[two]", "\t[three]"];
+            let mut lines: Vec<_> = starts
+                .iter()
+                .map(|(address, (module, name))| format!("{address:016x} t {name}{}\n", modules[*module]))
+                .collect();
+            if reversed {
+                lines.reverse();
+            }
+            let text = lines.concat();
+            let whole = KernelSymbols::parse(text.as_bytes()).unwrap();
+            let mut builder = KernelSymbolsBuilder::default();
+            let mut rest = text.as_bytes();
+            for cut in cuts.iter().cycle() {
+                let (part, left) = rest.split_at((*cut).min(rest.len()));
+                builder.add(part).unwrap();
+                rest = left;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let parts = builder.build().unwrap();
+            prop_assert_eq!(whole.len(), starts.len());
+            for (address, (module, name)) in &starts {
+                let found = whole.resolve(*address).unwrap();
+                prop_assert_eq!(found.name, name);
+                prop_assert_eq!(found.module.unwrap_or(""), ["", "one", "two", "three"][*module]);
+                prop_assert_eq!(parts.resolve(*address), Some(found));
+            }
+        }
+    }
+}

@@ -5,14 +5,52 @@
 mod support;
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
     path::Path,
     process::{Command, Stdio},
 };
 
-use profiler_symbolizer::{Limits, ObjectSymbols, demangle};
+use profiler_symbolizer::{Limits, ObjectSymbols, ReadAt, demangle};
 
-use self::support::{FileSource, Workshop, is_available, output};
+use self::support::{Workshop, is_available};
+
+/// A file, read with `pread`.
+#[derive(Debug)]
+struct FileSource {
+    file: File,
+    length: u64,
+}
+
+impl FileSource {
+    fn open(path: &Path) -> Self {
+        let file = File::open(path).unwrap();
+        let length = file.metadata().unwrap().len();
+        Self { file, length }
+    }
+}
+
+impl ReadAt for FileSource {
+    fn len(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(&self.file, buffer, offset)
+    }
+}
+
+/// The output of a command that must succeed.
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// A frame as both sides give it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,15 +147,23 @@ fn resolved(program: &Path, addresses: &[u64]) -> Vec<Vec<Named>> {
     frames.collect()
 }
 
+/// Which names can be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    All,
+    /// Without any linkage name in the debug information, binutils lets the symbols of some frames leak into others.
+    OutermostOnly,
+}
+
 /// Every address of the program must have the names, files and lines that binutils gives, at every level.
-fn check_against_binutils(program: &Path) {
+fn check_against_binutils(program: &Path, names: Names) {
     let addresses = addresses(program, 3);
     assert!(addresses.len() > 100, "{} addresses", addresses.len());
     let (expected, resolved) = (expected(program, &addresses), resolved(program, &addresses));
     assert_eq!(expected.len(), addresses.len());
     let mut differing = 0;
     for ((address, expected), resolved) in addresses.iter().zip(&expected).zip(&resolved) {
-        if !agree(expected, resolved) {
+        if !agree(expected, resolved, names) {
             differing += 1;
             if differing <= 10 {
                 println!("{address:#x}\n  expected {expected:#?}\n  resolved {resolved:#?}");
@@ -141,9 +187,9 @@ fn check_against_binutils(program: &Path) {
 }
 
 /// Whether both say the same, but for what binutils is known not to say.
-fn agree(expected: &[Named], resolved: &[Named]) -> bool {
+fn agree(expected: &[Named], resolved: &[Named], names: Names) -> bool {
     let last = expected.len().saturating_sub(1);
-    let outermost = expected.last().map(|frame| &frame.function);
+    let symbol = resolved.last().map(|frame| &frame.function);
     expected.len() == resolved.len()
         && expected
             .iter()
@@ -155,64 +201,256 @@ fn agree(expected: &[Named], resolved: &[Named]) -> bool {
                 let identifier = expected.function.split('<').next().unwrap_or_default();
                 let same_function = expected.function == resolved.function
                     || (level == last && resolved.function.contains(identifier))
-                    || (level == 0 && Some(&expected.function) == outermost && !resolved.function.is_empty());
+                    || (level == 0 && Some(&expected.function) == symbol)
+                    || (level < last && names == Names::OutermostOnly);
                 // Where no line is known it prints the name of the unit as the file.
                 let same_file = expected.file == resolved.file || expected.line == 0;
                 same_function && same_file && expected.line == resolved.line
             })
 }
 
-fn check(compiler: &str, source: &str, options: &[&str]) {
+/// Every address of a stripped program must have the name that the whole program's symbol table gives.
+fn check_stripped(program: &Path, exported_only: bool) {
+    let stripped = program.with_extension("stripped");
+    let how = if exported_only { "--strip-all" } else { "--strip-debug" };
+    output(Command::new("strip").arg(how).arg("-o").arg(&stripped).arg(program));
+    let table = if exported_only { "--dynamic" } else { "--defined-only" };
+    let symbols = output(
+        Command::new("nm")
+            .args([table, "--defined-only", "--print-size"])
+            .arg(program),
+    );
+    let source = FileSource::open(&stripped);
+    let mut object = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+    assert!(!object.has_debug_info());
+    let mut compared = 0;
+    for line in symbols.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [start, size, "t" | "T" | "w" | "W", name] = fields[..] else {
+            continue;
+        };
+        let (start, size) = (
+            u64::from_str_radix(start, 16).unwrap(),
+            u64::from_str_radix(size, 16).unwrap(),
+        );
+        let resolution = object.resolve(&source, &[start, start + size / 2, start + size - 1]);
+        assert_eq!(resolution.debug_error, None);
+        for frames in &resolution.frames {
+            let [frame] = &frames[..] else {
+                panic!("{name}: {frames:?}")
+            };
+            // Functions that were folded into one have several names.
+            let aliases = symbols
+                .lines()
+                .filter(|other| other.split(' ').next() == line.split(' ').next());
+            let names: Vec<_> = aliases
+                .filter_map(|alias| alias.split(' ').next_back())
+                .map(|n| demangle(n.as_bytes()))
+                .collect();
+            assert!(
+                names.contains(&frame.function.to_string()),
+                "{frame:?} is none of {names:?}"
+            );
+            assert_eq!((&*frame.file, frame.line, frame.inlined), ("", 0, false));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 9, "{compared} addresses");
+}
+
+fn check(compiler: &str, source: &str, options: &[&str], names: Names) {
     let workshop = Workshop::new();
     if is_available("addr2line")
         && is_available("nm")
         && let Some(program) = workshop.compile(compiler, source, options)
     {
-        check_against_binutils(&program);
+        check_against_binutils(&program, names);
     }
 }
 
 #[test]
 fn c_with_dwarf_5() {
-    check("cc", "calls.c", &["-O2", "-gdwarf-5"]);
+    check("cc", "calls.c", &["-O2", "-gdwarf-5"], Names::All);
 }
 
 #[test]
 fn c_with_dwarf_4() {
-    check("cc", "calls.c", &["-O2", "-gdwarf-4"]);
+    check("cc", "calls.c", &["-O2", "-gdwarf-4"], Names::All);
 }
 
 #[test]
 fn c_with_dwarf_3() {
-    check("cc", "calls.c", &["-O2", "-gdwarf-3", "-gstrict-dwarf"]);
+    check("cc", "calls.c", &["-O2", "-gdwarf-3", "-gstrict-dwarf"], Names::All);
 }
 
 #[test]
 fn c_with_compressed_sections() {
-    check("cc", "calls.c", &["-O2", "-g", "-gz=zlib"]);
+    check("cc", "calls.c", &["-O2", "-g", "-gz=zlib"], Names::All);
 }
 
 #[test]
 fn cpp() {
-    check("g++", "shapes.cpp", &["-O2", "-g"]);
+    check("g++", "shapes.cpp", &["-O2", "-g"], Names::All);
 }
 
 #[test]
 fn cpp_not_optimized() {
-    check("g++", "shapes.cpp", &["-O1", "-g"]);
+    check("g++", "shapes.cpp", &["-O1", "-g"], Names::All);
 }
 
 #[test]
 fn rust_with_legacy_names() {
-    check("rustc", "service.rs", &["-O", "-g"]);
+    check("rustc", "service.rs", &["-O", "-g"], Names::All);
 }
 
 #[test]
 fn rust_with_v0_names() {
-    check("rustc", "service.rs", &["-O", "-g", "-Csymbol-mangling-version=v0"]);
+    check(
+        "rustc",
+        "service.rs",
+        &["-O", "-g", "-Csymbol-mangling-version=v0"],
+        Names::All,
+    );
 }
 
 #[test]
 fn rust_with_lines_only() {
-    check("rustc", "service.rs", &["-O", "-Cdebuginfo=line-tables-only"]);
+    check(
+        "rustc",
+        "service.rs",
+        &["-O", "-Cdebuginfo=line-tables-only"],
+        Names::OutermostOnly,
+    );
+}
+
+#[test]
+fn without_debug_information() {
+    let workshop = Workshop::new();
+    if is_available("strip") && is_available("nm") {
+        for (compiler, source) in [("cc", "calls.c"), ("g++", "shapes.cpp"), ("rustc", "service.rs")] {
+            let options: &[&str] = if compiler == "rustc" { &["-O"] } else { &["-O2", "-g"] };
+            if let Some(program) = workshop.compile(compiler, source, options) {
+                check_stripped(&program, false);
+            }
+        }
+    }
+}
+
+#[test]
+fn exported_names_only() {
+    let workshop = Workshop::new();
+    if is_available("strip")
+        && is_available("nm")
+        && let Some(program) = workshop.compile("cc", "calls.c", &["-O2", "-g", "-rdynamic"])
+    {
+        check_stripped(&program, true);
+    }
+}
+
+/// Hand-written code without a type or a size is named up to the next function.
+#[test]
+fn assembly_without_a_type() {
+    let workshop = Workshop::new();
+    if is_available("nm")
+        && let Some(program) = workshop.compile("cc", "calls.c", &["-O2"])
+    {
+        let symbols = output(Command::new("nm").arg(&program));
+        let line = symbols.lines().find(|line| line.ends_with(" handwritten")).unwrap();
+        let start = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+        let source = FileSource::open(&program);
+        let mut object = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+        for frames in object.resolve(&source, &[start, start + 5]).frames {
+            assert_eq!(&*frames[0].function, "handwritten");
+        }
+    }
+}
+
+/// A stub of the procedure linkage table is named after the function that it leads to.
+#[test]
+fn stubs() {
+    let workshop = Workshop::new();
+    if !is_available("objdump") {
+        return;
+    }
+    for options in [
+        &["-O2", "-Wl,-z,lazy"][..],
+        &["-O2", "-Wl,-z,now"],
+        &["-O2", "-fcf-protection", "-Wl,-z,ibtplt"],
+    ] {
+        let Some(program) = workshop.compile("cc", "calls.c", options) else {
+            return;
+        };
+        let code = output(
+            Command::new("objdump")
+                .args(["--disassemble", "--no-show-raw-insn"])
+                .arg(&program),
+        );
+        let called = code
+            .lines()
+            .filter_map(|line| line.split("call ").nth(1)?.split_once(" <"));
+        let stubs = called.filter_map(|(address, name)| {
+            Some((
+                u64::from_str_radix(address.trim(), 16).ok()?,
+                name.strip_suffix('>').filter(|n| n.ends_with("@plt"))?,
+            ))
+        });
+        let stubs: Vec<_> = stubs.collect();
+        assert!(stubs.len() >= 2, "{stubs:?}");
+        let source = FileSource::open(&program);
+        let mut object = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+        for (address, name) in stubs {
+            let frames = &object.resolve(&source, &[address]).frames[0];
+            assert_eq!(
+                frames.first().map(|frame| &*frame.function),
+                Some(name),
+                "{address:#x} {options:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn build_id_and_debug_link() {
+    let workshop = Workshop::new();
+    let Some(program) = workshop.compile("cc", "calls.c", &["-O2", "-g", "-Wl,--build-id=0x0123456789abcdef"]) else {
+        return;
+    };
+    if !is_available("objcopy") {
+        return;
+    }
+    let debug = workshop.path("calls.debug");
+    output(
+        Command::new("objcopy")
+            .arg("--only-keep-debug")
+            .arg(&program)
+            .arg(&debug),
+    );
+    let link = format!("--add-gnu-debuglink={}", debug.display());
+    let linked = workshop.path("linked");
+    output(
+        Command::new("objcopy")
+            .arg("--strip-debug")
+            .arg(link)
+            .arg(&program)
+            .arg(&linked),
+    );
+    let source = FileSource::open(&linked);
+    let object = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+    assert_eq!(
+        object.build_id(&source).unwrap(),
+        [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]
+    );
+    assert_eq!(object.debug_link(&source).unwrap().file_name, b"calls.debug");
+    // The separate file has no code but names the same addresses.
+    let addresses = addresses(&program, 7);
+    let debug = FileSource::open(&debug);
+    let from_debug = ObjectSymbols::load(&debug, &Limits::default())
+        .unwrap()
+        .resolve(&debug, &addresses);
+    let whole = FileSource::open(&program);
+    let from_whole = ObjectSymbols::load(&whole, &Limits::default())
+        .unwrap()
+        .resolve(&whole, &addresses);
+    assert_eq!(from_debug.debug_error, None);
+    assert_eq!(from_debug.frames, from_whole.frames);
 }

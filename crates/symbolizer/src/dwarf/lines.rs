@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use gimli::{AttributeValue, DebugLineOffset, Error, IncompleteLineProgram, Reader, Result, Section as _};
 
 use super::{Dwarf, units::OpenUnit};
-use crate::paged::PagedReader;
+use crate::{effort::Effort, paged::PagedReader};
 
 /// Longest header of a line program that is read: a file listed in one byte becomes a hundred in memory.
 const LONGEST_HEADER: u64 = 256 << 10;
@@ -61,6 +61,7 @@ impl<'a> Program<'a> {
         mut self,
         dwarf: &Dwarf<'a>,
         unit: &OpenUnit<'a>,
+        effort: &Effort,
         targets: &[u64],
         lines: &mut [Option<Line>],
     ) -> Result<()> {
@@ -77,13 +78,16 @@ impl<'a> Program<'a> {
         while let Some((_, row)) = rows.next_row()? {
             let address = row.address();
             if let Some(previous) = previous {
-                if targets[..next].last().is_some_and(|target| *target >= previous.address) {
+                // Rows ascend within a sequence; the next sequence can begin anywhere.
+                let is_behind = targets[..next].last().is_some_and(|target| *target >= previous.address);
+                let is_ahead = targets.get(next).is_some_and(|target| *target < previous.address);
+                if is_behind || is_ahead {
                     next = targets.partition_point(|target| *target < previous.address);
                 }
-                while targets.get(next).is_some_and(|target| *target < previous.address) {
-                    next += 1;
-                }
                 while targets.get(next).is_some_and(|target| *target < address) {
+                    if !effort.spend(1) {
+                        return Err(Error::Io);
+                    }
                     // An address described twice keeps the better of two lines, or the first.
                     if lines[next].as_ref().is_none_or(|line| line.line == 0) {
                         let file = self.file(dwarf, unit, previous.file);

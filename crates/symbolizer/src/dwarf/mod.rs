@@ -164,7 +164,7 @@ fn resolve_unit(
             });
         }
     }
-    program.run(units.dwarf(), &unit, targets, lines)
+    program.run(units.dwarf(), &unit, effort, targets, lines)
 }
 
 /// The frames of one address from its scopes, outermost first, and the line of its instruction.

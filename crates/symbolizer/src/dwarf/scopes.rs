@@ -11,6 +11,11 @@ use crate::{effort::Effort, paged::PagedReader};
 /// Calls inlined into each other at one address; compilers stay far below.
 const DEEPEST_INLINING: usize = 256;
 
+/// Entries around an entry that are kept in mind.
+const DEEPEST_NESTING: usize = 256;
+/// Work for looking up one range.
+const RANGE_EFFORT: u64 = 16;
+
 /// A function, or a call that was inlined, around an address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
@@ -70,14 +75,9 @@ pub(super) fn find<'a>(
             // Ranges that cannot be read leave out this function, not the unit.
             let result = ranges.for_each(dwarf, unit, lowest_address, |start, end| {
                 let first = targets.partition_point(|target| *target < start);
-                covered.extend(
-                    targets[first..]
-                        .iter()
-                        .take_while(|target| **target < end)
-                        .zip(first..)
-                        .map(|(_, n)| n),
-                );
-                covered.len() <= targets.len()
+                let count = targets[first..].partition_point(|target| *target < end);
+                covered.extend(first..first + count);
+                effort.spend(RANGE_EFFORT + count as u64)
             });
             if result.is_err() && effort.is_spent() {
                 return result.map(|()| chains);
@@ -90,10 +90,13 @@ pub(super) fn find<'a>(
             inlined,
         };
         let mut matched = false;
+        if !inlined && !effort.spend((covered.len() * enclosing.len()) as u64) {
+            return Err(gimli::Error::Io);
+        }
         for target in &covered {
             matched |= add_scope(&mut chains[*target], scope, &enclosing);
         }
-        if abbreviation.has_children() {
+        if abbreviation.has_children() && enclosing.len() < DEEPEST_NESTING {
             enclosing.push(Enclosing { depth, entry, matched });
         }
     }

@@ -1,40 +1,11 @@
-//! Programs to name: compiled for the test, and read as the daemon reads them.
+//! Programs to name, compiled for the test.
 
 use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use profiler_symbolizer::ReadAt;
 use tempfile::TempDir;
-
-/// A file, read with `pread`.
-#[derive(Debug)]
-pub(crate) struct FileSource {
-    file: File,
-    length: u64,
-}
-
-impl FileSource {
-    pub(crate) fn open(path: &Path) -> Self {
-        let file = File::open(path).unwrap();
-        let length = file.metadata().unwrap().len();
-        Self { file, length }
-    }
-}
-
-impl ReadAt for FileSource {
-    fn len(&self) -> u64 {
-        self.length
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        FileExt::read_at(&self.file, buffer, offset)
-    }
-}
 
 /// A directory for compiled programs that goes away with the test.
 #[derive(Debug)]
@@ -84,15 +55,4 @@ pub(crate) fn is_available(program: &str) -> bool {
         println!("skipped: no {program} on this machine");
     }
     available
-}
-
-/// The output of a command that must succeed.
-pub(crate) fn output(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
