@@ -32,6 +32,17 @@ pub(super) const PROFILE: [&str; 8] = [
 
 /// Builds in `target_dir` and returns the stripped object.
 pub(super) fn object(tools: &Tools, target_dir: &Path) -> Result<Vec<u8>> {
+    command::run(&mut cargo("build", tools, target_dir))?;
+    strip(tools, &target_dir.join(TARGET).join("ebpf/profiler"))
+}
+
+/// Holds the programs against the workspace's lints, which see nothing of them when they run for the host.
+pub(super) fn lint(tools: &Tools, target_dir: &Path) -> Result<()> {
+    command::run(cargo("clippy", tools, target_dir).args(["--no-deps", "--", "--deny=warnings"]))
+}
+
+/// `cargo VERB` for the programs in the kernel.
+fn cargo(verb: &str, tools: &Tools, target_dir: &Path) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(workspace::root());
     if let Some(toolchain) = tools.toolchain {
@@ -51,7 +62,7 @@ pub(super) fn object(tools: &Tools, target_dir: &Path) -> Result<Vec<u8>> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(tools))
         .args([
-            "build",
+            verb,
             "--package",
             "profiler-ebpf",
             "--profile",
@@ -64,8 +75,7 @@ pub(super) fn object(tools: &Tools, target_dir: &Path) -> Result<Vec<u8>> {
     for setting in PROFILE {
         cargo.args(["--config", setting]);
     }
-    command::run(&mut cargo)?;
-    strip(tools, &target_dir.join(TARGET).join("ebpf/profiler"))
+    cargo
 }
 
 /// Drops the DWARF sections; `.BTF` and `.BTF.ext` stay, which loading needs.

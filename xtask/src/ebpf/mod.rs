@@ -25,7 +25,7 @@ pub(crate) enum Verb {
     Build,
     /// Fail when the committed object does not belong to the sources.
     Check {
-        /// Build it anew as well and compare the bytes.
+        /// Also hold the programs against the lints, build the object anew, and compare the bytes.
         #[arg(long)]
         rebuild: bool,
     },
@@ -91,9 +91,11 @@ pub(crate) fn check(rebuild: bool) -> Result<()> {
     if rebuild {
         let tools = toolchain::prepare()?;
         // A folder of its own, so that a path that leaks into the object shows as a difference.
-        let rebuilt = build::object(&tools, &workspace::scratch().join("ebpf-rebuild"))?;
+        let folder = workspace::scratch().join("ebpf-rebuild");
+        build::lint(&tools, &folder)?;
+        let rebuilt = build::object(&tools, &folder)?;
         if rebuilt != object {
-            let kept = workspace::scratch().join("ebpf-rebuild/differs.bpf.o");
+            let kept = folder.join("differs.bpf.o");
             fs::write(&kept, &rebuilt).with_context(|| format!("cannot write {}", kept.display()))?;
             bail!(
                 "{OBJECT} is not what its sources build; the rebuilt object is {}",
