@@ -154,7 +154,8 @@ impl<'data> Compiler<'data> {
 
     fn list(&mut self, call_frames: &CallFrames<'data>) -> Result<Vec<Function>, CompileError> {
         let mut functions = Vec::new();
-        for entry in Entries::new(call_frames.bytes()) {
+        let mut entries = Entries::new(call_frames.bytes());
+        for entry in entries.by_ref() {
             let offset = match entry {
                 Entry::Function(offset) => offset,
                 Entry::Common | Entry::Terminator => continue,
@@ -181,6 +182,10 @@ impl<'data> Compiler<'data> {
                 },
                 Err(_) => self.statistics.functions_malformed += 1,
             }
+        }
+        // An entry that reaches beyond the end, and whatever may have come after it.
+        if call_frames.bytes().len() - entries.position() >= size_of::<u32>() {
+            self.statistics.functions_malformed += 1;
         }
         Ok(functions)
     }

@@ -138,15 +138,22 @@ impl Numbers {
 }
 
 /// Where damage is likely to matter: the ELF header, the tables of headers, `.eh_frame` itself, or anywhere.
-fn place(numbers: &mut Numbers, file: &[u8], call_frames: &std::ops::Range<usize>) -> usize {
+fn place(numbers: &mut Numbers, file: &[u8], table: &std::ops::Range<usize>) -> usize {
     let sections = u64::from_le_bytes(file[40..48].try_into().unwrap_or_default()) as usize;
     match numbers.below(5) {
         0 => numbers.below(64),
         1 => 64 + numbers.below(56 * 14),
         2 if sections < file.len() => sections + numbers.below(file.len() - sections),
-        3 => call_frames.start + numbers.below(call_frames.len()),
+        3 => table.start + numbers.below(table.len()),
         _ => numbers.below(file.len()),
     }
+}
+
+/// Where in the file the table lies.
+fn table_range(file: &[u8]) -> std::ops::Range<usize> {
+    let call_frames = CallFrames::read(file, &Limits::default()).unwrap();
+    let start = call_frames.bytes().as_ptr() as usize - file.as_ptr() as usize;
+    start..start + call_frames.bytes().len()
 }
 
 #[test]
@@ -157,20 +164,15 @@ fn damaged_real_objects() {
         .into_iter()
         .filter(|object| object.bytes.len() < 1 << 20)
         .collect();
+    let tables: Vec<_> = objects.iter().map(|object| table_range(&object.bytes)).collect();
     let start = Instant::now();
     let mut rounds = 0u32;
     while start.elapsed() < TIME && rounds < 3000 {
-        let object = &objects[rounds as usize % objects.len()];
-        let table = CallFrames::read(&*object.bytes, &Limits::default()).unwrap();
-        let from = object
-            .bytes
-            .windows(64)
-            .position(|bytes| bytes == &table.bytes()[..64])
-            .unwrap_or(0);
-        let range = from..from + table.bytes().len();
+        let index = rounds as usize % objects.len();
+        let (object, range) = (&objects[index], &tables[index]);
         let mut file = object.bytes.clone();
         for _ in 0..=numbers.below(8) {
-            let at = place(&mut numbers, &object.bytes, &range).min(file.len() - 1);
+            let at = place(&mut numbers, &object.bytes, range).min(file.len() - 1);
             file[at] = match numbers.below(4) {
                 0 => 0,
                 1 => 0xff,

@@ -378,3 +378,28 @@ fn damaged_entries_do_not_hide_others() {
         ]
     );
 }
+
+#[test]
+fn entries_with_long_lengths() {
+    let mut eh_frame = EhFrame::default();
+    let common = eh_frame.common("zR", 16, &usual_start());
+    let mut other = EhFrame {
+        bytes: eh_frame.bytes.clone(),
+    };
+    // The same entry with its length in 8 bytes after an escape: everything in it lies 8 bytes further on.
+    other.bytes.extend([0; 8]);
+    other.function(common, CODE, 16, &[]);
+    let short = other.bytes.split_off(eh_frame.bytes.len() + 8);
+    let length = u64::from(u32::from_le_bytes(short[..4].try_into().unwrap()));
+    eh_frame.bytes.extend([0xff; 4]);
+    eh_frame.bytes.extend(length.to_le_bytes());
+    eh_frame.bytes.extend(&short[4..]);
+    let table = Object::new(&eh_frame).compile().unwrap();
+    assert_eq!(rows_at(&table), [(CODE, plain(CfaRule::Rsp, 8)), (CODE + 16, gap())]);
+    // A length that no file has.
+    eh_frame.bytes.extend([0xff; 12]);
+    assert_eq!(
+        Object::new(&eh_frame).compile().unwrap().statistics.functions_malformed,
+        1
+    );
+}

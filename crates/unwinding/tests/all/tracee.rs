@@ -29,7 +29,7 @@ pub(crate) struct Tracee {
 }
 
 /// An executable mapping.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CodeMapping {
     pub(crate) runtime: Range<u64>,
     pub(crate) file_offset: u64,
@@ -112,21 +112,19 @@ impl Tracee {
     }
 
     pub(crate) fn read(&self, address: u64) -> Option<u64> {
-        let mut word = [0; 8];
-        for (index, byte) in word.iter_mut().enumerate() {
-            let at = address.checked_add(index as u64)?;
-            *byte = self.byte(at)?;
-        }
-        Some(u64::from_le_bytes(word))
-    }
-
-    fn byte(&self, address: u64) -> Option<u8> {
         let start = address & !(MEMORY_PAGE - 1);
+        let offset = (address - start) as usize;
         let mut pages = self.pages.borrow_mut();
         let page = pages
             .entry(start)
             .or_insert_with(|| self.read_range(start..start.checked_add(MEMORY_PAGE)?));
-        Some(page.as_ref()?[(address - start) as usize])
+        match page.as_ref()?[offset..].first_chunk() {
+            Some(word) => Some(u64::from_le_bytes(*word)),
+            // It crosses into the next page.
+            None => Some(u64::from_le_bytes(
+                *self.read_range(address..address.checked_add(8)?)?.first_chunk()?,
+            )),
+        }
     }
 
     /// Reads a range of memory.
