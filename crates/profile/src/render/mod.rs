@@ -1,6 +1,6 @@
 //! A profile as bytes, for people and for other tools. One module a format; each owns its wire shapes.
 //!
-//! All formats show names through [`visible`](crate::visible), so that nothing from a target steers whoever reads them.
+//! All formats show names through [`visible()`], so that nothing from a target steers whoever reads them.
 //! The same samples give the same bytes, however the profile came to be.
 
 use std::io::{self, Write};

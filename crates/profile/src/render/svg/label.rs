@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 /// Width of a character of the monospaced font, for its size of 12.
-const CHARACTER_PIXELS: f64 = 7.23;
+pub(super) const CHARACTER_PIXELS: f64 = 7.23;
 /// Free room at both ends of a bar.
-const PADDING_PIXELS: f64 = 6.0;
+pub(super) const PADDING_PIXELS: f64 = 6.0;
 /// Below this, no text is put on a bar.
-const MIN_CHARACTERS: usize = 3;
+pub(super) const MIN_CHARACTERS: usize = 3;
 
 /// Text for a bar of this width: the full name if it fits, else the short one, else the beginning of its last part.
 pub(super) fn fitted<'a>(full: &'a str, short: &'a str, bar_pixels: f64) -> Option<Cow<'a, str>> {

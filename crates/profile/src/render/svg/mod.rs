@@ -2,8 +2,8 @@
 //!
 //! Kernel, native, inlined, Python and unnamed frames have colours of their own, with a legend of their shares. Title, span
 //! of time and the quality line stand above the bars. Names shrink to their last parts before they are cut. The script
-//! searches and zooms; the file is whole without it, and nothing of a profile gets into it. Size is bounded: see
-//! [`Bounds`].
+//! searches and zooms; the file is whole without it, and nothing of a profile gets into it. Bars that are too narrow to
+//! see are left out, and so are the narrowest of too many; a note counts them.
 
 use std::io::{self, Write};
 

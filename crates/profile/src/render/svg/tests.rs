@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use roxmltree::{Document, Node};
 
-use super::*;
+use super::{
+    label::{CHARACTER_PIXELS, MIN_CHARACTERS, PADDING_PIXELS},
+    *,
+};
 use crate::{ProfileBuilder, fixtures};
 
 fn render(profile: &Profile) -> String {
@@ -167,6 +170,19 @@ fn hostile_names_are_text_and_nothing_else() {
             .any(|title| title.starts_with("<script>alert(1)</script>\n"))
     );
     assert!(titles.iter().all(|title| title.len() < 2_000));
+}
+
+#[test]
+fn the_script_measures_as_we_do() {
+    for constant in [
+        format!("CHARACTER = {CHARACTER_PIXELS},"),
+        format!("PADDING = {PADDING_PIXELS},"),
+        format!("MIN_CHARACTERS = {MIN_CHARACTERS},"),
+        format!("THIN = {THIN_PIXELS},"),
+        format!("MARGIN = {MARGIN},"),
+    ] {
+        assert!(SCRIPT.contains(&constant), "{constant}");
+    }
 }
 
 #[test]
