@@ -2,5 +2,34 @@
 //!
 //! In: lifecycle records, `/proc`, watch requests. Out: the walker's tables, and for each sample the mapping that held
 //! an address at the sample's own time.
+//!
+//! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the thread
+//! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
+//! ([`objects`], [`unwind`], `tables`), the owner and what records do to it ([`owner`], `lifetimes`, `watching`,
+//! `entries`, `upkeep`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`], `builder`).
 
+mod builder;
+pub mod discovery;
+#[cfg(test)]
+mod double;
+mod entries;
+pub mod files;
+mod lifetimes;
+mod listing;
+pub mod mappings;
+pub mod objects;
+pub mod owner;
+pub mod process;
+mod sampling;
+pub mod scan;
+pub mod service;
+mod tables;
+#[cfg(test)]
+mod tests;
+pub mod unwind;
+mod upkeep;
 pub mod walker_tables;
+mod watching;
+
+pub use owner::{Options, Processes, Tallies};
+pub use process::{Clock, Image, ImageId, Now, StartError};

@@ -1,3 +1,4 @@
 //! Raw samples to windows: each sample is resolved against its process at its own time, and equal stacks are counted.
 
+pub mod aggregate;
 pub mod window;

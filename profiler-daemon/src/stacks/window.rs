@@ -74,9 +74,16 @@ pub enum Location {
 impl PartialEq for Location {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Object { object: a, link_address: x }, Self::Object { object: b, link_address: y }) => {
-                x == y && Arc::ptr_eq(a, b)
-            }
+            (
+                Self::Object {
+                    object: a,
+                    link_address: x,
+                },
+                Self::Object {
+                    object: b,
+                    link_address: y,
+                },
+            ) => x == y && Arc::ptr_eq(a, b),
             (Self::Unmapped { runtime_address: x }, Self::Unmapped { runtime_address: y }) => x == y,
             _ => false,
         }

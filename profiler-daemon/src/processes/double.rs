@@ -1,0 +1,95 @@
+//! A double of the walker's tables that checks what it is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use profiler_unwinding::RowTable;
+
+use super::walker_tables::{Backing, TableId, TablesFull, WalkerMapping, WalkerTables};
+use crate::kernel::records::Pid;
+
+/// Keeps what the walker would have, and panics when its contract is broken.
+#[derive(Debug)]
+pub(crate) struct WalkerDouble {
+    pub(crate) max_rows: u64,
+    pub(crate) max_mappings: u64,
+    /// Link range and number of rows by table.
+    pub(crate) tables: BTreeMap<TableId, (std::ops::Range<u64>, u64)>,
+    pub(crate) processes: BTreeMap<Pid, Vec<WalkerMapping>>,
+    /// What the kernel itself added.
+    pub(crate) forked: BTreeSet<Pid>,
+    pub(crate) writes: u64,
+    pub(crate) next: u32,
+}
+
+impl Default for WalkerDouble {
+    fn default() -> Self {
+        Self {
+            max_rows: u64::MAX,
+            max_mappings: u64::MAX,
+            tables: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            forked: BTreeSet::new(),
+            writes: 0,
+            next: 0,
+        }
+    }
+}
+
+impl WalkerTables for WalkerDouble {
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
+        let used: u64 = self.tables.values().map(|(_, rows)| rows).sum();
+        let wanted = table.rows.len() as u64;
+        if used.saturating_add(wanted) > self.max_rows {
+            return Err(TablesFull {
+                table: "rows",
+                wanted,
+                capacity: self.max_rows,
+            });
+        }
+        self.next += 1;
+        self.tables.insert(TableId(self.next), (table.link_range(), wanted));
+        Ok(TableId(self.next))
+    }
+
+    fn remove(&mut self, table: TableId) {
+        assert!(self.tables.remove(&table).is_some(), "{table:?} was not installed");
+        let uses = |mapping: &WalkerMapping| mapping.backing == Backing::Rows(table);
+        assert!(!self.processes.values().flatten().any(uses), "{table:?} is in use");
+    }
+
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
+        let mut end = 0;
+        for mapping in mappings {
+            assert!(
+                mapping.start >= end && mapping.end > mapping.start,
+                "sorted and disjoint: {mappings:x?}"
+            );
+            end = mapping.end;
+            if let Backing::Rows(table) = mapping.backing {
+                let (covered, _) = self.tables.get(&table).expect("only installed tables are used");
+                let link = mapping.start.wrapping_sub(mapping.bias)..mapping.end.wrapping_sub(mapping.bias);
+                assert!(link.start < link.end && covered.start <= link.start && link.end <= covered.end);
+            }
+        }
+        let wanted = mappings.len() as u64;
+        if wanted > self.max_mappings {
+            return Err(TablesFull {
+                table: "mappings",
+                wanted,
+                capacity: self.max_mappings,
+            });
+        }
+        self.writes += 1;
+        self.processes.insert(pid, mappings.to_vec());
+        Ok(())
+    }
+
+    fn remove_process(&mut self, pid: Pid) {
+        self.processes.remove(&pid);
+        self.forked.remove(&pid);
+    }
+
+    fn watched(&self) -> Vec<Pid> {
+        self.processes.keys().chain(&self.forked).copied().collect()
+    }
+}

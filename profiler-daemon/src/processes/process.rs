@@ -1,0 +1,316 @@
+//! What is known of one program run by one process.
+//!
+//! A process that executes another program gets a new [`Image`] and leaves the old one behind for as long as samples of it
+//! may still come; so does an id that is given to another process. An image therefore has one set of mappings over
+//! time, one name and one start, and what a sample belongs to follows from its process and its time.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use profiler_profile::ProcessLabel;
+use profiler_unwinding::ContentId;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{builder::Identity, discovery::Marks, mappings::MappingHistory, walker_tables::WalkerMapping};
+use crate::{
+    command::{Runtime, WatchId},
+    kernel::records::Pid,
+};
+
+/// Names an [`Image`] for as long as the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(pub u64);
+
+/// A moment on the two clocks that processes are kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For leases.
+    pub instant: Instant,
+    /// `CLOCK_MONOTONIC` in nanoseconds, as records have it.
+    pub monotonic_ns: u64,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            monotonic_ns: since_zero(ClockId::Monotonic),
+        }
+    }
+}
+
+/// Turns times of the kernel into times of day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// When the host was started.
+    pub boot: SystemTime,
+    /// When `CLOCK_MONOTONIC` was zero: later than that by the time that the host was suspended.
+    pub monotonic_zero: SystemTime,
+    /// Ticks a second in `/proc/PID/stat`.
+    pub ticks_per_second: u64,
+}
+
+impl Clock {
+    /// Reads the clocks of this host.
+    pub fn read() -> Self {
+        let now = SystemTime::now();
+        let before = |clock| now - Duration::from_nanos(since_zero(clock));
+        Self {
+            boot: before(ClockId::Boottime),
+            monotonic_zero: before(ClockId::Monotonic),
+            ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
+        }
+    }
+
+    pub(super) fn of_ticks(&self, ticks: u64) -> SystemTime {
+        let seconds = ticks / self.ticks_per_second;
+        let rest_ns = ticks % self.ticks_per_second * 1_000_000_000 / self.ticks_per_second;
+        self.boot
+            .checked_add(Duration::new(seconds, rest_ns as u32))
+            .unwrap_or(self.boot)
+    }
+
+    pub(super) fn of_monotonic(&self, time_ns: u64) -> SystemTime {
+        self.monotonic_zero
+            .checked_add(Duration::from_nanos(time_ns))
+            .unwrap_or(self.monotonic_zero)
+    }
+}
+
+fn since_zero(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as u64)
+}
+
+/// Samples of a process, counted across the programs it runs.
+#[derive(Debug, Default)]
+pub struct Counts {
+    samples: AtomicU64,
+    rooted: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn add(&self, rooted: bool) {
+        self.samples.fetch_add(1, Ordering::Relaxed);
+        self.rooted.fetch_add(u64::from(rooted), Ordering::Relaxed);
+    }
+
+    /// Samples, and those of them with a proven root.
+    pub fn get(&self) -> (u64, u64) {
+        (
+            self.samples.load(Ordering::Relaxed),
+            self.rooted.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Why an image is watched, or why it is not although it should be.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    /// The configuration or its content says so.
+    pub(super) discovered: bool,
+    /// Open streams that ask for it.
+    pub(super) streams: Vec<WatchId>,
+    /// Until when a request without a stream asks for it.
+    pub(super) lease: Option<Instant>,
+    /// Why it cannot be watched, and when to try again.
+    pub(super) refused: Option<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    pub(super) retry_ns: u64,
+    /// It is for the number of watched processes.
+    pub(super) too_many: bool,
+}
+
+impl Watch {
+    pub(super) fn is_requested(&self) -> bool {
+        !self.streams.is_empty() || self.lease.is_some()
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.discovered || self.is_requested()
+    }
+}
+
+/// What has been done to find out what an image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identification {
+    /// Nothing.
+    NotAsked,
+    /// The builder is at it.
+    Asked,
+    /// It is known.
+    Known(Arc<Identity>),
+    /// It cannot be known.
+    Failed(String),
+}
+
+/// What the walker has of an image.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WalkerSide {
+    /// It may have an entry for the process: written, or made by the kernel at a fork.
+    pub(super) has_entry: bool,
+    /// The entry must be written even if the mappings seem to be in it already.
+    pub(super) must_write: bool,
+    /// The mappings as they were last written.
+    pub(super) written: Vec<WalkerMapping>,
+    /// Contents whose tables those use.
+    pub(super) tables: Vec<ContentId>,
+    /// Some mapping waits for the builder.
+    pub(super) is_waiting: bool,
+}
+
+/// One program run by one process.
+#[derive(Debug)]
+pub struct Image {
+    pub(super) id: ImageId,
+    pub(super) pid: Pid,
+    /// When it began: `CLOCK_MONOTONIC` in nanoseconds, 0 if before the daemon looked.
+    pub(super) from_ns: u64,
+    /// When it ended; [`u64::MAX`] while it runs.
+    pub(super) to_ns: u64,
+    /// When the daemon last read its mappings from `/proc`: older records tell nothing new.
+    pub(super) scanned_ns: u64,
+    /// When the process started.
+    pub(super) start: SystemTime,
+    /// The same in ticks since boot, once read.
+    pub(super) start_ticks: Option<u64>,
+    pub(super) name: Arc<str>,
+    /// Device, inode and path of the first mapping of a program that was seen to be executed: the program itself.
+    pub(super) program: Option<((u64, u64), Box<[u8]>)>,
+    /// What its program is, if that is known before the image itself is identified.
+    pub(super) marks: Option<Marks>,
+    pub(super) identification: Identification,
+    /// Its mappings are followed.
+    pub(super) tracked: bool,
+    /// Nobody knows yet whether it is to be watched.
+    pub(super) undecided: bool,
+    /// Shared with the child of a fork until one of them changes.
+    pub(super) mappings: Arc<MappingHistory>,
+    /// The list of its mappings was too long to be read whole.
+    pub(super) maps_truncated: bool,
+    pub(super) watch: Watch,
+    pub(super) walker: WalkerSide,
+    pub(super) counts: Arc<Counts>,
+    /// Samples of this very image were seen.
+    pub(super) was_sampled: bool,
+    /// Its first thread has ended and others may run.
+    pub(super) leader_ended: bool,
+}
+
+impl Image {
+    pub(super) fn new(id: ImageId, pid: Pid, from_ns: u64, start: SystemTime, name: &[u8]) -> Self {
+        Self {
+            id,
+            pid,
+            from_ns,
+            to_ns: u64::MAX,
+            scanned_ns: 0,
+            start,
+            start_ticks: None,
+            name: String::from_utf8_lossy(name).into(),
+            program: None,
+            marks: None,
+            identification: Identification::NotAsked,
+            tracked: false,
+            undecided: true,
+            mappings: Arc::default(),
+            maps_truncated: false,
+            watch: Watch::default(),
+            walker: WalkerSide::default(),
+            counts: Arc::default(),
+            was_sampled: false,
+            leader_ended: false,
+        }
+    }
+
+    /// Whether it runs, as far as is known.
+    pub fn is_running(&self) -> bool {
+        self.to_ns == u64::MAX
+    }
+
+    /// Whether it ran at a time.
+    pub(super) fn ran_at(&self, time_ns: u64) -> bool {
+        (self.from_ns..self.to_ns).contains(&time_ns)
+    }
+
+    /// Its mappings over time.
+    pub fn mappings(&self) -> &MappingHistory {
+        &self.mappings
+    }
+
+    /// What profiles show of it.
+    pub fn label(&self) -> ProcessLabel {
+        let service = match self.identity() {
+            Some(identity) => Arc::clone(&identity.service),
+            None => Arc::from(""),
+        };
+        ProcessLabel {
+            pid: self.pid.0,
+            start: self.start,
+            name: Arc::clone(&self.name),
+            service,
+        }
+    }
+
+    /// Takes over when the process started, as `/proc` has it.
+    pub(super) fn set_start(&mut self, ticks: u64, clock: &Clock) {
+        // What profiles show of a process must not change once they show it.
+        if self.start_ticks.is_none() && !self.was_sampled {
+            self.start = clock.of_ticks(ticks);
+        }
+        self.start_ticks = Some(ticks);
+    }
+
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.identification {
+            Identification::Known(identity) => Some(identity),
+            _ => None,
+        }
+    }
+
+    /// What it is by its content; `None` if that is not known.
+    pub(super) fn known_marks(&self) -> Option<Marks> {
+        self.identity().map(|identity| identity.marks).or(self.marks)
+    }
+
+    pub(super) fn runtime(&self) -> Runtime {
+        match self.known_marks() {
+            // An interpreter runs Python, whatever its extensions are written in.
+            Some(Marks { python: true, .. }) => Runtime::Python,
+            Some(Marks { rust: true, .. }) => Runtime::Rust,
+            _ => Runtime::Native,
+        }
+    }
+
+    /// Path of its program as the process sees it, if known.
+    pub(super) fn executable(&self) -> Option<&[u8]> {
+        match self.identity() {
+            Some(identity) => Some(&identity.executable),
+            None => self.program.as_ref().map(|(_, path)| &**path),
+        }
+    }
+}
+
+/// Why the owner of processes could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The thread that reads objects could not be started.
+    #[error("cannot start the thread that reads objects: {reason}")]
+    Thread {
+        /// What the kernel said.
+        reason: io::Error,
+    },
+}

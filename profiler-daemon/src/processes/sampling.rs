@@ -1,0 +1,72 @@
+//! What samples ask of the owner: which image they belong to, and what an address in it is.
+
+use super::{
+    owner::Processes,
+    process::{Image, ImageId},
+    walker_tables::WalkerTables,
+};
+use crate::{kernel::records::Pid, stacks::window::Location};
+
+/// Which program a sample belongs to, and since when its mappings are as they were at the sample's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// The image.
+    pub image: ImageId,
+    /// Time of the last change of its mappings up to the sample's.
+    pub changed_ns: u64,
+}
+
+/// A place in code, and whether the frame above it was interrupted there rather than called from there.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The place.
+    pub location: Location,
+    /// It is a signal trampoline: the next frame is the one that the signal struck.
+    pub is_signal_frame: bool,
+}
+
+impl<T: WalkerTables> Processes<T> {
+    /// Counts a sample for the process that had this id at its time; `None` if no such process is known.
+    pub fn count_sample(&mut self, pid: Pid, time_ns: u64, rooted: bool) -> Option<Stamp> {
+        let image = self.image_at_mut(pid, time_ns)?;
+        image.was_sampled = true;
+        image.counts.add(rooted);
+        Some(Stamp {
+            image: image.id,
+            changed_ns: image.mappings.last_change(time_ns),
+        })
+    }
+
+    /// An image that is known still.
+    pub fn image(&self, id: ImageId) -> Option<&Image> {
+        self.images.get(&id)
+    }
+}
+
+impl Image {
+    /// What lies at an address of the instruction itself (for a return address, the byte before) at a time.
+    pub fn resolve(&self, runtime_address: u64, time_ns: u64) -> Resolved {
+        let Some(mapping) = self.mappings.lookup(runtime_address, time_ns) else {
+            return Resolved {
+                location: Location::Unmapped { runtime_address },
+                is_signal_frame: false,
+            };
+        };
+        let (code, link_address) = mapping
+            .object
+            .place(mapping.start, mapping.file_offset, runtime_address);
+        let is_signal_frame = mapping.object.built().is_some_and(|built| {
+            built
+                .unwind
+                .as_ref()
+                .is_ok_and(|summary| summary.is_signal_frame(link_address))
+        });
+        Resolved {
+            location: Location::Object {
+                object: code.clone(),
+                link_address,
+            },
+            is_signal_frame,
+        }
+    }
+}

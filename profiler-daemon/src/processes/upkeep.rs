@@ -1,0 +1,314 @@
+//! What the owner does besides taking records: the first scan, repairs after lost records, the builder's outcomes, and
+//! what is due from time to time.
+
+use std::sync::Arc;
+
+use profiler_unwinding::RowTable;
+
+use super::{
+    builder::{Identity, Outcome},
+    objects::{Built, MappedObject},
+    owner::{KnownProgram, MAX_PROGRAMS, Processes},
+    process::{Identification, Image, ImageId, Now},
+    scan::{ProcStat, ScanError},
+    walker_tables::WalkerTables,
+    watching::build_job,
+};
+use crate::kernel::records::Pid;
+
+/// Outcomes of the builder applied by one poll.
+const MAX_OUTCOMES: usize = 64;
+/// Processes through which the builder tries to open one file.
+const MAX_ATTEMPTS: u32 = 4;
+/// Least time between two repairs.
+const REPAIR_INTERVAL_NS: u64 = 1_000_000_000;
+/// Time between two rounds of what is due from time to time.
+const HOUSEKEEPING_INTERVAL_NS: u64 = 500_000_000;
+
+impl<T: WalkerTables> Processes<T> {
+    /// Takes in all processes that run already. Called once, when lifecycle records flow.
+    pub fn scan(&mut self, now: Now) -> Result<(), ScanError> {
+        self.last_poll_ns = now.monotonic_ns;
+        for pid in self.proc.processes()? {
+            self.take_in(pid, now);
+        }
+        Ok(())
+    }
+
+    /// Applies what the builder found, does what is due, and writes the walker's entries that changed. Called once for
+    /// each batch of records, and at least twice a second.
+    pub fn poll(&mut self, now: Now) {
+        for _ in 0..MAX_OUTCOMES {
+            match self.builder.poll() {
+                Some(outcome) => self.apply(outcome, now),
+                None => break,
+            }
+        }
+        if self.repair_due && now.monotonic_ns.saturating_sub(self.last_repair_ns) >= REPAIR_INTERVAL_NS {
+            self.repair(now);
+        }
+        if now.monotonic_ns.saturating_sub(self.last_housekeeping_ns) >= HOUSEKEEPING_INTERVAL_NS {
+            self.last_housekeeping_ns = now.monotonic_ns;
+            self.end_leaderless(now);
+            self.expire_leases(now);
+            self.retry_refused(now);
+            self.forget_old(now);
+            self.objects.prune(now.monotonic_ns);
+            self.write_dirty(now);
+            self.tables.prune(&mut self.walker, now.monotonic_ns);
+        }
+        self.write_dirty(now);
+        if !self.repair_due {
+            self.last_poll_ns = now.monotonic_ns;
+        }
+    }
+
+    /// Whether nothing waits for the builder.
+    pub fn is_settled(&self) -> bool {
+        self.builder.open() == 0 && self.dirty.is_empty() && !self.repair_due
+    }
+
+    /// Takes in a process as `/proc` shows it now, if it is new.
+    fn take_in(&mut self, pid: Pid, now: Now) {
+        let Ok(stat) = self.proc.stat(pid) else { return };
+        if stat.kernel_thread || stat.zombie {
+            return;
+        }
+        if let Some(id) = self.note_found(pid, &stat, now) {
+            self.identify(id);
+        }
+    }
+
+    /// The image of a process that `/proc` shows: the one known, or a new one.
+    pub(super) fn note_found(&mut self, pid: Pid, stat: &ProcStat, now: Now) -> Option<ImageId> {
+        if let Some(image) = self.running(pid) {
+            let id = image.id;
+            let is_other = image.start_ticks.is_some_and(|ticks| ticks != stat.start_ticks);
+            if !is_other {
+                if let Some(image) = self.images.get_mut(&id) {
+                    image.set_start(stat.start_ticks, &self.clock);
+                }
+                return Some(id);
+            }
+            self.end_image(id, self.last_poll_ns, now);
+        }
+        // What is known of an earlier process with this id ends where this one begins to be known.
+        let earlier = self
+            .by_pid
+            .get(&pid)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.images.get(id));
+        let from_ns = earlier.map(|image| image.to_ns).max().unwrap_or(0);
+        let start = self.clock.of_ticks(stat.start_ticks);
+        let mut image = Image::new(ImageId(0), pid, from_ns, start, &stat.name);
+        image.start_ticks = Some(stat.start_ticks);
+        image.scanned_ns = now.monotonic_ns;
+        self.insert(image)
+    }
+
+    fn apply(&mut self, outcome: Outcome, now: Now) {
+        match outcome {
+            Outcome::Built { object, pid, result } => self.apply_built(&object, pid, result, now),
+            Outcome::Compiled { object, result } => {
+                let content = object
+                    .built()
+                    .and_then(|built| Some(built.unwind.as_ref().ok()?.content));
+                let Some(content) = content else { return };
+                match result {
+                    Ok(table) => self.tables.install(&mut self.walker, content, &table, now.monotonic_ns),
+                    Err(reason) => self.tables.note_failed(content, reason, now.monotonic_ns),
+                }
+                self.rewrite_waiting();
+            }
+            Outcome::Identified { image, result } => self.apply_identified(image, result, now),
+        }
+    }
+
+    fn apply_built(
+        &mut self,
+        object: &Arc<MappedObject>,
+        pid: Pid,
+        result: Result<(Arc<Built>, Option<RowTable>), String>,
+        now: Now,
+    ) {
+        match result {
+            Ok((built, table)) => {
+                if let (Ok(summary), Some(table)) = (&built.unwind, table) {
+                    self.tables
+                        .install(&mut self.walker, summary.content, &table, now.monotonic_ns);
+                }
+                object.fill(built);
+            }
+            Err(reason) => {
+                // Another process that maps the file may still lead to it.
+                let other = self
+                    .watched
+                    .iter()
+                    .filter_map(|id| self.images.get(id))
+                    .find_map(|image| {
+                        let is_it = image.pid != pid;
+                        let place = image
+                            .mappings
+                            .live()
+                            .find(|mapping| is_it && Arc::ptr_eq(&mapping.object, object));
+                        place.map(|mapping| build_job(image.pid, mapping))
+                    });
+                if let Some(job) = other
+                    && object.note_asked() < MAX_ATTEMPTS
+                    && self.submit(job)
+                {
+                    return;
+                }
+                object.fail(&reason);
+                self.objects.forget(object);
+            }
+        }
+        self.rewrite_waiting();
+    }
+
+    /// Looks again at all entries that waited for the builder.
+    fn rewrite_waiting(&mut self) {
+        let waiting = self
+            .watched
+            .iter()
+            .filter(|id| self.images.get(id).is_some_and(|image| image.walker.is_waiting));
+        self.dirty.extend(waiting);
+    }
+
+    fn apply_identified(&mut self, id: ImageId, result: Result<Identity, String>, now: Now) {
+        let Some(image) = self.images.get_mut(&id) else { return };
+        match result {
+            Ok(identity) => {
+                if let Some((key, path)) = &image.program
+                    && **path == *identity.executable
+                {
+                    if self.programs.len() >= MAX_PROGRAMS {
+                        self.programs.clear();
+                    }
+                    let known = KnownProgram {
+                        path: path.clone(),
+                        marks: identity.marks,
+                        seen_ns: now.monotonic_ns,
+                    };
+                    self.programs.insert(*key, known);
+                }
+                image.identification = Identification::Known(Arc::new(identity));
+            }
+            Err(reason) => image.identification = Identification::Failed(reason),
+        }
+        if image.is_running() {
+            self.dirty.insert(id);
+            self.decide(id, now);
+        }
+    }
+
+    /// Ends processes whose first thread has ended once no other runs.
+    fn end_leaderless(&mut self, now: Now) {
+        for id in self.leaderless.iter().copied().collect::<Vec<_>>() {
+            match self.images.get(&id).map(|image| image.pid) {
+                Some(pid) if self.other_threads_run(pid) => {}
+                _ => self.end_image(id, now.monotonic_ns, now),
+            }
+            if self.images.get(&id).is_none_or(|image| !image.is_running()) {
+                self.leaderless.remove(&id);
+            }
+        }
+    }
+
+    /// Reads all processes again, because records were lost. What changed is taken to have changed when records were last
+    /// known to be whole.
+    fn repair(&mut self, now: Now) {
+        let Ok(found) = self.proc.processes() else { return };
+        self.repair_due = false;
+        self.last_repair_ns = now.monotonic_ns;
+        self.tallies.repairs += 1;
+        let since_ns = self.last_poll_ns;
+        let running: Vec<ImageId> = self
+            .images
+            .values()
+            .filter(|image| image.is_running())
+            .map(|image| image.id)
+            .collect();
+        for id in running {
+            self.repair_image(id, since_ns, now);
+        }
+        for pid in found {
+            if self.running(pid).is_none() {
+                self.take_in(pid, now);
+            }
+        }
+        // Children of forks that were not heard of have entries that nobody asked for.
+        for pid in self.walker.watched() {
+            match self.running(pid).map(|image| image.id) {
+                Some(id) => {
+                    if let Some(image) = self.images.get_mut(&id) {
+                        image.walker.has_entry = true;
+                        image.walker.must_write = true;
+                    }
+                    self.dirty.insert(id);
+                }
+                None => self.walker.remove_process(pid),
+            }
+        }
+    }
+
+    fn repair_image(&mut self, id: ImageId, since_ns: u64, now: Now) {
+        let Some(image) = self.images.get(&id) else { return };
+        let (pid, is_leaderless) = (image.pid, image.leader_ended);
+        let stat = match self.proc.stat(pid) {
+            Ok(stat) if stat.zombie && stat.threads <= 1 => return self.end_image(id, since_ns, now),
+            Ok(stat) => stat,
+            Err(_) => return self.end_image(id, since_ns, now),
+        };
+        if image.start_ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
+            // Its successor is taken in as any other new process.
+            return self.end_image(id, since_ns, now);
+        }
+        if is_leaderless || stat.zombie {
+            return;
+        }
+        let executable = self.proc.executable(pid).ok();
+        if executable.is_some()
+            && image
+                .executable()
+                .is_some_and(|known| executable.as_deref() != Some(known))
+        {
+            return self.repair_missed_exec(id, &stat, since_ns, now);
+        }
+        if !image.tracked {
+            return;
+        }
+        let Ok(scan) = self.proc.maps(pid) else { return };
+        let mappings = self.scanned_mappings(&scan, since_ns, now);
+        if let Some(image) = self.images.get_mut(&id) {
+            let history = Arc::make_mut(&mut image.mappings);
+            history.replace(mappings, now.monotonic_ns);
+            history.set_left_out(scan.left_out);
+            image.maps_truncated = scan.truncated;
+            image.scanned_ns = now.monotonic_ns;
+            self.dirty.insert(id);
+        }
+        if self.watched.contains(&id) {
+            self.request_builds(id);
+        }
+    }
+
+    /// The process runs another program than is known: an exec was missed.
+    fn repair_missed_exec(&mut self, id: ImageId, stat: &ProcStat, since_ns: u64, now: Now) {
+        let Some(pid) = self.images.get(&id).map(|image| image.pid) else {
+            return;
+        };
+        let carried = self.replace_image(id, since_ns, now);
+        let mut image = Image::new(ImageId(0), pid, since_ns, carried.start, &stat.name);
+        image.start_ticks = Some(stat.start_ticks);
+        image.counts = carried.counts;
+        image.watch = carried.watch;
+        image.walker.has_entry = carried.has_entry;
+        image.walker.must_write = true;
+        image.scanned_ns = now.monotonic_ns;
+        let Some(id) = self.insert(image) else { return };
+        self.identify(id);
+        self.refresh_watch(id, now);
+    }
+}

@@ -1,0 +1,390 @@
+//! Which images are watched: by discovery, by requests, and within the limit.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    builder::Job,
+    files::MappedPlace,
+    mappings::Mapping,
+    objects::ObjectKind,
+    owner::{Processes, mapping},
+    process::{Counts, Identification, Image, ImageId, Now, Refusal},
+    scan::{MapsScan, ScanError},
+    walker_tables::WalkerTables,
+};
+use crate::{
+    command::{Lease, Runtime, WatchError, WatchId, WatchProgress, WatchStart},
+    kernel::records::Pid,
+};
+
+/// When a process that could not be watched is tried again.
+const RETRY_NS: u64 = 10_000_000_000;
+/// Streams open at one time.
+const MAX_STREAMS: usize = 4096;
+
+/// A stream that asks for a process.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pid: Pid,
+    counts: Arc<Counts>,
+    before: (u64, u64),
+    pub(super) exited: bool,
+}
+
+/// Whether a process is to be watched without being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Watch,
+    Leave(&'static str),
+    Unknown,
+}
+
+impl<T: WalkerTables> Processes<T> {
+    /// Watches a process on request.
+    ///
+    /// # Errors
+    /// As [`WatchError`] says. Nothing is changed then.
+    pub fn watch(&mut self, pid: Pid, until: Lease, now: Now) -> Result<WatchStart, WatchError> {
+        if pid == self.own_pid && !self.targets.watch_self {
+            return Err(WatchError::OwnProcess { pid });
+        }
+        if matches!(until, Lease::Stream(_)) && self.streams.len() >= MAX_STREAMS {
+            return Err(WatchError::Unsupported {
+                reason: format!("{MAX_STREAMS} streams watch processes already"),
+            });
+        }
+        let id = self.find_or_scan(pid, now)?;
+        self.track(id, now)?;
+        let already_watched = self.watched.contains(&id);
+        let Some(image) = self.images.get_mut(&id) else {
+            return Err(WatchError::NoSuchProcess { pid });
+        };
+        let before = image.watch.clone();
+        match until {
+            Lease::Stream(stream) => image.watch.streams.push(stream),
+            Lease::Until(end) => image.watch.lease = Some(before.lease.map_or(end, |lease| lease.max(end))),
+        }
+        // Asked for by name, it is tried again whatever came of it before.
+        image.watch.refused = None;
+        let counts = Arc::clone(&image.counts);
+        self.refresh_watch(id, now);
+        self.write(id, now);
+        let image = self.images.get_mut(&id);
+        if let Some((image, refusal)) = image.and_then(|image| image.watch.refused.clone().map(|why| (image, why))) {
+            image.watch = before;
+            image.watch.refused = Some(refusal.clone());
+            return Err(match refusal.too_many {
+                true => WatchError::TooManyProcesses {
+                    limit: self.targets.max_processes.get(),
+                },
+                false => WatchError::Unsupported { reason: refusal.reason },
+            });
+        }
+        if let Lease::Stream(stream) = until {
+            let before = counts.get();
+            self.streams.insert(
+                stream,
+                Stream {
+                    pid,
+                    counts,
+                    before,
+                    exited: false,
+                },
+            );
+        }
+        self.identify(id);
+        Ok(WatchStart { already_watched })
+    }
+
+    /// Ends the watch of a stream.
+    pub fn end_watch(&mut self, stream: WatchId, now: Now) {
+        let Some(ended) = self.streams.remove(&stream) else {
+            return;
+        };
+        let Some(id) = self.running(ended.pid).map(|image| image.id) else {
+            return;
+        };
+        if let Some(image) = self.images.get_mut(&id) {
+            image.watch.streams.retain(|other| *other != stream);
+        }
+        self.refresh_watch(id, now);
+    }
+
+    /// How far the watch of a stream has come; `None` if it is not known.
+    pub fn watch_progress(&self, stream: WatchId) -> Option<WatchProgress> {
+        let stream = self.streams.get(&stream)?;
+        let (samples, rooted) = stream.counts.get();
+        Some(WatchProgress {
+            samples: samples - stream.before.0,
+            rooted_samples: rooted - stream.before.1,
+            exited: stream.exited,
+        })
+    }
+
+    /// Ends leases that are over.
+    pub(super) fn expire_leases(&mut self, now: Now) {
+        let is_over = |lease: Option<Instant>| lease.is_some_and(|end| end <= now.instant);
+        let over: Vec<ImageId> = self
+            .images
+            .values()
+            .filter(|image| is_over(image.watch.lease))
+            .map(|image| image.id)
+            .collect();
+        for id in over {
+            if let Some(image) = self.images.get_mut(&id) {
+                image.watch.lease = None;
+            }
+            self.refresh_watch(id, now);
+        }
+    }
+
+    /// Tries again what could not be watched.
+    pub(super) fn retry_refused(&mut self, now: Now) {
+        let is_due = |image: &&Image| {
+            image.is_running()
+                && image.watch.is_wanted()
+                && image
+                    .watch
+                    .refused
+                    .as_ref()
+                    .is_some_and(|refusal| refusal.retry_ns <= now.monotonic_ns)
+        };
+        let due: Vec<ImageId> = self.images.values().filter(is_due).map(|image| image.id).collect();
+        for id in due {
+            if let Some(image) = self.images.get_mut(&id) {
+                image.watch.refused = None;
+            }
+            self.refresh_watch(id, now);
+        }
+    }
+
+    /// Judges an image by what is known of it, asks the builder if that is not enough, and acts on it.
+    pub(super) fn decide(&mut self, id: ImageId, now: Now) {
+        let Some(image) = self.images.get(&id) else { return };
+        let judgement = self.judge(image);
+        if judgement == Judgement::Unknown {
+            self.identify(id);
+        }
+        if let Some(image) = self.images.get_mut(&id) {
+            image.watch.discovered = judgement == Judgement::Watch;
+            image.undecided = judgement == Judgement::Unknown;
+        }
+        self.refresh_watch(id, now);
+    }
+
+    /// Whether an image is to be watched without being asked for.
+    pub(super) fn judge(&self, image: &Image) -> Judgement {
+        if image.pid == self.own_pid && !self.targets.watch_self {
+            return Judgement::Leave("the profiler itself");
+        }
+        let Some(executable) = image.executable() else {
+            return match &image.identification {
+                Identification::Failed(_) => Judgement::Leave("its program cannot be read"),
+                _ => Judgement::Unknown,
+            };
+        };
+        let name = image.name.as_bytes();
+        if self
+            .targets
+            .exclude
+            .iter()
+            .any(|pattern| pattern.matches(executable, name))
+        {
+            return Judgement::Leave("excluded by the configuration");
+        }
+        if self
+            .targets
+            .include
+            .iter()
+            .any(|pattern| pattern.matches(executable, name))
+        {
+            return Judgement::Watch;
+        }
+        match (image.known_marks(), image.runtime()) {
+            (None, _) if matches!(image.identification, Identification::Failed(_)) => {
+                Judgement::Leave("its program cannot be read")
+            }
+            (None, _) => Judgement::Unknown,
+            (_, Runtime::Rust) if self.targets.discover_rust => Judgement::Watch,
+            (_, Runtime::Rust) => Judgement::Leave("discovery of Rust programs is off"),
+            (_, Runtime::Python) => Judgement::Leave("Python programs are watched on request only"),
+            (_, Runtime::Native) => Judgement::Leave("not a Rust program"),
+        }
+    }
+
+    /// Asks the builder what an image is, unless it was asked before.
+    pub(super) fn identify(&mut self, id: ImageId) {
+        let Some(image) = self.images.get(&id) else { return };
+        let pid = image.pid;
+        if matches!(image.identification, Identification::NotAsked)
+            && self.submit(Job::Identify { image: id, pid })
+            && let Some(image) = self.images.get_mut(&id)
+        {
+            image.identification = Identification::Asked;
+        }
+    }
+
+    /// Begins or ends the watch of an image as its reasons say.
+    pub(super) fn refresh_watch(&mut self, id: ImageId, now: Now) {
+        let Some(image) = self.images.get(&id) else { return };
+        let wanted = image.is_running() && image.watch.is_wanted() && image.watch.refused.is_none();
+        if wanted == self.watched.contains(&id) {
+            if !wanted && !image.undecided {
+                self.untrack(id);
+            }
+            return;
+        }
+        self.dirty.insert(id);
+        if !wanted {
+            self.watched.remove(&id);
+            self.untrack(id);
+            return;
+        }
+        let limit = self.targets.max_processes.get();
+        if self.watched.len() >= limit as usize {
+            self.refuse(id, format!("{limit} processes are watched already"), true, now);
+        } else if let Err(error) = self.track(id, now) {
+            self.refuse(id, error.to_string(), false, now);
+        } else {
+            self.note_start(id);
+            self.watched.insert(id);
+            self.request_builds(id);
+            self.identify(id);
+        }
+    }
+
+    /// Notes that an image is not watched although it should be.
+    pub(super) fn refuse(&mut self, id: ImageId, reason: String, too_many: bool, now: Now) {
+        self.watched.remove(&id);
+        if let Some(image) = self.images.get_mut(&id) {
+            let retry_ns = now.monotonic_ns.saturating_add(RETRY_NS);
+            image.watch.refused = Some(Refusal {
+                reason,
+                retry_ns,
+                too_many,
+            });
+        }
+        self.dirty.insert(id);
+    }
+
+    /// The image that a process runs now, checked against `/proc`.
+    fn find_or_scan(&mut self, pid: Pid, now: Now) -> Result<ImageId, WatchError> {
+        let stat = self.proc.stat(pid).map_err(|error| watch_error(pid, error))?;
+        if stat.kernel_thread {
+            return Err(WatchError::KernelThread { pid });
+        }
+        if stat.zombie {
+            return Err(WatchError::NoSuchProcess { pid });
+        }
+        self.note_found(pid, &stat, now).ok_or_else(|| WatchError::Unsupported {
+            reason: "too many processes are known".to_owned(),
+        })
+    }
+
+    /// Follows the mappings of an image from now on, if they are not yet.
+    pub(super) fn track(&mut self, id: ImageId, now: Now) -> Result<(), WatchError> {
+        let Some(image) = self.images.get(&id).filter(|image| !image.tracked) else {
+            return Ok(());
+        };
+        let pid = image.pid;
+        let from_ns = image.from_ns;
+        let scan = self.proc.maps(pid).map_err(|error| watch_error(pid, error))?;
+        if !scan.has_64_bit_addresses {
+            let is_empty = scan.executable.is_empty();
+            return Err(if is_empty {
+                WatchError::NoSuchProcess { pid }
+            } else {
+                WatchError::Compat32 { pid }
+            });
+        }
+        let mappings = self.scanned_mappings(&scan, from_ns, now);
+        if let Some(image) = self.images.get_mut(&id) {
+            image.tracked = true;
+            image.scanned_ns = now.monotonic_ns;
+            image.maps_truncated = scan.truncated;
+            let history = Arc::make_mut(&mut image.mappings);
+            history.replace(mappings, now.monotonic_ns);
+            history.set_left_out(scan.left_out);
+        }
+        Ok(())
+    }
+
+    /// The mappings of a scan, with the time from which they are taken to hold.
+    pub(super) fn scanned_mappings(&mut self, scan: &MapsScan, from_ns: u64, now: Now) -> Vec<Mapping> {
+        let found = scan.executable.iter().filter_map(|record| {
+            let object = self.objects.find(record, now.monotonic_ns)?;
+            Some(mapping(record, object, from_ns))
+        });
+        found.collect()
+    }
+
+    fn untrack(&mut self, id: ImageId) {
+        let Some(image) = self.images.get_mut(&id) else { return };
+        image.tracked = false;
+        if !image.was_sampled && !image.walker.has_entry {
+            image.mappings = Default::default();
+        }
+    }
+
+    /// Asks the builder for the objects of an image that nobody asked for yet.
+    pub(super) fn request_builds(&mut self, id: ImageId) {
+        let Some(image) = self.images.get(&id) else { return };
+        let pid = image.pid;
+        let jobs: Vec<Job> = image
+            .mappings
+            .live()
+            .filter(|mapping| mapping.object.kind == ObjectKind::File && mapping.object.is_to_be_asked_for())
+            .map(|mapping| {
+                mapping.object.note_asked();
+                build_job(pid, mapping)
+            })
+            .collect();
+        for job in jobs {
+            if let Err(Job::Build { object, .. }) = self.builder.submit(job) {
+                self.tallies.refused_jobs += 1;
+                object.fail("too many files wait to be read");
+                self.objects.forget(&object);
+            }
+        }
+    }
+
+    /// Reads when a process started, once.
+    fn note_start(&mut self, id: ImageId) {
+        let Some(image) = self.images.get_mut(&id).filter(|image| image.start_ticks.is_none()) else {
+            return;
+        };
+        // A process that has just ended keeps the time of its fork or exec.
+        if let Ok(stat) = self.proc.stat(image.pid) {
+            image.set_start(stat.start_ticks, &self.clock);
+        }
+    }
+}
+
+/// The job of reading a mapping's object through the process that maps it.
+pub(super) fn build_job(pid: Pid, mapping: &Mapping) -> Job {
+    let place = MappedPlace {
+        pid,
+        start: mapping.start,
+        end: mapping.end,
+        device_inode: mapping.object.device_inode,
+        path: mapping.object.path.to_vec(),
+    };
+    Job::Build {
+        object: Arc::clone(&mapping.object),
+        place,
+    }
+}
+
+fn watch_error(pid: Pid, error: ScanError) -> WatchError {
+    match error {
+        ScanError::Gone => WatchError::NoSuchProcess { pid },
+        ScanError::Denied { path, reason } => WatchError::PermissionDenied {
+            pid,
+            path,
+            reason: reason.to_string(),
+        },
+        error @ (ScanError::Failed { .. } | ScanError::Malformed { .. }) => WatchError::Unsupported {
+            reason: error.to_string(),
+        },
+    }
+}

@@ -1,0 +1,237 @@
+//! Counts raw samples, and turns the counts of an interval into a [`StackWindow`].
+//!
+//! A sample is counted by its addresses as they are, together with the program that it was taken in and the time since
+//! when that program's mappings had not changed. What the addresses mean is looked up once for each distinct stack, when
+//! the window is taken: by then the records of what was mapped just before the sample have arrived as well. Bounded in
+//! stacks and in bytes; what does not fit is counted as lost.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use profiler_common::stop::StopReason;
+
+use super::window::{RawStack, StackWindow, WindowProcess};
+use crate::{
+    kernel::records::RawSample,
+    processes::{Image, ImageId, Processes, walker_tables::WalkerTables},
+};
+
+/// Reason of loss: the window had no room for another stack.
+pub const LOST_WINDOW_FULL: &str = "window_full";
+/// Reason of loss: the process of the sample is not known.
+pub const LOST_UNKNOWN_PROCESS: &str = "unknown_process";
+
+/// What an entry costs beside its key.
+const ENTRY_BYTES: usize = 64;
+/// Words of a key before its addresses.
+const KEY_HEADER: usize = 3;
+
+/// How large a window may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowLimits {
+    /// Most distinct stacks.
+    pub max_stacks: usize,
+    /// Most bytes of them.
+    pub max_bytes: usize,
+    /// Most distinct names of threads; others share one.
+    pub max_thread_names: usize,
+}
+
+impl Default for WindowLimits {
+    fn default() -> Self {
+        Self {
+            max_stacks: 100_000,
+            max_bytes: 32 << 20,
+            max_thread_names: 4096,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    samples: u64,
+    /// When the first of them was taken: all of them saw the same mappings.
+    time_ns: u64,
+}
+
+/// Counts the samples of the current interval.
+#[derive(Debug)]
+pub struct Aggregator {
+    period: Duration,
+    limits: WindowLimits,
+    start: SystemTime,
+    /// Keys are the image, the time of its mappings' last change, the thread's name and the number of kernel frames in one
+    /// word, then the kernel's and the user's addresses.
+    stacks: HashMap<Box<[u64]>, Count>,
+    bytes: usize,
+    stops: HashMap<ImageId, BTreeMap<StopReason, u64>>,
+    threads: HashMap<Box<[u8]>, u32>,
+    thread_names: Vec<Arc<str>>,
+    lost: BTreeMap<String, u64>,
+    key: Vec<u64>,
+}
+
+impl Aggregator {
+    /// An empty window from `start` on. One sample stands for `period`.
+    pub fn new(period: Duration, limits: WindowLimits, start: SystemTime) -> Self {
+        Self {
+            period,
+            limits,
+            start,
+            stacks: HashMap::new(),
+            bytes: 0,
+            stops: HashMap::new(),
+            threads: HashMap::new(),
+            thread_names: Vec::new(),
+            lost: BTreeMap::new(),
+            key: Vec::new(),
+        }
+    }
+
+    /// Counts a sample.
+    pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) {
+        let rooted = matches!(sample.stop, StopReason::Root | StopReason::NoUserRegisters);
+        let Some(stamp) = processes.count_sample(sample.pid, sample.time_ns, rooted) else {
+            self.add_lost(LOST_UNKNOWN_PROCESS, 1);
+            return;
+        };
+        let thread = self.thread(sample.thread_name);
+        self.key.clear();
+        let kernel_frames = sample.kernel_frames.len() as u64;
+        self.key
+            .extend([stamp.image.0, stamp.changed_ns, u64::from(thread) << 32 | kernel_frames]);
+        self.key.extend_from_slice(sample.kernel_frames);
+        self.key.extend_from_slice(sample.user_frames);
+        if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
+            count.samples += 1;
+        } else {
+            let bytes = self.key.len() * size_of::<u64>() + ENTRY_BYTES;
+            if self.stacks.len() >= self.limits.max_stacks || self.bytes + bytes > self.limits.max_bytes {
+                self.add_lost(LOST_WINDOW_FULL, 1);
+                return;
+            }
+            self.bytes += bytes;
+            self.stacks.insert(
+                self.key.as_slice().into(),
+                Count {
+                    samples: 1,
+                    time_ns: sample.time_ns,
+                },
+            );
+        }
+        *self
+            .stops
+            .entry(stamp.image)
+            .or_default()
+            .entry(sample.stop)
+            .or_default() += 1;
+    }
+
+    /// Counts samples that were lost.
+    pub fn add_lost(&mut self, reason: &str, count: u64) {
+        if count == 0 {
+            return;
+        }
+        match self.lost.get_mut(reason) {
+            Some(lost) => *lost += count,
+            None => {
+                self.lost.insert(reason.to_owned(), count);
+            }
+        }
+    }
+
+    /// Ends the window at `now` and begins the next.
+    pub fn take<T: WalkerTables>(&mut self, now: SystemTime, processes: &Processes<T>) -> StackWindow {
+        let mut by_image: HashMap<ImageId, WindowProcess> = HashMap::new();
+        for (key, count) in std::mem::take(&mut self.stacks) {
+            let id = ImageId(key[0]);
+            let Some(image) = processes.image(id) else {
+                // It ended so long ago that it was forgotten.
+                let lost = count.samples;
+                self.stops.remove(&id);
+                self.add_lost(LOST_UNKNOWN_PROCESS, lost);
+                continue;
+            };
+            let process = by_image.entry(id).or_insert_with(|| WindowProcess {
+                label: image.label(),
+                stacks: HashMap::new(),
+                stops: self.stops.remove(&id).unwrap_or_default(),
+            });
+            let stack = resolve(&key, count.time_ns, image, &self.thread_names);
+            *process.stacks.entry(stack).or_default() += count.samples;
+        }
+        let mut processes: Vec<WindowProcess> = by_image.into_values().collect();
+        processes.sort_by_key(|process| (process.label.pid, process.label.start));
+        let start = std::mem::replace(&mut self.start, now);
+        self.bytes = 0;
+        self.stops.clear();
+        self.threads.clear();
+        self.thread_names.clear();
+        let lost = std::mem::take(&mut self.lost);
+        // A clock that was set back must not make a window end before it begins.
+        StackWindow {
+            period: self.period,
+            start: start.min(now),
+            end: now,
+            processes,
+            lost,
+        }
+    }
+
+    /// Samples counted so far in the current window.
+    pub fn samples(&self) -> u64 {
+        self.stacks.values().map(|count| count.samples).sum()
+    }
+
+    fn thread(&mut self, name: &[u8]) -> u32 {
+        if let Some(&index) = self.threads.get(name) {
+            return index;
+        }
+        let is_full = self.thread_names.len() >= self.limits.max_thread_names;
+        let name = if is_full { &b"[other threads]"[..] } else { name };
+        if let (true, Some(&index)) = (is_full, self.threads.get(name)) {
+            return index;
+        }
+        let index = self.thread_names.len() as u32;
+        self.thread_names.push(String::from_utf8_lossy(name).into());
+        self.threads.insert(name.into(), index);
+        index
+    }
+}
+
+/// The stack of a key, its addresses looked up in the image as it was at a time.
+fn resolve(key: &[u64], time_ns: u64, image: &Image, thread_names: &[Arc<str>]) -> RawStack {
+    let (thread, kernel_frames) = (key[KEY_HEADER - 1] >> 32, key[KEY_HEADER - 1] as u32);
+    let (kernel, user) = key[KEY_HEADER..].split_at(kernel_frames as usize);
+    // Where the thread was, and where a signal struck, the address is that of an instruction that was about to run. All
+    // others are return addresses; the call before may belong to another function or line.
+    let mut is_interrupted = true;
+    let user = user
+        .iter()
+        .map(|&address| {
+            let instruction = if is_interrupted {
+                address
+            } else {
+                address.wrapping_sub(1)
+            };
+            let resolved = image.resolve(instruction, time_ns);
+            is_interrupted = resolved.is_signal_frame;
+            resolved.location
+        })
+        .collect();
+    let thread = thread_names
+        .get(thread as usize)
+        .cloned()
+        .unwrap_or_else(|| Arc::from(""));
+    RawStack {
+        thread,
+        kernel: kernel.into(),
+        user,
+    }
+}
+
+#[cfg(test)]
+mod tests;
