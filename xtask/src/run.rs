@@ -9,20 +9,19 @@ use crate::metadata;
 use crate::privilege::Privilege;
 use crate::workspace;
 
-/// Builds the daemon and becomes it, with `arguments` after its name.
+/// Builds the daemon, and the command line to ask it, and becomes the daemon, with `arguments` after its name.
 ///
 /// # Errors
 /// The build fails, or nobody here may load programs into the kernel.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let privilege = Privilege::probe();
-    command::run(workspace::cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package=profiler-daemon",
-        "--package=profiler-cli",
-    ]))?;
     let daemon = metadata::target_directory(&metadata::of_workspace()?)?.join("release/profiler-daemon");
-    let mut command = privilege.command(&daemon)?;
+    // Asked for before the build: without root there is nothing to build for.
+    let mut command = Privilege::probe().command(&daemon)?;
+    let packages = ["--package=profiler-daemon", "--package=profiler-cli"];
+    command::run(
+        workspace::cargo()
+            .args(["build", "--release", "--locked"])
+            .args(packages),
+    )?;
     Err(command.args(arguments).exec()).with_context(|| format!("cannot run {}", daemon.display()))
 }
