@@ -3,6 +3,9 @@
 //! Modules are listed in the order in which a sample passes through them.
 
 pub mod command;
+pub mod health;
 pub mod kernel;
+pub mod logging;
+pub mod notify;
 pub mod processes;
 pub mod stacks;

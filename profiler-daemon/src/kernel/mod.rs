@@ -7,6 +7,7 @@ mod allocator;
 mod btf;
 mod lifecycle;
 mod load;
+mod peer_groups;
 mod perf_event;
 pub mod records;
 mod sampler;
@@ -15,5 +16,6 @@ mod tables;
 
 pub use lifecycle::MalformedRecord;
 pub use load::{LoadError, WalkerLoop, kernel_release};
+pub use peer_groups::peer_groups;
 pub use sampler::{KernelCost, Sampler, SamplerOptions, SamplingCounts};
 pub use tables::KernelTables;

@@ -1,0 +1,286 @@
+//! What each part of the daemon is doing, and what the daemon costs.
+//!
+//! In: the state of a part, from whoever runs it. Out: all states, for status, health checks and tests. A part that
+//! fails, or that this host cannot do, is a state here and stops nothing else.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+/// Longest `/proc/PID/status` that is read.
+const MAX_STATUS_BYTES: u64 = 64 << 10;
+
+/// The parts of the daemon, in the order of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The programs in the kernel that take stacks.
+    Sampling,
+    /// Following processes through their lives.
+    Lifecycle,
+    /// Finding processes to watch.
+    Discovery,
+    /// Names of kernel functions.
+    KernelSymbols,
+    /// Names of functions in processes.
+    Symbols,
+    /// Windows in memory.
+    Store,
+    /// gRPC.
+    Api,
+}
+
+impl Part {
+    /// Its name in the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sampling => "sampling",
+            Self::Lifecycle => "lifecycle",
+            Self::Discovery => "discovery",
+            Self::KernelSymbols => "kernel_symbols",
+            Self::Symbols => "symbols",
+            Self::Store => "store",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// What a part is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartState {
+    /// What it is there for.
+    Active,
+    /// Nothing: it is switched off by configuration.
+    Disabled {
+        /// By which.
+        reason: String,
+    },
+    /// Nothing: this host cannot do it.
+    Unsupported {
+        /// What is missing.
+        reason: String,
+        /// What an operator can do about it; empty if nothing is known.
+        remedy: String,
+    },
+    /// Nothing, or not enough: it should work and does not.
+    Failed {
+        /// What happened.
+        reason: String,
+        /// What an operator can do about it; empty if nothing is known.
+        remedy: String,
+    },
+}
+
+/// Parts with their states, in the order of the pipeline.
+pub type Parts = Vec<(Part, PartState)>;
+
+/// The states of all parts that have reported.
+#[derive(Debug)]
+pub struct Health {
+    parts: watch::Sender<Parts>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// No part has reported yet.
+    pub fn new() -> Self {
+        Self {
+            parts: watch::Sender::new(Vec::new()),
+        }
+    }
+
+    /// Reports the state of a part, and logs it if it is new.
+    pub fn report(&self, part: Part, state: PartState) {
+        let log = state.clone();
+        let is_new = self.parts.send_if_modified(|parts| {
+            match parts.binary_search_by_key(&part, |(part, _)| *part) {
+                Ok(index) if parts[index].1 == state => return false,
+                Ok(index) => parts[index].1 = state,
+                Err(index) => parts.insert(index, (part, state)),
+            }
+            true
+        });
+        if is_new {
+            log_state(part, &log);
+        }
+    }
+
+    /// The state of a part, if it has reported.
+    pub fn state(&self, part: Part) -> Option<PartState> {
+        self.parts
+            .borrow()
+            .iter()
+            .find(|(other, _)| *other == part)
+            .map(|(_, state)| state.clone())
+    }
+
+    /// All states.
+    pub fn parts(&self) -> Parts {
+        self.parts.borrow().clone()
+    }
+
+    /// All states, now and whenever one changes.
+    pub fn subscribe(&self) -> watch::Receiver<Parts> {
+        self.parts.subscribe()
+    }
+}
+
+fn log_state(part: Part, state: &PartState) {
+    let part = part.name();
+    match state {
+        PartState::Active => tracing::info!(part, "active"),
+        PartState::Disabled { reason } => tracing::info!(part, reason, "disabled"),
+        PartState::Unsupported { reason, remedy } => tracing::warn!(part, reason, remedy, "not supported here"),
+        PartState::Failed { reason, remedy } => tracing::error!(part, reason, remedy, "failed"),
+    }
+}
+
+/// What the daemon itself costs; its programs in the kernel are counted apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnCost {
+    /// CPU time of all its threads since it started.
+    pub cpu: Duration,
+    /// Anonymous memory that is resident.
+    pub resident_anon_bytes: u64,
+    /// Shared memory that is resident: rings of the kernel are part of it.
+    pub resident_shmem_bytes: u64,
+}
+
+/// Why the daemon's cost is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum CostError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file lacks a line.
+    #[error("{}: no {field} in kB", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The line's name.
+        field: &'static str,
+    },
+}
+
+impl OwnCost {
+    /// Reads the cost of the calling process; `proc_root` is where procfs is mounted.
+    pub fn read(proc_root: &Path) -> Result<Self, CostError> {
+        let path = proc_root.join("self/status");
+        let read = |source| CostError::Read {
+            path: path.clone(),
+            source,
+        };
+        let mut status = String::new();
+        File::open(&path)
+            .map_err(read)?
+            .take(MAX_STATUS_BYTES)
+            .read_to_string(&mut status)
+            .map_err(read)?;
+        let bytes = |field| {
+            bytes_of(&status, field).ok_or_else(|| CostError::Missing {
+                path: path.clone(),
+                field,
+            })
+        };
+        Ok(Self {
+            cpu: own_cpu_time(),
+            resident_anon_bytes: bytes("RssAnon")?,
+            resident_shmem_bytes: bytes("RssShmem")?,
+        })
+    }
+}
+
+/// CPU time of all threads of this process, finer than the clock ticks of `/proc/self/stat`.
+fn own_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// The value of a line such as `RssAnon: 1234 kB`.
+fn bytes_of(status: &str, field: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kibibytes = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn states_are_kept_in_the_order_of_the_pipeline() {
+        let health = Health::new();
+        let mut seen = health.subscribe();
+        health.report(Part::Api, PartState::Active);
+        health.report(Part::Sampling, PartState::Disabled { reason: "x".to_owned() });
+        health.report(Part::Store, PartState::Active);
+        let parts: Vec<Part> = health.parts().into_iter().map(|(part, _)| part).collect();
+        assert_eq!(parts, [Part::Sampling, Part::Store, Part::Api]);
+        assert!(seen.has_changed().unwrap());
+        seen.mark_unchanged();
+        health.report(Part::Store, PartState::Active);
+        assert!(!seen.has_changed().unwrap(), "the same state is no change");
+        health.report(Part::Sampling, PartState::Active);
+        assert_eq!(health.state(Part::Sampling), Some(PartState::Active));
+        assert_eq!(health.state(Part::Lifecycle), None);
+        assert!(seen.has_changed().unwrap());
+    }
+
+    #[test]
+    fn reads_memory_under_a_root() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("self")).unwrap();
+        let status = root.path().join("self/status");
+        assert!(matches!(OwnCost::read(root.path()), Err(CostError::Read { .. })));
+        std::fs::write(
+            &status,
+            "Name:\tRssAnon: 7 kB\nRssAnon:\t    1234 kB\nRssShmem:\t 8 kB\n",
+        )
+        .unwrap();
+        let cost = OwnCost::read(root.path()).unwrap();
+        assert_eq!(
+            (cost.resident_anon_bytes, cost.resident_shmem_bytes),
+            (1234 << 10, 8 << 10)
+        );
+        std::fs::write(&status, "RssAnon:\t1234 kB\nRssShmem:\tmany kB\n").unwrap();
+        assert!(matches!(
+            OwnCost::read(root.path()),
+            Err(CostError::Missing { field: "RssShmem", .. })
+        ));
+        std::fs::write(&status, "RssAnon:\t99999999999999999999 kB\n").unwrap();
+        assert!(matches!(
+            OwnCost::read(root.path()),
+            Err(CostError::Missing { field: "RssAnon", .. })
+        ));
+    }
+
+    #[test]
+    fn work_and_memory_of_this_process_are_seen() {
+        let before = OwnCost::read(Path::new("/proc")).unwrap();
+        let memory = vec![1_u8; 32 << 20];
+        let start = Instant::now();
+        while own_cpu_time() < before.cpu + Duration::from_millis(20) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no CPU time is counted");
+        }
+        let after = OwnCost::read(Path::new("/proc")).unwrap();
+        assert!(after.resident_anon_bytes >= before.resident_anon_bytes + (memory.len() as u64) / 2);
+    }
+}
