@@ -9,10 +9,12 @@ pub struct Limits {
     pub symbol_bytes: u64,
     /// Address ranges of compilation units that are kept, 24 bytes each. An object with more has no inlined frames.
     pub unit_ranges: usize,
+    /// Bytes of all debug sections of an object together, as they are in the file. They are read in pages and never held.
+    pub debug_bytes: u64,
     /// Bytes of compressed debug sections after decompression, all of an object together; these are held in memory
-    /// while a batch is resolved. Sections that are not compressed have no limit, because they are never held.
+    /// while a batch is resolved.
     pub decompressed_bytes: u64,
-    /// Work for one call in small steps, of which a 2 GHz core does roughly 100 million a second.
+    /// Work for one call in small steps, of which a core does roughly 50 to 200 million a second.
     pub effort: u64,
 }
 
@@ -22,8 +24,9 @@ impl Default for Limits {
             functions: 1 << 20,
             symbol_bytes: 256 << 20,
             unit_ranges: 1 << 18,
+            debug_bytes: 2 << 30,
             decompressed_bytes: 64 << 20,
-            effort: 1 << 30,
+            effort: 1 << 28,
         }
     }
 }

@@ -137,6 +137,13 @@ impl ObjectSymbols {
         self.units = None;
     }
 
+    /// Names from the function table only from now on: for an object whose debug information came to a lasting error.
+    pub fn ignore_debug_info(&mut self) {
+        self.layout
+            .keep(|section| !section.name.starts_with(b".debug_") && !section.name.starts_with(b".zdebug_"));
+        self.units = None;
+    }
+
     /// Why the object has no function table, if its symbol tables could not be read.
     pub fn functions_error(&self) -> Option<&ElfError> {
         self.functions_error.as_ref()

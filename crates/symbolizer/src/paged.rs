@@ -13,7 +13,7 @@ use crate::{
 };
 
 const PAGE_BYTES: usize = 16 << 10;
-const PAGE_SLOTS: usize = 128;
+const PAGE_SLOTS: usize = 64;
 /// Longest string or block that is copied out of a section.
 const LONGEST_COPY: u64 = 1 << 20;
 

@@ -239,10 +239,14 @@ fn huge_compressed_section() {
     object.start.resize(4096 + 24, 0);
     object.start[4096] = 1;
     object.start[4096 + 8..4096 + 16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
-    let mut symbols = ObjectSymbols::load(&object, &Limits::default()).unwrap();
+    let limits = Limits {
+        debug_bytes: u64::MAX,
+        ..Limits::default()
+    };
+    let mut symbols = ObjectSymbols::load(&object, &limits).unwrap();
     let resolution = symbols.resolve(&object, &[4096]);
     assert!(
-        matches!(resolution.debug_error, Some(DebugError::TooLarge { .. })),
+        matches!(resolution.debug_error, Some(DebugError::CompressedTooLarge { .. })),
         "{resolution:?}"
     );
 }
@@ -257,9 +261,34 @@ fn huge_debug_sections_cost_effort_only() {
         ".debug_rnglists",
     ];
     let object = sparse_object(&names.map(|name| (name, PROGBITS, 0)), 1 << 42);
-    let mut symbols = ObjectSymbols::load(&object, &Limits::default()).unwrap();
+    let limits = Limits {
+        debug_bytes: u64::MAX,
+        ..Limits::default()
+    };
+    let mut symbols = ObjectSymbols::load(&object, &limits).unwrap();
     let resolution = symbols.resolve(&object, &(0..1000).collect::<Vec<u64>>());
     assert!(resolution.frames.iter().all(|frames| frames.is_empty()));
+}
+
+#[test]
+fn debug_sections_beyond_the_limit_are_not_read() {
+    let object = sparse_object(&[(".debug_info", PROGBITS, 0)], 1 << 42);
+    let limits = Limits {
+        debug_bytes: 1 << 40,
+        ..Limits::default()
+    };
+    let mut symbols = ObjectSymbols::load(&object, &limits).unwrap();
+    let error = symbols.resolve(&object, &[0]).debug_error.unwrap();
+    assert_eq!(
+        error,
+        DebugError::TooLarge {
+            bytes: (1 << 42) - 4096,
+            limit: 1 << 40
+        }
+    );
+    assert!(error.is_lasting());
+    symbols.ignore_debug_info();
+    assert_eq!(symbols.resolve(&object, &[0]).debug_error, None);
 }
 
 /// Bytes written as the tables of DWARF are.

@@ -29,9 +29,17 @@ pub enum DebugError {
     /// The work for one batch was used up.
     #[error("the debug information takes more work than is allowed for one batch")]
     EffortSpent,
+    /// The debug sections are larger than is read.
+    #[error("debug sections of {bytes} bytes are more than the limit of {limit}")]
+    TooLarge {
+        /// Bytes in the file.
+        bytes: u64,
+        /// How many are accepted.
+        limit: u64,
+    },
     /// Compressed sections are larger than is held in memory.
     #[error("compressed debug sections of {bytes} bytes are more than the limit of {limit}")]
-    TooLarge {
+    CompressedTooLarge {
         /// Bytes after decompression.
         bytes: u64,
         /// How many are accepted.
@@ -60,6 +68,11 @@ pub enum DebugError {
 }
 
 impl DebugError {
+    /// Whether the next batch would come to the same end, at the same cost.
+    pub fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Malformed { .. })
+    }
+
     fn new(error: gimli::Error, effort: &Effort) -> Self {
         if effort.is_spent() {
             Self::EffortSpent

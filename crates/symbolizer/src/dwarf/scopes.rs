@@ -13,6 +13,8 @@ const DEEPEST_INLINING: usize = 256;
 
 /// Entries around an entry that are kept in mind.
 const DEEPEST_NESTING: usize = 256;
+/// Work for one attribute, beside its bytes.
+const ATTRIBUTE_EFFORT: u64 = 2;
 /// Work for looking up one range.
 const RANGE_EFFORT: u64 = 16;
 
@@ -56,7 +58,7 @@ pub(super) fn find<'a>(
         };
         let attributes = abbreviation.attributes();
         // Attributes can take no bytes, so reading them does not pay for them.
-        if !effort.spend(1 + attributes.len() as u64) {
+        if !effort.spend(1 + ATTRIBUTE_EFFORT * attributes.len() as u64) {
             return Err(gimli::Error::Io);
         }
         while enclosing.pop_if(|outer| outer.depth >= depth).is_some() {}

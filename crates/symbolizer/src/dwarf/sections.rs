@@ -23,6 +23,19 @@ use crate::{
 const GNU_MAGIC: &[u8; 4] = b"ZLIB";
 const GNU_HEADER_BYTES: u64 = 12;
 
+/// The sections that frames come from.
+const SECTIONS: [SectionId; 9] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugAddr,
+    SectionId::DebugInfo,
+    SectionId::DebugLine,
+    SectionId::DebugLineStr,
+    SectionId::DebugRanges,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+];
+
 /// Opens the debug sections for one batch. `None` if there is no `.debug_info`.
 pub(crate) fn open<'a>(
     source: &'a dyn ReadAt,
@@ -33,21 +46,17 @@ pub(crate) fn open<'a>(
     if find(layout, SectionId::DebugInfo).is_none() {
         return Ok(None);
     }
+    let found = SECTIONS.iter().filter_map(|id| find(layout, *id));
+    let bytes = found.fold(0_u64, |sum, header| sum.saturating_add(header.size));
+    if bytes > limits.debug_bytes {
+        return Err(DebugError::TooLarge {
+            bytes,
+            limit: limits.debug_bytes,
+        });
+    }
     let mut decompressed = 0;
     let dwarf = Dwarf::load(|id| {
-        let wanted = matches!(
-            id,
-            SectionId::DebugAbbrev
-                | SectionId::DebugAddr
-                | SectionId::DebugInfo
-                | SectionId::DebugLine
-                | SectionId::DebugLineStr
-                | SectionId::DebugRanges
-                | SectionId::DebugRngLists
-                | SectionId::DebugStr
-                | SectionId::DebugStrOffsets
-        );
-        let section = match find(layout, id).filter(|_| wanted) {
+        let section = match find(layout, id).filter(|_| SECTIONS.contains(&id)) {
             Some(header) => section(source, header, id, limits, &mut decompressed, effort)?,
             None => Section::held(Vec::new(), Rc::clone(effort)),
         };
@@ -105,7 +114,7 @@ fn section<'a>(
         .saturating_add(header.size)
         .saturating_add(*decompressed);
     if bytes > limits.decompressed_bytes {
-        return Err(DebugError::TooLarge {
+        return Err(DebugError::CompressedTooLarge {
             bytes,
             limit: limits.decompressed_bytes,
         });
