@@ -28,7 +28,7 @@ Examples:
   profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
   profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
 
-A process that the daemon watches by itself shows its last minute at once. Any other is watched for ten seconds, or for
+A process that the daemon watches by itself shows its last minute at once. Any other is watched for ten seconds, or for \
 --duration; Ctrl-C ends the recording early and renders what there is.";
 
 const PS_EXAMPLES: &str = "\
@@ -60,6 +60,9 @@ Examples:
   profiler-cli completions bash > /etc/bash_completion.d/profiler-cli
   profiler-cli completions zsh > /usr/share/zsh/site-functions/_profiler-cli";
 
+/// Over the options that every verb has.
+const CONNECTION_HEADING: &str = "Connection";
+
 /// Flame graphs and status from the profiling daemon.
 #[derive(Debug, Parser)]
 #[command(name = "profiler-cli", version, after_help = EXAMPLES, max_term_width = 100, propagate_version = true)]
@@ -78,13 +81,19 @@ pub(crate) struct Connection {
         long,
         global = true,
         env = "PROFILER_SOCKET",
+        hide_env_values = true,
+        help_heading = CONNECTION_HEADING,
         default_value = "/run/profiler/profiler.sock",
         value_name = "PATH",
         value_hint = ValueHint::FilePath
     )]
     pub(crate) socket: PathBuf,
     /// How long to wait for an answer of the daemon
-    #[arg(long, global = true, default_value = "30s", value_name = "SPAN", value_parser = parse_duration)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = CONNECTION_HEADING,
+        default_value = "30s", value_name = "SPAN", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }
 

@@ -356,7 +356,7 @@ mod tests {
                 message.nodes[1].frame = 9
             }),
             ("node 0 refers to process 1, and there are 1", |message| {
-                message.nodes[0].process = 1
+                message.nodes.iter_mut().for_each(|node| node.process = 1);
             }),
             ("node 1 refers to node 9, and there are 2", |message| {
                 message.nodes[1].parent = 9

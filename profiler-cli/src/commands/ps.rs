@@ -87,7 +87,11 @@ fn row(process: &Process) -> Vec<Cell> {
         Cell::text(&process.name),
         Cell::text(runtime_name(process.runtime())),
         Cell::text(&process.service),
-        Cell::text(&format!("{}{reason}", state_name(process.watch_state()))).styled(state_style),
+        Cell::text(&format!(
+            "{}{reason}",
+            state_name(process.watch_state()).replace('_', " ")
+        ))
+        .styled(state_style),
         Cell::number(thousands(process.samples)),
         Cell::number(percent(process.rooted_samples, process.samples)),
         Cell::number(format!("{}/{}", process.mappings_with_rows, process.mappings)),

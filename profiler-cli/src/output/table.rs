@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::output::{HEADING_STYLE, printable};
 
 /// Most bytes shown of one cell.
-const MAX_CELL_BYTES: usize = 80;
+const MAX_CELL_BYTES: usize = 48;
 /// Most bytes shown of a sentence in a last column.
 const MAX_LONG_BYTES: usize = 600;
 /// Between two columns.

@@ -1,0 +1,74 @@
+//! The help of every verb as it is shown, and what packages make of it.
+
+use crate::{
+    fixture,
+    program::{self, Outcome},
+};
+
+fn run(arguments: &[&str]) -> Outcome {
+    Outcome::from(program::bare_command().args(arguments).output().unwrap())
+}
+
+#[test]
+fn help_is_as_recorded() {
+    for (name, arguments) in [
+        ("help.txt", &["--help"][..]),
+        ("help-flamegraph.txt", &["flamegraph", "--help"]),
+        ("help-ps.txt", &["ps", "--help"]),
+        ("help-status.txt", &["status", "--help"]),
+        ("help-doctor.txt", &["doctor", "--help"]),
+        ("help-config.txt", &["config", "--help"]),
+        ("help-config-check.txt", &["config", "check", "--help"]),
+        ("help-config-show.txt", &["config", "show", "--help"]),
+        ("help-completions.txt", &["completions", "--help"]),
+    ] {
+        let outcome = run(arguments).expect_success();
+        assert!(outcome.stderr.is_empty());
+        fixture::compare(name, outcome.text());
+    }
+}
+
+#[test]
+fn every_verb_is_recorded() {
+    let help = run(&["--help"]).expect_success();
+    let verbs = help
+        .text()
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
+    let names: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(
+        names,
+        ["flamegraph", "ps", "status", "doctor", "config", "completions", "help"]
+    );
+}
+
+#[test]
+fn the_version_is_the_package_s() {
+    let outcome = run(&["--version"]).expect_success();
+    assert_eq!(outcome.text(), format!("profiler-cli {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    for (shell, sign) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef profiler-cli"),
+        ("fish", "complete -c profiler-cli"),
+    ] {
+        let script = run(&["completions", shell]).expect_success();
+        assert!(
+            script.text().contains(sign) && script.text().contains("flamegraph"),
+            "{shell}"
+        );
+    }
+    let page = run(&["man"]).expect_success();
+    assert!(page.text().contains(".TH profiler-cli 1"), "{}", page.text());
+    let page = run(&["man", "flamegraph"]).expect_success();
+    assert!(
+        page.text().contains("profiler\\-cli\\-flamegraph") && page.text().contains("duration"),
+        "{}",
+        page.text()
+    );
+}
