@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
 };
@@ -179,10 +179,7 @@ impl Builder {
 
     /// The next outcome, if one is ready.
     pub(super) fn poll(&mut self) -> Option<Outcome> {
-        let outcome = match self.outcomes.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        };
+        let outcome = self.outcomes.try_recv().ok();
         if let Some(outcome) = &outcome {
             self.open = self.open.saturating_sub(1);
             self.gate
@@ -437,7 +434,7 @@ fn is_remote(file: &TargetFile) -> bool {
 }
 
 /// The kernel's shared object as the daemon itself has it mapped: it is the same in every 64-bit process.
-fn own_vdso(proc: &ProcFs) -> Result<Vec<u8>, ScanError> {
+pub(crate) fn own_vdso(proc: &ProcFs) -> Result<Vec<u8>, ScanError> {
     let own = Pid(std::process::id());
     let scan = proc.maps(own)?;
     let record = scan

@@ -48,7 +48,7 @@ impl<T: WalkerTables> Processes<T> {
             }
             return;
         }
-        let list = self.compose(id, now);
+        let list = self.compose(id);
         for job in list.to_compile {
             if let Job::Compile { object } = &job
                 && let Some(Ok(summary)) = object.built().map(|built| &built.unwind)
@@ -83,19 +83,19 @@ impl<T: WalkerTables> Processes<T> {
         self.tables.exchange(&walker.tables, &[], now.monotonic_ns);
     }
 
-    fn compose(&self, id: ImageId, now: Now) -> List {
+    fn compose(&self, id: ImageId) -> List {
         let mut list = List::default();
         let Some(image) = self.images.get(&id) else { return list };
         list.mappings.reserve(image.mappings.live().len());
         for mapping in image.mappings.live() {
-            self.add(&mut list, mapping, now);
+            self.add(&mut list, mapping);
         }
         list.tables.sort_unstable();
         list.tables.dedup();
         list
     }
 
-    fn add(&self, list: &mut List, mapping: &Mapping, now: Now) {
+    fn add(&self, list: &mut List, mapping: &Mapping) {
         let whole = |backing| WalkerMapping {
             start: mapping.start,
             end: mapping.end,
@@ -122,7 +122,7 @@ impl<T: WalkerTables> Processes<T> {
             list.mappings.push(whole(Backing::FramePointers));
             return;
         };
-        match self.tables.state(&content, now.monotonic_ns) {
+        match self.tables.state(&content) {
             Some(TableState::Installed(table)) => {
                 list.tables.push(content);
                 push_covered(&mut list.mappings, mapping, *table, bias, covered);

@@ -168,7 +168,7 @@ impl<T: WalkerTables> Processes<T> {
         }
         let reason = match &object.built()?.unwind {
             Err(reason) => reason,
-            Ok(summary) => match self.tables.state(&summary.content, 0)? {
+            Ok(summary) => match self.tables.state(&summary.content)? {
                 TableState::Refused { reason, .. } => reason,
                 _ => return None,
             },

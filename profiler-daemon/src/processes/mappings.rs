@@ -52,6 +52,10 @@ impl Mapping {
         (self.start..self.end).contains(&address)
     }
 
+    fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+
     /// The part of it from `start` to `end`, which lie within.
     fn part(&self, start: u64, end: u64) -> Self {
         Self {
@@ -144,7 +148,7 @@ impl MappingHistory {
     }
 
     /// Makes `mappings` the ones that hold, as a scan found them. What is not among them held until `now_ns`; what is new
-    /// holds from its own `from_ns`.
+    /// holds from its own `from_ns`, or from when what was there before ended.
     pub fn replace(&mut self, mappings: Vec<Mapping>, now_ns: u64) -> bool {
         let found: BTreeMap<u64, &Mapping> = mappings.iter().map(|mapping| (mapping.start, mapping)).collect();
         let missing: Vec<u64> = self
@@ -162,7 +166,15 @@ impl MappingHistory {
         if changed {
             self.note_change(now_ns);
         }
-        for mapping in mappings {
+        for mut mapping in mappings {
+            // What was there before held until the scan at least.
+            let before = self
+                .past
+                .iter()
+                .filter(|span| span.mapping.overlaps(&mapping))
+                .map(|span| span.to_ns);
+            mapping.from_ns = before.fold(mapping.from_ns, u64::max);
+            mapping.affirmed_ns = mapping.from_ns;
             changed |= self.insert(mapping);
         }
         changed

@@ -11,8 +11,10 @@
 mod builder;
 pub mod discovery;
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 mod entries;
+#[cfg(test)]
+pub(crate) mod fake_proc;
 pub mod files;
 mod lifetimes;
 mod listing;
@@ -31,5 +33,6 @@ mod upkeep;
 pub mod walker_tables;
 mod watching;
 
+pub(crate) use builder::own_vdso;
 pub use owner::{Options, Processes, Tallies};
 pub use process::{Clock, Image, ImageId, Now, StartError};

@@ -13,7 +13,7 @@ use super::{
     discovery::Marks,
     mappings::Mapping,
     objects::{MappedObject, Objects},
-    process::{Clock, Identification, Image, ImageId, Now, StartError},
+    process::{Clock, Identification, Image, ImageId, Now, Program, StartError},
     scan::{ProcFs, without_deleted_mark},
     tables::RowTables,
     walker_tables::WalkerTables,
@@ -345,7 +345,10 @@ impl<T: WalkerTables> Processes<T> {
             });
             let marks = remembered.map(|known| known.marks).or_else(|| self.objects.marks(key));
             if let Some(image) = self.images.get_mut(&id) {
-                image.program = Some((key, path.into()));
+                image.program = Some(Program {
+                    device_inode: key,
+                    path: path.into(),
+                });
                 image.marks = marks;
             }
         }

@@ -157,6 +157,13 @@ pub(super) enum Identification {
     Failed(String),
 }
 
+/// The file of a program as its first mapping shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    pub(super) device_inode: (u64, u64),
+    pub(super) path: Box<[u8]>,
+}
+
 /// What the walker has of an image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WalkerSide {
@@ -188,8 +195,8 @@ pub struct Image {
     /// The same in ticks since boot, once read.
     pub(super) start_ticks: Option<u64>,
     pub(super) name: Arc<str>,
-    /// Device, inode and path of the first mapping of a program that was seen to be executed: the program itself.
-    pub(super) program: Option<((u64, u64), Box<[u8]>)>,
+    /// Its program, if it was seen to be executed: the first thing that is mapped then.
+    pub(super) program: Option<Program>,
     /// What its program is, if that is known before the image itself is identified.
     pub(super) marks: Option<Marks>,
     pub(super) identification: Identification,
@@ -299,7 +306,7 @@ impl Image {
     pub(super) fn executable(&self) -> Option<&[u8]> {
         match self.identity() {
             Some(identity) => Some(&identity.executable),
-            None => self.program.as_ref().map(|(_, path)| &**path),
+            None => self.program.as_ref().map(|program| &*program.path),
         }
     }
 }

@@ -43,10 +43,8 @@ pub(super) struct RowTables {
 
 impl RowTables {
     /// What became of the rows; `None` if they have to be compiled.
-    pub(super) fn state(&self, content: &ContentId, now_ns: u64) -> Option<&TableState> {
-        let state = &self.slots.get(content)?.state;
-        let is_due = matches!(state, TableState::Refused { retry_ns, .. } if *retry_ns <= now_ns);
-        (!is_due).then_some(state)
+    pub(super) fn state(&self, content: &ContentId) -> Option<&TableState> {
+        self.slots.get(content).map(|slot| &slot.state)
     }
 
     /// Notes that the rows are being compiled.
@@ -113,6 +111,14 @@ impl RowTables {
                 slot.idle_since_ns = now_ns;
             }
         }
+    }
+
+    /// Forgets refusals that are due to be tried again, and returns whether there were any.
+    pub(super) fn forget_due(&mut self, now_ns: u64) -> bool {
+        let before = self.slots.len();
+        self.slots
+            .retain(|_, slot| !matches!(slot.state, TableState::Refused { retry_ns, .. } if retry_ns <= now_ns));
+        self.slots.len() < before
     }
 
     /// Removes tables that nobody has used for long.
@@ -201,20 +207,21 @@ mod tests {
         .to_string();
         let retry_ns = now + RETRY.as_nanos() as u64;
         assert_eq!(
-            tables.state(&content(3), now),
+            tables.state(&content(3)),
             Some(&TableState::Refused { reason, retry_ns })
         );
-        assert_eq!(tables.state(&content(3), retry_ns), None, "it is tried again later");
+        assert!(!tables.forget_due(retry_ns - 1) && tables.forget_due(retry_ns));
+        assert_eq!(tables.state(&content(3)), None, "it is tried again later");
         tables.exchange(&[content(1)], &[], 20 * SECOND);
         tables.exchange(&[content(0)], &[], 21 * SECOND);
         tables.install(&mut walker, content(3), &table(10), 21 * SECOND);
-        assert!(tables.state(&content(1), 0).is_none(), "evicted");
-        assert!(matches!(tables.state(&content(0), 0), Some(TableState::Installed(_))));
-        assert!(matches!(tables.state(&content(3), 0), Some(TableState::Installed(_))));
+        assert!(tables.state(&content(1)).is_none(), "evicted");
+        assert!(matches!(tables.state(&content(0)), Some(TableState::Installed(_))));
+        assert!(matches!(tables.state(&content(3)), Some(TableState::Installed(_))));
         // What was just released is not taken away yet.
         tables.exchange(&[], &[content(3)], 21 * SECOND);
         tables.install(&mut walker, content(4), &table(10), 21 * SECOND + 1);
-        assert!(matches!(tables.state(&content(4), 0), Some(TableState::Refused { .. })));
+        assert!(matches!(tables.state(&content(4)), Some(TableState::Refused { .. })));
     }
 
     #[test]
@@ -231,7 +238,7 @@ mod tests {
         assert_eq!(walker.tables.len(), 1);
         tables.prune(&mut walker, grace);
         assert!(walker.tables.is_empty());
-        assert_eq!(tables.state(&content(1), 0), Some(&TableState::Requested));
-        assert_eq!(tables.state(&content(2), 0), None);
+        assert_eq!(tables.state(&content(1)), Some(&TableState::Requested));
+        assert_eq!(tables.state(&content(2)), None);
     }
 }

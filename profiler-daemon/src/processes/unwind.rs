@@ -87,11 +87,12 @@ mod tests {
 
     #[test]
     fn only_what_the_pages_cover() {
+        let trampoline = 0x1_0100..0x1_0110;
         let summary = UnwindSummary {
             content: ContentId([0; 32]),
             link_range: 0x1_0000..0x3_0000,
             rows: 1,
-            signal_frames: vec![0x1_0100..0x1_0110],
+            signal_frames: Vec::from([trampoline]),
         };
         let bias = 0x7f00_0000_0000;
         let check = |link: Range<u64>, expected: Option<Range<u64>>| {

@@ -54,6 +54,9 @@ impl<T: WalkerTables> Processes<T> {
             self.retry_refused(now);
             self.forget_old(now);
             self.objects.prune(now.monotonic_ns);
+            if self.tables.forget_due(now.monotonic_ns) {
+                self.dirty.extend(&self.watched);
+            }
             self.write_dirty(now);
             self.tables.prune(&mut self.walker, now.monotonic_ns);
         }
@@ -180,18 +183,18 @@ impl<T: WalkerTables> Processes<T> {
         let Some(image) = self.images.get_mut(&id) else { return };
         match result {
             Ok(identity) => {
-                if let Some((key, path)) = &image.program
-                    && **path == *identity.executable
+                if let Some(program) = &image.program
+                    && *program.path == *identity.executable
                 {
                     if self.programs.len() >= MAX_PROGRAMS {
                         self.programs.clear();
                     }
                     let known = KnownProgram {
-                        path: path.clone(),
+                        path: program.path.clone(),
                         marks: identity.marks,
                         seen_ns: now.monotonic_ns,
                     };
-                    self.programs.insert(*key, known);
+                    self.programs.insert(program.device_inode, known);
                 }
                 image.identification = Identification::Known(Arc::new(identity));
             }
