@@ -5,8 +5,9 @@
 //!
 //! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the thread
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
-//! ([`objects`], [`unwind`], `tables`), the owner and what records do to it ([`owner`], `lifetimes`, `watching`,
-//! `entries`, `upkeep`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`], `builder`).
+//! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
+//! `entries`, `upkeep`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
+//! `builder`, `reader`).
 
 mod builder;
 pub mod discovery;
@@ -16,12 +17,14 @@ mod entries;
 #[cfg(test)]
 pub(crate) mod fake_proc;
 pub mod files;
+mod lifecycle;
 mod lifetimes;
 mod listing;
 pub mod mappings;
 pub mod objects;
 pub mod owner;
 pub mod process;
+mod reader;
 mod sampling;
 pub mod scan;
 pub mod service;
@@ -33,6 +36,6 @@ mod upkeep;
 pub mod walker_tables;
 mod watching;
 
-pub(crate) use builder::own_vdso;
 pub use owner::{Options, Processes, Tallies};
 pub use process::{Clock, Image, ImageId, Now, StartError};
+pub(crate) use reader::own_vdso;

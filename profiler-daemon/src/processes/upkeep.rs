@@ -22,6 +22,8 @@ const MAX_OUTCOMES: usize = 64;
 const MAX_ATTEMPTS: u32 = 4;
 /// Least time between two repairs.
 const REPAIR_INTERVAL_NS: u64 = 1_000_000_000;
+/// Least time between two looks at all entries that wait for the builder while it works.
+const REWRITE_INTERVAL_NS: u64 = 50_000_000;
 /// Time between two rounds of what is due from time to time.
 const HOUSEKEEPING_INTERVAL_NS: u64 = 500_000_000;
 
@@ -44,6 +46,7 @@ impl<T: WalkerTables> Processes<T> {
                 None => break,
             }
         }
+        self.rewrite_waiting(now);
         if self.repair_due && now.monotonic_ns.saturating_sub(self.last_repair_ns) >= REPAIR_INTERVAL_NS {
             self.repair(now);
         }
@@ -68,7 +71,7 @@ impl<T: WalkerTables> Processes<T> {
 
     /// Whether nothing waits for the builder.
     pub fn is_settled(&self) -> bool {
-        self.builder.open() == 0 && self.dirty.is_empty() && !self.repair_due
+        self.builder.open() == 0 && self.dirty.is_empty() && !self.repair_due && !self.rewrite_due
     }
 
     /// Takes in a process as `/proc` shows it now, if it is new.
@@ -122,7 +125,7 @@ impl<T: WalkerTables> Processes<T> {
                     Ok(table) => self.tables.install(&mut self.walker, content, &table, now.monotonic_ns),
                     Err(reason) => self.tables.note_failed(content, reason, now.monotonic_ns),
                 }
-                self.rewrite_waiting();
+                self.rewrite_due = true;
             }
             Outcome::Identified { image, result } => self.apply_identified(image, result, now),
         }
@@ -167,11 +170,18 @@ impl<T: WalkerTables> Processes<T> {
                 self.objects.forget(object);
             }
         }
-        self.rewrite_waiting();
+        self.rewrite_due = true;
     }
 
-    /// Looks again at all entries that waited for the builder.
-    fn rewrite_waiting(&mut self) {
+    /// Looks again at all entries that waited for the builder, once it has nothing left to do or some time has passed: an
+    /// object such as the C library is in all of them.
+    fn rewrite_waiting(&mut self, now: Now) {
+        let is_due = now.monotonic_ns.saturating_sub(self.last_rewrite_ns) >= REWRITE_INTERVAL_NS;
+        if !self.rewrite_due || !is_due && self.builder.open() > 0 {
+            return;
+        }
+        self.rewrite_due = false;
+        self.last_rewrite_ns = now.monotonic_ns;
         let waiting = self
             .watched
             .iter()

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Instant};
 use super::{
     builder::Job,
     files::MappedPlace,
+    lifecycle::mapping,
     mappings::Mapping,
     objects::ObjectKind,
-    owner::{Processes, mapping},
+    owner::Processes,
     process::{Counts, Identification, Image, ImageId, Now, Refusal},
     scan::{MapsScan, ScanError},
     walker_tables::WalkerTables,

@@ -1,0 +1,292 @@
+//! Opens and reads what the builder is asked for.
+//!
+//! In: one [`Job`] at a time. Out: its [`Outcome`]. Files are opened and read within bounds under the rules for hostile
+//! targets ([`super::files`]); equal files are read once, equal unwind tables compiled once.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+};
+
+use object::ReadCache;
+use profiler_unwinding::{ContentId, RowTable, Segments};
+
+use super::{
+    builder::{Identity, Job, Outcome},
+    discovery::{self, Marks},
+    files::{BoundedFile, MappedPlace, TargetFile, open_executable, open_mapped},
+    objects::{Built, MappedObject, ObjectKind},
+    scan::{ProcFs, ScanError},
+    service,
+    unwind::{self, UnwindSummary},
+};
+use crate::{
+    kernel::records::Pid,
+    stacks::window::{CodeObject, CodeSource, FileIdentity},
+};
+
+/// Most bytes that are read of one object for its unwind rows.
+const MAX_OBJECT_BYTES: u64 = 160 << 20;
+/// Files whose marks are remembered.
+const MAX_REMEMBERED_MARKS: usize = 8192;
+/// Mappings of an unwatched process that are looked at for an interpreter.
+const MAX_INTERPRETER_CANDIDATES: usize = 4;
+/// Largest vDSO.
+const MAX_VDSO_BYTES: u64 = 1 << 20;
+
+/// What the thread remembers of what it read.
+pub(super) struct Reader {
+    proc: ProcFs,
+    built: HashMap<FileIdentity, Weak<Built>>,
+    unwind: HashMap<ContentId, Weak<UnwindSummary>>,
+    marks: HashMap<FileIdentity, Marks>,
+}
+
+impl Reader {
+    pub(super) fn new(proc: ProcFs) -> Self {
+        Self {
+            proc,
+            built: HashMap::new(),
+            unwind: HashMap::new(),
+            marks: HashMap::new(),
+        }
+    }
+
+    /// Does a job.
+    pub(super) fn run(&mut self, job: Job) -> Outcome {
+        match job {
+            Job::Build { object, place } => {
+                let result = guarded(|| self.build(&object, &place));
+                Outcome::Built {
+                    object,
+                    pid: place.pid,
+                    result,
+                }
+            }
+            Job::BuildVdso { object } => {
+                let result = guarded(|| self.build_vdso(&object));
+                Outcome::Built {
+                    object,
+                    pid: Pid(0),
+                    result,
+                }
+            }
+            Job::Compile { object } => {
+                let result = guarded(|| self.compile_again(&object));
+                Outcome::Compiled { object, result }
+            }
+            Job::Identify { image, pid } => Outcome::Identified {
+                image,
+                result: guarded(|| self.identify(pid)),
+            },
+        }
+    }
+
+    fn build(&mut self, object: &MappedObject, place: &MappedPlace) -> Result<(Arc<Built>, Option<RowTable>), String> {
+        let file = open_mapped(&self.proc, place).map_err(|error| error.to_string())?;
+        if let Some(built) = self.built.get(&file.identity).and_then(Weak::upgrade) {
+            return Ok((built, None));
+        }
+        let marks = self.examine(&file);
+        let remote = is_remote(&file);
+        let cache = ReadCache::new(BoundedFile::new(
+            &file.descriptor,
+            file.identity.length,
+            MAX_OBJECT_BYTES,
+        ));
+        let segments = Segments::parse(&cache);
+        let (unwind, table) = match &segments {
+            Ok(_) => self.compile(&cache),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        drop(cache);
+        let identity = file.identity;
+        let source = CodeSource::File {
+            identity,
+            descriptor: file.descriptor,
+        };
+        let built = Arc::new(Built {
+            code: Arc::new(CodeObject {
+                name: Arc::clone(&object.name),
+                source,
+            }),
+            segments: segments.unwrap_or_default(),
+            unwind,
+            marks,
+            remote,
+        });
+        forget_dead(&mut self.built);
+        self.built.insert(identity, Arc::downgrade(&built));
+        Ok((built, table))
+    }
+
+    fn build_vdso(&mut self, object: &MappedObject) -> Result<(Arc<Built>, Option<RowTable>), String> {
+        debug_assert_eq!(object.kind, ObjectKind::Vdso);
+        let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
+        let segments = Segments::parse(&image[..]).map_err(|error| error.to_string())?;
+        let (unwind, table) = self.compile(&image[..]);
+        let code = Arc::new(CodeObject {
+            name: Arc::clone(&object.name),
+            source: CodeSource::Vdso,
+        });
+        Ok((
+            Arc::new(Built {
+                code,
+                segments,
+                unwind,
+                marks: Marks::default(),
+                remote: false,
+            }),
+            table,
+        ))
+    }
+
+    /// Compiles rows, unless equal content was compiled before and its summary is still in use.
+    fn compile<'data, R: object::ReadRef<'data>>(
+        &mut self,
+        data: R,
+    ) -> (Result<Arc<UnwindSummary>, String>, Option<RowTable>) {
+        let mut shared = None;
+        let compiled = unwind::compile(data, |content| {
+            shared = self.unwind.get(content).and_then(Weak::upgrade);
+            shared.is_some()
+        });
+        match (compiled, shared) {
+            (Ok(_), Some(summary)) => (Ok(summary), None),
+            (Ok((content, Some(table))), None) => {
+                let summary = Arc::new(UnwindSummary::of(content, &table));
+                forget_dead(&mut self.unwind);
+                self.unwind.insert(content, Arc::downgrade(&summary));
+                (Ok(summary), Some(table))
+            }
+            (Ok((_, None)), None) => (Err("its unwind table was not compiled".to_owned()), None),
+            (Err(error), _) => (Err(error.to_string()), None),
+        }
+    }
+
+    fn compile_again(&mut self, object: &MappedObject) -> Result<RowTable, String> {
+        let built = object.built().ok_or("the object was never built")?;
+        let compiled = match &built.code.source {
+            CodeSource::File { identity, descriptor } => unwind::compile(
+                &ReadCache::new(BoundedFile::new(descriptor, identity.length, MAX_OBJECT_BYTES)),
+                |_| false,
+            ),
+            CodeSource::Vdso => {
+                let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
+                unwind::compile(&image[..], |_| false)
+            }
+            CodeSource::Opaque { reason } => return Err(reason.clone()),
+        };
+        let (content, table) = compiled.map_err(|error| error.to_string())?;
+        // Rows of other content would give wrong stacks to all who share the id.
+        match (&built.unwind, table) {
+            (Ok(summary), Some(table)) if summary.content == content => Ok(table),
+            _ => Err("the file has changed".to_owned()),
+        }
+    }
+
+    fn identify(&mut self, pid: Pid) -> Result<Identity, String> {
+        let fail = |error: ScanError| error.to_string();
+        let executable = self.proc.executable(pid).map_err(fail)?;
+        let user_id = self.proc.user_id(pid).map_err(fail)?;
+        // Without cgroups a process has no service but itself.
+        let cgroup = self.proc.cgroup(pid).unwrap_or_default();
+        let program = open_executable(&self.proc, pid).map_err(|error| error.to_string())?;
+        let mut marks = self.examine(&program);
+        if !marks.python {
+            marks.python = self.maps_interpreter(pid);
+        }
+        let service = service::name(&cgroup, &executable).into();
+        Ok(Identity {
+            executable,
+            user_id,
+            service,
+            marks,
+        })
+    }
+
+    /// Whether the process maps a Python interpreter. The names of libraries say which are worth a look, their content
+    /// decides.
+    fn maps_interpreter(&mut self, pid: Pid) -> bool {
+        let Ok(scan) = self.proc.maps(pid) else { return false };
+        let candidates = scan.executable.iter().filter(|record| {
+            let base = record.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+            base.starts_with(b"libpython")
+        });
+        candidates.take(MAX_INTERPRETER_CANDIDATES).any(|record| {
+            let place = MappedPlace {
+                pid,
+                start: record.start,
+                end: record.start.saturating_add(record.length),
+                device_inode: record.device_inode,
+                path: record.path.clone(),
+            };
+            open_mapped(&self.proc, &place).is_ok_and(|file| self.examine(&file).python)
+        })
+    }
+
+    fn examine(&mut self, file: &TargetFile) -> Marks {
+        if let Some(marks) = self.marks.get(&file.identity) {
+            return *marks;
+        }
+        let marks = discovery::examine(&file.descriptor, &file.identity);
+        if self.marks.len() >= MAX_REMEMBERED_MARKS {
+            self.marks.clear();
+        }
+        self.marks.insert(file.identity, marks);
+        marks
+    }
+}
+
+/// Runs a job whose input may be made to break it.
+fn guarded<T>(job: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err("reading it failed inside the profiler".to_owned()))
+}
+
+/// Drops what nobody holds any more, when there is as much of it as to be worth the walk.
+fn forget_dead<K, V>(entries: &mut HashMap<K, Weak<V>>) {
+    if entries.len() == entries.capacity() {
+        entries.retain(|_, entry| entry.strong_count() > 0);
+    }
+}
+
+/// Whether the file lies on a file system that asks somebody else: FUSE, NFS, CIFS, SMB, 9P, Ceph (`…_SUPER_MAGIC`, from
+/// `include/uapi/linux/magic.h` and the file systems' own headers).
+fn is_remote(file: &TargetFile) -> bool {
+    const REMOTE: [u64; 6] = [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+    rustix::fs::fstatfs(&file.descriptor).is_ok_and(|system| REMOTE.contains(&(system.f_type as u64)))
+}
+
+/// The kernel's shared object as the daemon itself has it mapped: it is the same in every 64-bit process.
+pub(crate) fn own_vdso(proc: &ProcFs) -> Result<Vec<u8>, ScanError> {
+    let own = Pid(std::process::id());
+    let scan = proc.maps(own)?;
+    let record = scan
+        .executable
+        .iter()
+        .find(|record| record.path == b"[vdso]")
+        .ok_or(ScanError::Gone)?;
+    let path = proc.path(own, "mem");
+    let read = || {
+        let memory = std::fs::File::open(&path)?;
+        let mut image = vec![0; usize::try_from(record.length.min(MAX_VDSO_BYTES)).unwrap_or_default()];
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut image, record.start)?;
+        Ok(image)
+    };
+    read().map_err(|reason| ScanError::Failed {
+        path: path.clone(),
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failed_job() {
+        let broken: Result<(), String> = guarded(|| panic!("on purpose"));
+        assert!(broken.is_err());
+    }
+}
