@@ -2,6 +2,7 @@
 //!
 //! Modules are listed in the order in which a sample passes through them.
 
+pub mod api;
 pub mod command;
 pub mod health;
 pub mod kernel;

@@ -1,0 +1,493 @@
+//! Between messages and domain values, both ways.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality};
+use profiler_proto::v1;
+use profiler_store::{Span, Status as StoreStatus, Target};
+use prost_types::Timestamp;
+
+use crate::{
+    command::{EngineStatus, ProcessSummary, Runtime, WatchProgress, WatchState},
+    health::{OwnCost, Part, PartState},
+    kernel::records::Pid,
+};
+
+/// Longest and default lease of a watch without a stream.
+pub(super) const MAX_LEASE: Duration = Duration::from_secs(60);
+
+/// A request that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidRequest {
+    #[error("{field} is missing")]
+    Missing { field: &'static str },
+    #[error("process 0 is no process: it is the kernel's idle loop")]
+    PidZero,
+    #[error("{field} is not a time that can be told")]
+    Time { field: &'static str },
+    #[error("start_time is not before end_time")]
+    EmptySpan,
+    #[error("start_time is in the future")]
+    Future,
+    #[error("duration is not more than nothing")]
+    Duration,
+    #[error("kind {kind} is not known")]
+    Kind { kind: i32 },
+}
+
+/// What a query asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    pub(super) target: Target,
+    pub(super) span: Span,
+    /// The span reaches to the time of the request.
+    pub(super) until_now: bool,
+}
+
+/// Reads a selector. An end after `now` is cut to it.
+pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> Result<Query, InvalidRequest> {
+    let selector = selector.ok_or(InvalidRequest::Missing { field: "selector" })?;
+    match v1::SampleKind::try_from(selector.kind) {
+        Ok(v1::SampleKind::Unspecified | v1::SampleKind::Cpu) => {}
+        Err(prost::UnknownEnumValue(kind)) => return Err(InvalidRequest::Kind { kind }),
+    }
+    let target = match selector.target {
+        Some(v1::profile_selector::Target::Pid(pid)) => Target::Process(self::pid(pid)?.0),
+        Some(v1::profile_selector::Target::Service(service)) if !service.is_empty() => {
+            Target::Service(Arc::from(service))
+        }
+        _ => {
+            return Err(InvalidRequest::Missing {
+                field: "selector.pid or selector.service",
+            });
+        }
+    };
+    let start = selector
+        .start_time
+        .map(|time| system_time(time, "start_time"))
+        .transpose()?;
+    let end = selector
+        .end_time
+        .map(|time| system_time(time, "end_time"))
+        .transpose()?;
+    if start.zip(end).is_some_and(|(start, end)| start >= end) {
+        return Err(InvalidRequest::EmptySpan);
+    }
+    let end = end.unwrap_or(now).min(now);
+    if start.is_some_and(|start| start >= end) {
+        return Err(InvalidRequest::Future);
+    }
+    Ok(Query {
+        target,
+        span: Span { start, end },
+        until_now: end == now,
+    })
+}
+
+/// A process id that can be one.
+pub(super) fn pid(pid: u32) -> Result<Pid, InvalidRequest> {
+    if pid == 0 {
+        Err(InvalidRequest::PidZero)
+    } else {
+        Ok(Pid(pid))
+    }
+}
+
+/// How long a lease lasts: at most and by default [`MAX_LEASE`].
+pub(super) fn lease(duration: Option<prost_types::Duration>) -> Result<Duration, InvalidRequest> {
+    let Some(duration) = duration else { return Ok(MAX_LEASE) };
+    match Duration::try_from(duration) {
+        Ok(duration) if !duration.is_zero() => Ok(duration.min(MAX_LEASE)),
+        _ => Err(InvalidRequest::Duration),
+    }
+}
+
+fn system_time(time: Timestamp, field: &'static str) -> Result<SystemTime, InvalidRequest> {
+    // Nanoseconds out of range would be carried into the seconds.
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        return Err(InvalidRequest::Time { field });
+    }
+    SystemTime::try_from(time).map_err(|_error| InvalidRequest::Time { field })
+}
+
+/// A duration as a message; the longest there is if it does not fit.
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 999_999_999,
+    })
+}
+
+/// A table of strings in which 0 is the empty one.
+struct Strings {
+    table: Vec<String>,
+    indices: HashMap<Arc<str>, u32>,
+}
+
+impl Strings {
+    fn new() -> Self {
+        Self {
+            table: vec![String::new()],
+            indices: HashMap::from([(Arc::from(""), 0)]),
+        }
+    }
+
+    fn index(&mut self, text: &Arc<str>) -> u32 {
+        if let Some(index) = self.indices.get(text) {
+            return *index;
+        }
+        let index = self.table.len() as u32;
+        self.table.push(text.to_string());
+        self.indices.insert(Arc::clone(text), index);
+        index
+    }
+}
+
+/// A profile as a tree; its threads are merged.
+pub(super) fn profile(profile: &Profile) -> v1::Profile {
+    let mut strings = Strings::new();
+    let frames = profile
+        .frames
+        .iter()
+        .map(|frame| self::frame(frame, &mut strings))
+        .collect();
+    let node = |node: profiler_profile::Node| v1::Node {
+        parent: node
+            .parent
+            .map_or(-1, |parent| i32::try_from(parent).unwrap_or(i32::MAX)),
+        frame: node.frame,
+        process: node.process,
+        self_samples: node.self_samples,
+    };
+    v1::Profile {
+        kind: v1::SampleKind::Cpu.into(),
+        period: Some(duration(profile.period)),
+        start_time: Some(profile.start.into()),
+        end_time: Some(profile.end.into()),
+        frames,
+        nodes: profile.tree().nodes.into_iter().map(node).collect(),
+        processes: profile.processes.iter().map(profiled_process).collect(),
+        quality: Some(quality(&profile.quality)),
+        strings: strings.table,
+    }
+}
+
+fn frame(frame: &Frame, strings: &mut Strings) -> v1::Frame {
+    let kind = match frame.kind {
+        FrameKind::Kernel => v1::FrameKind::Kernel,
+        FrameKind::Native => v1::FrameKind::Native,
+        FrameKind::Inlined => v1::FrameKind::Inlined,
+        FrameKind::Python => v1::FrameKind::Python,
+        FrameKind::Unnamed => v1::FrameKind::Unnamed,
+    };
+    v1::Frame {
+        kind: kind.into(),
+        function: strings.index(&frame.function),
+        module: strings.index(&frame.module),
+        file: strings.index(&frame.file),
+        line: frame.line,
+    }
+}
+
+fn profiled_process(process: &ProcessLabel) -> v1::ProfiledProcess {
+    v1::ProfiledProcess {
+        pid: process.pid,
+        start_time: Some(process.start.into()),
+        name: process.name.to_string(),
+        service: process.service.to_string(),
+    }
+}
+
+/// How far a profile can be trusted.
+pub(super) fn quality(quality: &Quality) -> v1::Quality {
+    let counts = |counts: &std::collections::BTreeMap<String, u64>| {
+        counts.iter().map(|(reason, count)| (reason.clone(), *count)).collect()
+    };
+    v1::Quality {
+        samples: quality.samples,
+        rooted_samples: quality.rooted,
+        stopped_samples: counts(&quality.stopped),
+        lost_samples: counts(&quality.lost),
+        user_frames: quality.user_frames,
+        named_user_frames: quality.named_user_frames,
+    }
+}
+
+/// A process, with its command line only if the caller may see it.
+pub(super) fn process(process: ProcessSummary, with_command_line: bool) -> v1::Process {
+    let runtime = match process.runtime {
+        Runtime::Native => v1::Runtime::Native,
+        Runtime::Rust => v1::Runtime::Rust,
+        Runtime::Python => v1::Runtime::Python,
+    };
+    let watch_state = match process.watch_state {
+        WatchState::NotWatched => v1::WatchState::NotWatched,
+        WatchState::Pending => v1::WatchState::Pending,
+        WatchState::Watched => v1::WatchState::Watched,
+    };
+    v1::Process {
+        pid: process.pid.0,
+        start_time: Some(process.start.into()),
+        name: process.name.to_string(),
+        executable: process.executable,
+        command_line: if with_command_line {
+            process.command_line
+        } else {
+            Vec::new()
+        },
+        runtime: runtime.into(),
+        service: process.service.to_string(),
+        watch_state: watch_state.into(),
+        watch_reason: process.watch_reason,
+        user_id: process.user_id,
+        mappings: process.mappings,
+        mappings_with_rows: process.mappings_with_rows,
+        samples: process.samples,
+        rooted_samples: process.rooted_samples,
+        limitations: process.limitations,
+    }
+}
+
+/// How far a watch has come.
+pub(super) fn watch_progress(
+    progress: WatchProgress,
+    elapsed: Duration,
+    already_watched: bool,
+) -> v1::WatchProcessResponse {
+    v1::WatchProcessResponse {
+        elapsed: Some(duration(elapsed)),
+        samples: progress.samples,
+        rooted_samples: progress.rooted_samples,
+        already_watched,
+        exited: progress.exited,
+    }
+}
+
+/// A part and its state.
+pub(super) fn part(part: Part, state: PartState) -> v1::Part {
+    let (state, reason, remedy) = match state {
+        PartState::Active => (v1::PartState::Active, String::new(), String::new()),
+        PartState::Disabled { reason } => (v1::PartState::Disabled, reason, String::new()),
+        PartState::Unsupported { reason, remedy } => (v1::PartState::Unsupported, reason, remedy),
+        PartState::Failed { reason, remedy } => (v1::PartState::Failed, reason, remedy),
+    };
+    v1::Part {
+        name: part.name().to_owned(),
+        state: state.into(),
+        reason,
+        remedy,
+    }
+}
+
+/// What sampling has done.
+pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
+    let counts = |counts: &std::collections::BTreeMap<String, u64>| {
+        counts.iter().map(|(name, count)| (name.clone(), *count)).collect()
+    };
+    v1::SamplingStatus {
+        sample_hz: status.sample_hz,
+        walker_loop: status.walker_loop.clone(),
+        expected_runs: status.expected_runs,
+        runs: status.runs,
+        run_outcomes: counts(&status.run_outcomes),
+        lost: counts(&status.lost),
+        lifecycle_records: status.lifecycle_records,
+        lifecycle_lost: status.lifecycle_lost,
+        stop_reasons: counts(&status.stop_reasons),
+    }
+}
+
+/// What the daemon costs in user space and in the kernel.
+pub(super) fn cost(own: OwnCost, engine: &EngineStatus) -> v1::Cost {
+    v1::Cost {
+        daemon_cpu: Some(duration(own.cpu)),
+        kernel_cpu: Some(duration(engine.kernel_cpu)),
+        kernel_runs: engine.kernel_runs,
+        resident_anon_bytes: own.resident_anon_bytes,
+        resident_shmem_bytes: own.resident_shmem_bytes,
+        kernel_bytes: engine.kernel_bytes,
+    }
+}
+
+/// What the store holds.
+pub(super) fn store(status: StoreStatus) -> v1::StoreStatus {
+    v1::StoreStatus {
+        windows: status.windows as u64,
+        bytes: status.bytes as u64,
+        capacity_bytes: status.capacity_bytes as u64,
+        oldest_time: status.oldest.map(Timestamp::from),
+        dropped_by_age: status.dropped.by_age,
+        dropped_by_bytes: status.dropped.by_bytes,
+        dropped_too_large: status.dropped.too_large,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_profile::ProfileBuilder;
+
+    use super::*;
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn selector(pid: u32, start: Option<i64>, end: Option<i64>) -> v1::ProfileSelector {
+        let time = |seconds| Timestamp { seconds, nanos: 0 };
+        v1::ProfileSelector {
+            target: Some(v1::profile_selector::Target::Pid(pid)),
+            kind: 0,
+            start_time: start.map(time),
+            end_time: end.map(time),
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_query_is_cut_to_now() {
+        for (start, end, expected) in [
+            (None, None, Ok((None, 1000, true))),
+            (Some(10), None, Ok((Some(10), 1000, true))),
+            (Some(10), Some(20), Ok((Some(10), 20, false))),
+            (Some(10), Some(1_000_000), Ok((Some(10), 1000, true))),
+            (None, Some(i64::from(u32::MAX)), Ok((None, 1000, true))),
+            (Some(20), Some(20), Err(InvalidRequest::EmptySpan)),
+            (Some(21), Some(20), Err(InvalidRequest::EmptySpan)),
+            (Some(1000), None, Err(InvalidRequest::Future)),
+            (Some(2000), Some(3000), Err(InvalidRequest::Future)),
+            (Some(i64::MIN), None, Err(InvalidRequest::Time { field: "start_time" })),
+            (None, Some(i64::MAX), Ok((None, 1000, true))),
+        ] {
+            let read = query(Some(selector(1, start, end)), at(1000));
+            let expected = expected.map(|(start, end, until_now)| Query {
+                target: Target::Process(1),
+                span: Span {
+                    start: start.map(at),
+                    end: at(end),
+                },
+                until_now,
+            });
+            assert_eq!(read, expected, "{start:?} to {end:?}");
+        }
+    }
+
+    #[test]
+    fn selectors_that_select_nothing() {
+        let check = |selector, expected: &str| {
+            assert_eq!(query(selector, at(1000)).unwrap_err().to_string(), expected);
+        };
+        check(None, "selector is missing");
+        check(
+            Some(v1::ProfileSelector::default()),
+            "selector.pid or selector.service is missing",
+        );
+        check(
+            Some(selector(0, None, None)),
+            "process 0 is no process: it is the kernel's idle loop",
+        );
+        let service = v1::profile_selector::Target::Service(String::new());
+        let empty = v1::ProfileSelector {
+            target: Some(service),
+            ..selector(1, None, None)
+        };
+        check(Some(empty), "selector.pid or selector.service is missing");
+        check(
+            Some(v1::ProfileSelector {
+                kind: 77,
+                ..selector(1, None, None)
+            }),
+            "kind 77 is not known",
+        );
+        let nanos = Some(Timestamp { seconds: 5, nanos: -1 });
+        check(
+            Some(v1::ProfileSelector {
+                start_time: nanos,
+                ..selector(1, None, None)
+            }),
+            "start_time is not a time that can be told",
+        );
+    }
+
+    #[test]
+    fn leases_are_bounded() {
+        let message = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        assert_eq!(lease(None), Ok(MAX_LEASE));
+        assert_eq!(lease(message(5, 0)), Ok(Duration::from_secs(5)));
+        assert_eq!(lease(message(i64::MAX, 0)), Ok(MAX_LEASE));
+        assert_eq!(lease(message(0, 0)), Err(InvalidRequest::Duration));
+        assert_eq!(lease(message(-5, 0)), Err(InvalidRequest::Duration));
+    }
+
+    #[test]
+    fn a_profile_keeps_its_stacks_and_names() {
+        let process = |pid, name: &str| ProcessLabel {
+            pid,
+            start: at(1),
+            name: name.into(),
+            service: "web".into(),
+        };
+        let hostile = "<b>\n\x1b[31m\u{202e};";
+        let frame = |function: &str| Frame {
+            kind: FrameKind::Native,
+            function: function.into(),
+            module: "m".into(),
+            file: "".into(),
+            line: 3,
+        };
+        let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(10), at(20));
+        let thread = Arc::from("t");
+        builder.add(
+            &process(1, hostile),
+            &thread,
+            [frame("main"), frame(hostile)].into_iter(),
+            5,
+        );
+        builder.add(&process(1, hostile), &thread, [frame("main")].into_iter(), 2);
+        builder.add(&process(2, "b"), &thread, [frame("main")].into_iter(), 1);
+        builder.quality_mut().samples = 8;
+        let sent = profile(&builder.build());
+        assert_eq!(sent.strings[0], "");
+        let path = |mut index: i32| {
+            let mut names = Vec::new();
+            while index >= 0 {
+                let node = &sent.nodes[index as usize];
+                assert!(node.parent < index, "parents come first");
+                names.push(sent.strings[sent.frames[node.frame as usize].function as usize].as_str());
+                index = node.parent;
+            }
+            names.reverse();
+            names
+        };
+        let mut stacks: Vec<_> = (0..sent.nodes.len())
+            .filter(|index| sent.nodes[*index].self_samples > 0)
+            .map(|index| {
+                let node = &sent.nodes[index];
+                (
+                    sent.processes[node.process as usize].pid,
+                    path(index as i32),
+                    node.self_samples,
+                )
+            })
+            .collect();
+        stacks.sort();
+        assert_eq!(
+            stacks,
+            [
+                (1, vec!["main"], 2),
+                (1, vec!["main", hostile], 5),
+                (2, vec!["main"], 1)
+            ]
+        );
+        assert_eq!(sent.processes[0].name, hostile);
+        let frame = &sent.frames[0];
+        assert_eq!(
+            (sent.strings[frame.module as usize].as_str(), frame.file, frame.line),
+            ("m", 0, 3)
+        );
+        assert_eq!(sent.quality.unwrap().samples, 8);
+        assert_eq!(sent.period.unwrap().nanos, 10_000_000);
+    }
+}

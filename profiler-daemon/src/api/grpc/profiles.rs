@@ -1,0 +1,171 @@
+//! Answers queries for profiles.
+
+use std::{sync::Arc, time::SystemTime};
+
+use profiler_profile::render::{RenderError, pprof};
+use profiler_proto::v1::{
+    ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
+    profile_service_server::ProfileService,
+};
+use profiler_store::{Answer, Found, Target};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    api::{Context, access::Role, convert, peer, status::ApiError},
+    command::{Command, FlushError, ProcessError, ProcessSummary, WatchState},
+    kernel::records::Pid,
+};
+
+/// Largest answer. A client must allow as much; the default of most is 4 MiB.
+pub(in crate::api) const MAX_RESPONSE_BYTES: usize = 128 << 20;
+
+/// The service.
+#[derive(Debug)]
+pub(in crate::api) struct Profiles {
+    pub(in crate::api) context: Arc<Context>,
+}
+
+impl Profiles {
+    /// Answers with what `encode` makes of the merged profile.
+    async fn query<T: Send + 'static>(
+        &self,
+        selector: Option<ProfileSelector>,
+        encode: impl FnOnce(Answer) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let query = convert::query(selector, SystemTime::now())?;
+        let mut not_sampling = None;
+        if query.until_now {
+            match self.context.flush.up_to_now(&self.context.engine).await {
+                // What was sampled before is still worth an answer.
+                Err(ApiError::Flush(error @ FlushError::NotSampling { .. })) => not_sampling = Some(error),
+                other => other?,
+            }
+        }
+        let permit = Arc::clone(&self.context.queries).acquire_owned().await;
+        let permit = permit.map_err(|error| ApiError::Internal {
+            what: error.to_string(),
+        })?;
+        let selection = {
+            let mut store = self.context.store();
+            store.expire(SystemTime::now());
+            store.select(query.target.clone(), query.span)
+        };
+        // The permit goes with the work: a client that leaves does not end it.
+        let (answer, permit) = blocking(move || Ok((selection.merge()?, permit))).await?;
+        if answer.found != Found::Samples {
+            if let Some(error) = not_sampling {
+                return Err(error.into());
+            }
+            self.explain_nothing(&query.target, answer.found).await?;
+        }
+        blocking(move || {
+            let encoded = encode(answer);
+            drop(permit);
+            encoded
+        })
+        .await
+    }
+
+    /// An empty profile is an answer only for what is watched, or was: anything else is told.
+    async fn explain_nothing(&self, target: &Target, found: Found) -> Result<(), ApiError> {
+        match target {
+            Target::Process(pid) => {
+                let pid = Pid(*pid);
+                match self.list(Some(pid)).await {
+                    Ok(processes) => match processes.into_iter().find(|process| process.pid == pid) {
+                        Some(process) if process.watch_state == WatchState::NotWatched => Err(ApiError::NotWatched {
+                            pid,
+                            reason: process.watch_reason,
+                        }),
+                        Some(_) => Ok(()),
+                        None => Err(ProcessError::NoSuchProcess { pid }.into()),
+                    },
+                    // It has exited, and has samples at another time.
+                    Err(ApiError::Process(ProcessError::NoSuchProcess { .. })) if found == Found::Empty => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            Target::Service(service) => {
+                let is_watched = |process: &ProcessSummary| process.service == *service;
+                if found == Found::Empty || self.list(None).await?.iter().any(is_watched) {
+                    Ok(())
+                } else {
+                    Err(ApiError::NoSuchService {
+                        service: service.to_string(),
+                    })
+                }
+            }
+        }
+    }
+
+    async fn list(&self, pid: Option<Pid>) -> Result<Vec<ProcessSummary>, ApiError> {
+        Ok(self
+            .context
+            .engine
+            .ask(|reply| Command::ListProcesses { pid, reply })
+            .await??)
+    }
+}
+
+/// Runs what keeps a CPU busy apart from the tasks that serve connections.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let finished = tokio::task::spawn_blocking(work).await;
+    finished.map_err(|error| ApiError::Internal {
+        what: error.to_string(),
+    })?
+}
+
+fn encode_tree(answer: Answer) -> Result<QueryProfileResponse, ApiError> {
+    let response = QueryProfileResponse {
+        profile: Some(convert::profile(&answer.profile)),
+    };
+    check_size(response.encoded_len())?;
+    Ok(response)
+}
+
+fn encode_pprof(answer: Answer) -> Result<QueryPprofResponse, ApiError> {
+    let mut bytes = Vec::new();
+    match pprof::write(&answer.profile, &mut bytes) {
+        Err(RenderError::NoSamples) => return Err(ApiError::NoSamples),
+        other => other?,
+    }
+    let response = QueryPprofResponse {
+        pprof: bytes,
+        quality: Some(convert::quality(&answer.profile.quality)),
+    };
+    check_size(response.encoded_len())?;
+    Ok(response)
+}
+
+fn check_size(bytes: usize) -> Result<(), ApiError> {
+    if bytes > MAX_RESPONSE_BYTES {
+        return Err(ApiError::TooLarge {
+            bytes,
+            limit: MAX_RESPONSE_BYTES,
+        });
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl ProfileService for Profiles {
+    async fn query_profile(
+        &self,
+        request: Request<QueryProfileRequest>,
+    ) -> Result<Response<QueryProfileResponse>, Status> {
+        peer::require(&request, Role::Profile).map_err(ApiError::from)?;
+        Ok(Response::new(
+            self.query(request.into_inner().selector, encode_tree).await?,
+        ))
+    }
+
+    async fn query_pprof(&self, request: Request<QueryPprofRequest>) -> Result<Response<QueryPprofResponse>, Status> {
+        peer::require(&request, Role::Profile).map_err(ApiError::from)?;
+        Ok(Response::new(
+            self.query(request.into_inner().selector, encode_pprof).await?,
+        ))
+    }
+}

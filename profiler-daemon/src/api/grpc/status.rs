@@ -1,0 +1,101 @@
+//! Reports on the daemon itself.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use profiler_proto::v1::{
+    ApiStatus, GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse,
+    status_service_server::StatusService,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    api::{Context, access::Role, convert, peer, status::ApiError},
+    command::{Command, EngineStatus},
+    health::{OwnCost, Part, PartState},
+};
+
+/// Longest wait for the sampling loop. The status of the rest must come even if the loop hangs.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The service.
+#[derive(Debug)]
+pub(in crate::api) struct Reports {
+    pub(in crate::api) context: Arc<Context>,
+}
+
+impl Reports {
+    async fn status(&self) -> GetStatusResponse {
+        let context = &self.context;
+        let mut parts = context.health.parts();
+        let engine = self.engine().await;
+        if let Err(reason) = &engine {
+            let remedy = "look at the log of the daemon, and restart it".to_owned();
+            let state = PartState::Failed {
+                reason: reason.clone(),
+                remedy,
+            };
+            // Why sampling was never possible says more than that its loop does not run.
+            match parts.iter_mut().find(|(part, _)| *part == Part::Sampling) {
+                Some((_, known)) if *known == PartState::Active => *known = state,
+                Some(_) => {}
+                None => parts.insert(0, (Part::Sampling, state)),
+            }
+        }
+        let own = OwnCost::read(&context.identity.proc_root);
+        let own = own.inspect_err(|error| tracing::warn!(%error, "the daemon's own cost is not known"));
+        let sampling = engine.as_ref().ok().map(convert::sampling);
+        let engine = engine.unwrap_or_default();
+        GetStatusResponse {
+            version: context.identity.version.clone(),
+            start_time: Some(context.identity.started.into()),
+            kernel_release: context.identity.kernel_release.clone(),
+            parts: parts
+                .into_iter()
+                .map(|(part, state)| convert::part(part, state))
+                .collect(),
+            sampling,
+            cost: own.ok().map(|own| convert::cost(own, &engine)),
+            store: Some(convert::store(context.store().status())),
+            watched_processes: engine.watched_processes,
+            api: Some(ApiStatus {
+                connections: u32::try_from(peer::open_connections(&context.connections)).unwrap_or(u32::MAX),
+                refused_connections: context.refused_connections.load(Ordering::Relaxed),
+                refused_watches: context.refused_watches.load(Ordering::Relaxed),
+                refused_commands: context.engine.refused(),
+            }),
+        }
+    }
+
+    /// The loop's report, or why there is none.
+    async fn engine(&self) -> Result<EngineStatus, String> {
+        let answer = self.context.engine.ask(|reply| Command::Status { reply });
+        match tokio::time::timeout(LOOP_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_elapsed) => Err(format!(
+                "the sampling loop has not answered for {} s",
+                LOOP_TIMEOUT.as_secs()
+            )),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl StatusService for Reports {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        peer::require(&request, Role::Read).map_err(ApiError::from)?;
+        Ok(Response::new(self.status().await))
+    }
+
+    async fn get_config(&self, request: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
+        peer::require(&request, Role::Read).map_err(ApiError::from)?;
+        let identity = &self.context.identity;
+        Ok(Response::new(GetConfigResponse {
+            toml: identity.configuration.clone(),
+            files: identity
+                .configuration_files
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+        }))
+    }
+}

@@ -1,0 +1,101 @@
+//! gRPC for the command line and dashboards.
+//!
+//! In: requests over a unix socket, each from a peer whose roles are known. Out: answers from the sampling loop, the store
+//! and the state of the parts. Nothing here touches processes or the kernel's sampling: what the API wants done it asks
+//! of the loop by a command. Only this module names tonic.
+
+pub mod access;
+mod convert;
+mod flush;
+mod grpc;
+mod peer;
+mod server;
+mod socket;
+mod status;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use profiler_store::Store;
+use tokio::sync::Semaphore;
+
+use crate::{command::EngineHandle, health::Health};
+
+pub use server::{ServeError, serve};
+pub use socket::{BindError, BoundSocket, bind};
+
+/// Watches that streams may hold at one time. Each keeps a place in the queue of commands, so that its end is
+/// never refused.
+pub const MAX_STREAM_WATCHES: usize = 64;
+/// Queries that are merged at one time; each takes a thread and memory of the order of the store's.
+const MAX_QUERIES: usize = 2;
+
+/// The store as the API and the stage that fills it share it. Held only while windows are picked or put in.
+pub type SharedStore = Arc<Mutex<Store>>;
+
+/// What the API tells of the daemon besides what it measures.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Version of the daemon.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel_release: String,
+    /// When the daemon started.
+    pub started: SystemTime,
+    /// The effective configuration as TOML.
+    pub configuration: String,
+    /// The files it was read from, the least important first.
+    pub configuration_files: Vec<PathBuf>,
+    /// Where procfs is mounted.
+    pub proc_root: PathBuf,
+}
+
+/// What all services share.
+#[derive(Debug)]
+pub struct Context {
+    identity: Identity,
+    engine: EngineHandle,
+    store: SharedStore,
+    health: Arc<Health>,
+    flush: flush::Flush,
+    queries: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    next_watch: AtomicU64,
+    refused_connections: AtomicU64,
+    refused_watches: AtomicU64,
+}
+
+impl Context {
+    /// A context in which nothing was asked yet.
+    pub fn new(identity: Identity, engine: EngineHandle, store: SharedStore, health: Arc<Health>) -> Self {
+        Self {
+            identity,
+            engine,
+            store,
+            health,
+            flush: flush::Flush::default(),
+            queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+            watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),
+            connections: Arc::new(Semaphore::new(peer::MAX_CONNECTIONS)),
+            next_watch: AtomicU64::new(1),
+            refused_connections: AtomicU64::new(0),
+            refused_watches: AtomicU64::new(0),
+        }
+    }
+
+    /// The store. A thread that panicked while it held the lock left whole windows behind.
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
