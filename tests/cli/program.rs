@@ -100,10 +100,11 @@ pub(crate) fn path() -> &'static Path {
     })
 }
 
+/// With the features that the whole workspace asks for, so that what the tests were built with is not built again.
 fn build(profile: &Path) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "--package=profiler-cli"])
+        .args(["build", "--quiet", "--locked", "--workspace", "--bin=profiler-cli"])
         .current_dir(workspace());
     cargo.arg("--target-dir").arg(profile.parent().unwrap());
     if profile.ends_with("release") {
@@ -124,7 +125,8 @@ fn is_fresh(path: &Path) -> bool {
 }
 
 fn note_newest(path: &Path, newest: &mut SystemTime) {
-    let metadata = fs::metadata(path).unwrap();
+    // An editor's temporary file may be gone by now.
+    let Ok(metadata) = fs::metadata(path) else { return };
     if metadata.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
             note_newest(&entry.unwrap().path(), newest);
