@@ -2,7 +2,6 @@
 //!
 //! Modules are listed in the order in which a sample passes through them.
 
-pub mod api;
 pub mod command;
 pub mod health;
 pub mod kernel;
@@ -10,3 +9,4 @@ pub mod logging;
 pub mod notify;
 pub mod processes;
 pub mod stacks;
+pub mod symbols;

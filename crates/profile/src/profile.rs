@@ -117,11 +117,24 @@ impl ProfileBuilder {
 
     /// Adds `count` samples of one stack, frames root first. Without any frame they count for a frame `[no stack]`.
     pub fn add(&mut self, process: &ProcessLabel, thread: &Arc<str>, frames: impl Iterator<Item = Frame>, count: u64) {
-        let profile = &mut self.profile;
-        let mut frames: Vec<u32> = frames.map(|frame| profile.frames.insert_full(frame).0 as u32).collect();
+        let frames = frames.map(|frame| self.number(frame)).collect();
+        self.add_numbered(process, thread, frames, count);
+    }
+
+    /// The number of a frame in this profile, for [`ProfileBuilder::add_numbered`].
+    pub fn number(&mut self, frame: Frame) -> u32 {
+        self.profile.frames.insert_full(frame).0 as u32
+    }
+
+    /// As [`ProfileBuilder::add`], with the frames by their numbers: for many stacks that share frames. Numbers that
+    /// this builder has not given are left out.
+    pub fn add_numbered(&mut self, process: &ProcessLabel, thread: &Arc<str>, mut frames: Vec<u32>, count: u64) {
+        let known = self.profile.frames.len();
+        frames.retain(|frame| (*frame as usize) < known);
         if frames.is_empty() {
-            frames.push(profile.frames.insert_full(Frame::no_stack()).0 as u32);
+            frames.push(self.number(Frame::no_stack()));
         }
+        let profile = &mut self.profile;
         let process = profile.intern_process(process);
         let thread = profile.threads.insert_full(Arc::clone(thread)).0 as u32;
         profile.add_stack(

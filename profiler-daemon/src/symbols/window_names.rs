@@ -1,0 +1,284 @@
+//! Names for all addresses of a window.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::AsFd,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use profiler_common::stop::StopReason;
+use profiler_profile::{Frame, FrameKind, Profile, ProfileBuilder, Quality};
+use profiler_symbolizer::{KernelSymbol, Limits};
+
+use super::{
+    frame_cache::{FrameCache, Frames, ObjectKey},
+    kernel_names::{KernelNames, KernelNamesError},
+    object_file::ObjectFile,
+    object_names::{Limitation, ObjectNames},
+};
+use crate::{
+    processes::{own_vdso, scan::ProcFs},
+    stacks::window::{CodeObject, CodeSource, Location, StackWindow, WindowProcess},
+};
+
+/// Module of the kernel's own code.
+const KERNEL: &str = "[kernel]";
+/// Stands for addresses in no known mapping.
+const UNMAPPED: &str = "[unmapped]";
+
+/// Names windows, and keeps what helps with the next one.
+#[derive(Debug)]
+pub struct Symbols {
+    kernel: KernelNames,
+    objects: ObjectNames,
+    frames: FrameCache,
+    vdso: Vec<u8>,
+}
+
+/// How a location appears in the profile that is being built.
+#[derive(Debug, Default)]
+struct NamedLocation {
+    /// Numbers of its frames, root first.
+    frames: Box<[u32]>,
+    is_named: bool,
+}
+
+/// The addresses of one object that are not named yet.
+struct Pending<'w> {
+    object: &'w Arc<CodeObject>,
+    locations: Vec<(&'w Location, u64)>,
+}
+
+impl Symbols {
+    /// Reads the kernel's names, which takes a while: call it on the thread that names windows. `proc_root` is where
+    /// procfs is mounted. Half of the configured bytes are for the tables of objects, half for frames.
+    pub fn new(settings: &profiler_config::Symbols, proc_root: &Path) -> Self {
+        let limits = Limits {
+            debug_bytes: settings.max_debug_info_bytes,
+            ..Limits::default()
+        };
+        let half = usize::try_from(settings.cache_bytes / 2).unwrap_or(usize::MAX);
+        Self {
+            kernel: KernelNames::read(proc_root, Instant::now()),
+            objects: ObjectNames::new(half, limits),
+            frames: FrameCache::new(half),
+            // Without it, its functions have no names; its absence is an object that cannot be read.
+            vdso: own_vdso(&ProcFs::new(proc_root)).unwrap_or_default(),
+        }
+    }
+
+    /// Why kernel functions have no names; `None` if they have.
+    pub fn kernel_error(&self) -> Option<&KernelNamesError> {
+        self.kernel.error()
+    }
+
+    /// Which objects cannot be named, or not well.
+    pub fn limitations(&self) -> Vec<Limitation> {
+        self.objects.limitations()
+    }
+
+    /// Memory held between windows, the kernel's names included.
+    pub fn memory_bytes(&self) -> usize {
+        self.kernel.memory_bytes() + self.objects.memory_bytes() + self.frames.memory_bytes() + self.vdso.len()
+    }
+
+    /// Names everything in a window.
+    pub fn name(&mut self, window: &StackWindow) -> Profile {
+        self.kernel.refresh(Instant::now());
+        let mut builder = ProfileBuilder::new(window.period, window.start, window.end);
+        let named = self.name_locations(window, &mut builder);
+        let mut kernel = KernelFrames {
+            names: &mut self.kernel,
+            numbers: HashMap::new(),
+        };
+        for process in &window.processes {
+            let mut quality = stack_quality(process);
+            for (stack, count) in &process.stacks {
+                let mut frames = Vec::with_capacity(stack.kernel.len() + 2 * stack.user.len());
+                for location in stack.user.iter().rev() {
+                    if let Some(named) = named.get(location) {
+                        frames.extend_from_slice(&named.frames);
+                        quality.named_user_frames += if named.is_named { *count } else { 0 };
+                    }
+                }
+                quality.user_frames += stack.user.len() as u64 * count;
+                quality.samples += count;
+                for (level, address) in stack.kernel.iter().enumerate().rev() {
+                    // All but the innermost are return addresses, which can lie behind the function that calls.
+                    let address = if level == 0 { *address } else { address.wrapping_sub(1) };
+                    frames.push(kernel.number(address, &mut builder));
+                }
+                builder.add_numbered(&process.label, &stack.thread, frames, *count);
+            }
+            builder.add_process_quality(&process.label, &quality);
+        }
+        builder.quality_mut().lost.clone_from(&window.lost);
+        builder.build()
+    }
+
+    /// Names each distinct location of a window once.
+    fn name_locations<'w>(
+        &mut self,
+        window: &'w StackWindow,
+        builder: &mut ProfileBuilder,
+    ) -> HashMap<&'w Location, NamedLocation> {
+        let mut named: HashMap<&Location, NamedLocation> = HashMap::new();
+        let mut pending: HashMap<ObjectKey, Pending<'w>> = HashMap::new();
+        let stacks = window.processes.iter().flat_map(|process| process.stacks.keys());
+        for location in stacks.flat_map(|stack| &stack.user) {
+            if named.contains_key(location) {
+                continue;
+            }
+            let entry = match location {
+                Location::Unmapped { .. } => NamedLocation::of_memory(UNMAPPED, builder),
+                Location::Object { object, link_address } => match key_of(object) {
+                    None => NamedLocation::without_name(object, *link_address, builder),
+                    Some(key) => match self.frames.get(key, *link_address) {
+                        Some(frames) => NamedLocation::new(object, *link_address, &frames, builder),
+                        None => {
+                            let pending = pending.entry(key);
+                            let pending = pending.or_insert_with(|| Pending {
+                                object,
+                                locations: Vec::new(),
+                            });
+                            pending.locations.push((location, *link_address));
+                            // Filled in below; until then it keeps the location from being asked for again.
+                            NamedLocation::default()
+                        }
+                    },
+                },
+            };
+            named.insert(location, entry);
+        }
+        for (key, pending) in pending {
+            let frames = self.resolve(key, &pending);
+            for ((location, link_address), frames) in pending.locations.iter().zip(frames) {
+                let frames = self.frames.insert(key, *link_address, frames);
+                if let Location::Object { object, .. } = location {
+                    named.insert(location, NamedLocation::new(object, *link_address, &frames, builder));
+                }
+            }
+        }
+        named
+    }
+
+    fn resolve(&mut self, key: ObjectKey, pending: &Pending<'_>) -> Vec<Frames> {
+        let addresses: Vec<u64> = pending.locations.iter().map(|(_, address)| *address).collect();
+        let object = pending.object;
+        match &object.source {
+            CodeSource::File { identity, descriptor } => {
+                let file = ObjectFile::new(descriptor.as_fd(), identity.length);
+                self.objects.resolve(key, &object.name, &file, &addresses)
+            }
+            CodeSource::Vdso => self.objects.resolve(key, &object.name, &self.vdso, &addresses),
+            CodeSource::Opaque { .. } => vec![Frames::default(); addresses.len()],
+        }
+    }
+}
+
+fn key_of(object: &CodeObject) -> Option<ObjectKey> {
+    match &object.source {
+        CodeSource::File { identity, .. } => Some(ObjectKey::File(*identity)),
+        CodeSource::Vdso => Some(ObjectKey::Vdso),
+        CodeSource::Opaque { .. } => None,
+    }
+}
+
+/// What is known of a process's stacks before they have names.
+fn stack_quality(process: &WindowProcess) -> Quality {
+    let mut quality = Quality::default();
+    let mut stopped: BTreeMap<String, u64> = BTreeMap::new();
+    for (reason, count) in &process.stops {
+        match reason {
+            // A thread without user registers has no user part that could be missing.
+            StopReason::Root | StopReason::NoUserRegisters => quality.rooted += count,
+            other => *stopped.entry(other.name().to_owned()).or_default() += count,
+        }
+    }
+    quality.stopped = stopped;
+    quality
+}
+
+impl NamedLocation {
+    fn new(object: &CodeObject, link_address: u64, frames: &Frames, builder: &mut ProfileBuilder) -> Self {
+        if frames.is_empty() {
+            return Self::without_name(object, link_address, builder);
+        }
+        let numbers = frames.iter().rev().map(|frame| {
+            builder.number(Frame {
+                kind: if frame.inlined {
+                    FrameKind::Inlined
+                } else {
+                    FrameKind::Native
+                },
+                function: Arc::clone(&frame.function),
+                module: Arc::clone(&object.name),
+                file: Arc::clone(&frame.file),
+                line: frame.line,
+            })
+        });
+        Self {
+            frames: numbers.collect(),
+            is_named: true,
+        }
+    }
+
+    fn without_name(object: &CodeObject, link_address: u64, builder: &mut ProfileBuilder) -> Self {
+        if matches!(object.source, CodeSource::Opaque { .. }) && object.name.starts_with('[') {
+            return Self::of_memory(&object.name, builder);
+        }
+        let function = format!("{}+{link_address:#x}", object.name);
+        Self::unnamed(function.into(), Arc::clone(&object.name), builder)
+    }
+
+    /// Code in memory that no file describes. Its addresses mean nothing outside of the process, so they are left out, and
+    /// all of it is one function.
+    fn of_memory(name: &str, builder: &mut ProfileBuilder) -> Self {
+        let name: Arc<str> = name.into();
+        Self::unnamed(Arc::clone(&name), name, builder)
+    }
+
+    fn unnamed(function: Arc<str>, module: Arc<str>, builder: &mut ProfileBuilder) -> Self {
+        let frame = Frame {
+            kind: FrameKind::Unnamed,
+            function,
+            module,
+            file: Arc::default(),
+            line: 0,
+        };
+        Self {
+            frames: [builder.number(frame)].into(),
+            is_named: false,
+        }
+    }
+}
+
+/// Kernel addresses as frames of the profile that is being built.
+struct KernelFrames<'a> {
+    names: &'a mut KernelNames,
+    numbers: HashMap<u64, u32>,
+}
+
+impl KernelFrames<'_> {
+    fn number(&mut self, runtime_address: u64, builder: &mut ProfileBuilder) -> u32 {
+        if let Some(number) = self.numbers.get(&runtime_address) {
+            return *number;
+        }
+        // An address without a name is not shown: it would tell where the kernel lies, which only root may know.
+        let symbol = self.names.resolve(runtime_address).unwrap_or(KernelSymbol {
+            name: KERNEL,
+            module: None,
+        });
+        let number = builder.number(Frame {
+            kind: FrameKind::Kernel,
+            function: symbol.name.into(),
+            module: symbol.module.unwrap_or(KERNEL).into(),
+            file: Arc::default(),
+            line: 0,
+        });
+        self.numbers.insert(runtime_address, number);
+        number
+    }
+}
