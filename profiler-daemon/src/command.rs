@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::kernel::records::Pid;
+use crate::{kernel::records::Pid, waker::Waker};
 
 /// Commands that may wait for the loop at one time.
 pub const COMMAND_QUEUE: usize = 256;
@@ -294,6 +294,7 @@ pub fn channel() -> (EngineHandle, mpsc::Receiver<Command>) {
         EngineHandle {
             commands,
             refused: Arc::new(AtomicU64::new(0)),
+            waker: None,
         },
         receiver,
     )
@@ -304,15 +305,25 @@ pub fn channel() -> (EngineHandle, mpsc::Receiver<Command>) {
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     refused: Arc<AtomicU64>,
+    waker: Option<Waker>,
 }
 
 impl EngineHandle {
+    /// The same handle, which wakes the loop for each command; otherwise the loop finds it at its next turn.
+    #[must_use]
+    pub fn waking(self, waker: Waker) -> Self {
+        Self { waker: Some(waker), ..self }
+    }
+
     /// Sends the command that `command` makes of a place for the reply, and waits for the answer.
     pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.commands
             .try_send(command(reply))
             .map_err(|error| self.count_refusal(&error))?;
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
         answer
             .await
             .map_err(|oneshot::error::RecvError { .. }| EngineError::Ended)

@@ -9,6 +9,7 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
+use aya_log_ebpf::warn;
 use profiler_common::process::{ProcessEntry, state};
 
 use crate::maps::{EXECS, PROCESSES, TASK_TGID, UNKNOWN_OFFSET};
@@ -34,8 +35,9 @@ pub(crate) fn process_fork(context: BtfTracePointContext) -> i32 {
     match unsafe { PROCESSES.get(&parent) } {
         Some(entry) => {
             let entry = *entry;
-            // A full table leaves the child unwatched until the daemon has read its own record of the fork.
-            let _full = PROCESSES.insert(&child, &entry, 0);
+            if PROCESSES.insert(&child, &entry, 0).is_err() {
+                warn!(&context, "no room to watch process {} from its fork on; the daemon has to catch up", child);
+            }
         }
         None => {
             // An entry of a process that had this id before.
@@ -47,7 +49,7 @@ pub(crate) fn process_fork(context: BtfTracePointContext) -> i32 {
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
 #[btf_tracepoint(function = "sched_process_exec")]
-pub(crate) fn process_exec(_context: BtfTracePointContext) -> i32 {
+pub(crate) fn process_exec(context: BtfTracePointContext) -> i32 {
     let pid = current_tgid();
     // SAFETY: only tested for presence.
     if unsafe { PROCESSES.get(&pid) }.is_none() {
@@ -55,9 +57,13 @@ pub(crate) fn process_exec(_context: BtfTracePointContext) -> i32 {
     }
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let _full = EXECS.insert(&pid, &now, 0);
+    if EXECS.insert(&pid, &now, 0).is_err() {
+        warn!(&context, "no room to note the exec of process {}", pid);
+    }
     let pending = ProcessEntry { generation: 0, state: state::PENDING, first_mapping: 0, mapping_count: 0 };
-    let _gone = PROCESSES.insert(&pid, &pending, 0);
+    if PROCESSES.insert(&pid, &pending, 0).is_err() {
+        warn!(&context, "the entry of process {} could not be marked pending", pid);
+    }
     0
 }
 

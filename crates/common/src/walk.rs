@@ -246,7 +246,8 @@ fn apply<T: Target>(walk: &mut Walk, target: &mut T, row: Row, interrupted: bool
         return stop(walk, StopReason::ReadFailed);
     };
     let rbp_rule = row.rbp_rule();
-    if rbp_rule == RbpRule::Lost as u8 {
+    let lost = walk.flags & flags::BP_LOST != 0;
+    if rbp_rule == RbpRule::Lost as u8 || lost && rbp_rule == RbpRule::AtRbp as u8 {
         walk.flags |= flags::BP_LOST;
     } else if rbp_rule != RbpRule::Same as u8 {
         let base = if rbp_rule == RbpRule::AtCfa as u8 { cfa } else { walk.bp };

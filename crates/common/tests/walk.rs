@@ -383,6 +383,19 @@ fn a_lost_rbp_ends_the_walk_only_where_it_is_needed() {
 }
 
 #[test]
+fn rbp_saved_relative_to_a_lost_rbp_stays_lost() {
+    let lost = row(0, CfaRule::Rsp, 8, RbpRule::Lost, 0);
+    let at_rbp = row(0x80, CfaRule::Rsp, 8, RbpRule::AtRbp, 0);
+    let needs = row(0xc0, CfaRule::Rbp, 16, RbpRule::Same, 0);
+    let rows = vec![lost, at_rbp, needs, Row::marker(0x100, CfaRule::Root)];
+    let mut process = Process::new(&rows)
+        .word(STACK, CODE + 0x90)
+        .word(STACK + 8, CODE + 0xd0)
+        .word(STACK + 0x40, STACK + 0x20);
+    assert_eq!(process.walk(CODE + 5, STACK + 0x40).0, StopReason::RegisterUnknown);
+}
+
+#[test]
 fn depth_is_limited() {
     let mut process = Process::new(&leaf_and_root(row(0, CfaRule::Rsp, 8, RbpRule::Same, 0)));
     for index in 0..2000 {

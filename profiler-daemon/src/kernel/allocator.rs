@@ -24,8 +24,16 @@ pub(super) struct Allocator {
 
 impl Allocator {
     pub(super) fn new(capacity: u32) -> Self {
-        let free = if capacity == 0 { BTreeMap::new() } else { BTreeMap::from([(0, capacity)]) };
-        Self { free, capacity, used: 0 }
+        let free = if capacity == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(0, capacity)])
+        };
+        Self {
+            free,
+            capacity,
+            used: 0,
+        }
     }
 
     pub(super) fn capacity(&self) -> u32 {

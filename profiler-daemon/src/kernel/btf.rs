@@ -30,7 +30,7 @@ pub enum BtfError {
 
 /// The structures of a kernel.
 #[derive(Debug)]
-pub struct Structures<'a> {
+pub(super) struct Structures<'a> {
     /// By type id: offset of the type's own record.
     types: Vec<u32>,
     data: &'a [u8],
@@ -39,7 +39,7 @@ pub struct Structures<'a> {
 
 impl<'a> Structures<'a> {
     /// Finds the types in the bytes of a BTF file.
-    pub fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
+    pub(super) fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
         let word = |offset: usize| read_u32(data, offset).ok_or(BtfError::Malformed { offset });
         if word(0)? as u16 != MAGIC {
             return Err(BtfError::Malformed { offset: 0 });
@@ -60,14 +60,22 @@ impl<'a> Structures<'a> {
             types.push(offset as u32);
             offset += 12 + record_length(information)?;
         }
-        Ok(Self { types, data: types_data, strings })
+        Ok(Self {
+            types,
+            data: types_data,
+            strings,
+        })
     }
 
     /// Byte offset of a member of a structure, members of anonymous members included.
-    pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+    pub(super) fn offset(&self, structure: &str, member: &str) -> Option<u64> {
         let id = (1..self.types.len()).find(|id| {
-            let Some((name, information, _)) = self.header(*id) else { return false };
-            kind(information) == KIND_STRUCT && information & 0xffff != 0 && self.name(name) == Some(structure.as_bytes())
+            let Some((name, information, _)) = self.header(*id) else {
+                return false;
+            };
+            kind(information) == KIND_STRUCT
+                && information & 0xffff != 0
+                && self.name(name) == Some(structure.as_bytes())
         })?;
         self.member(id, member, MAX_NESTING)
     }
@@ -78,8 +86,11 @@ impl<'a> Structures<'a> {
         let bitfields = information >> 31 == 1;
         for index in 0..(information & 0xffff) as usize {
             let at = record + 12 + index * 12;
-            let (name, kind_id, bits) =
-                (read_u32(self.data, at)?, read_u32(self.data, at + 4)?, read_u32(self.data, at + 8)?);
+            let (name, kind_id, bits) = (
+                read_u32(self.data, at)?,
+                read_u32(self.data, at + 4)?,
+                read_u32(self.data, at + 8)?,
+            );
             let offset = u64::from(if bitfields { bits & 0xff_ffff } else { bits }) / 8;
             if name != 0 {
                 if self.name(name) == Some(member.as_bytes()) {
@@ -100,7 +111,11 @@ impl<'a> Structures<'a> {
     /// Name, information word and offset of a type's record.
     fn header(&self, id: usize) -> Option<(u32, u32, usize)> {
         let record = *self.types.get(id)? as usize;
-        Some((read_u32(self.data, record)?, read_u32(self.data, record.checked_add(4)?)?, record))
+        Some((
+            read_u32(self.data, record)?,
+            read_u32(self.data, record.checked_add(4)?)?,
+            record,
+        ))
     }
 
     fn name(&self, offset: u32) -> Option<&[u8]> {
@@ -146,7 +161,10 @@ mod tests {
             return;
         };
         let structures = Structures::parse(&data).unwrap();
-        let (pid, tgid) = (structures.offset("task_struct", "pid"), structures.offset("task_struct", "tgid"));
+        let (pid, tgid) = (
+            structures.offset("task_struct", "pid"),
+            structures.offset("task_struct", "tgid"),
+        );
         // They have been neighbours of four bytes each since before there was BTF.
         assert_eq!(tgid, pid.map(|pid| pid + 4));
         assert_eq!(structures.offset("task_struct", "no_such_member"), None);
@@ -157,8 +175,13 @@ mod tests {
     #[test]
     fn refuses_what_is_cut_off_or_not_btf() {
         assert_eq!(Structures::parse(b"").unwrap_err(), BtfError::Malformed { offset: 0 });
-        assert_eq!(Structures::parse(&[0; 64]).unwrap_err(), BtfError::Malformed { offset: 0 });
-        let Ok(data) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
+        assert_eq!(
+            Structures::parse(&[0; 64]).unwrap_err(),
+            BtfError::Malformed { offset: 0 }
+        );
+        let Ok(data) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            return;
+        };
         for length in (0..2000).chain([data.len() / 2, data.len() - 1]) {
             assert!(Structures::parse(&data[..length]).is_err(), "cut at {length}");
         }

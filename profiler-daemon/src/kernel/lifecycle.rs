@@ -76,7 +76,14 @@ impl LifecycleRing {
         };
         let event = sys::perf_event_open(&attributes, cpu)?;
         let memory = SharedMemory::map(event.as_fd(), page_bytes + data_bytes)?;
-        Ok(Self { cpu, event, memory, page_bytes, data_bytes, record: Vec::new() })
+        Ok(Self {
+            cpu,
+            event,
+            memory,
+            page_bytes,
+            data_bytes,
+            record: Vec::new(),
+        })
     }
 
     /// The descriptor that becomes readable when the ring is a quarter full.
@@ -130,12 +137,19 @@ impl LifecycleRing {
 
 /// The meaning of one record, header excluded; `None` if it is of no interest here.
 fn parse(kind: u32, misc: u16, body: &[u8]) -> Result<Option<Lifecycle>, MalformedRecord> {
-    let malformed = || MalformedRecord { kind, length: body.len() + HEADER_BYTES };
-    if !matches!(kind, RECORD_LOST | RECORD_COMM | RECORD_EXIT | RECORD_FORK | RECORD_MMAP2) {
+    let malformed = || MalformedRecord {
+        kind,
+        length: body.len() + HEADER_BYTES,
+    };
+    if !matches!(
+        kind,
+        RECORD_LOST | RECORD_COMM | RECORD_EXIT | RECORD_FORK | RECORD_MMAP2
+    ) {
         return Ok(None);
     }
-    let (body, trailer) =
-        body.split_at_checked(body.len().saturating_sub(SAMPLE_ID_BYTES)).ok_or_else(malformed)?;
+    let (body, trailer) = body
+        .split_at_checked(body.len().saturating_sub(SAMPLE_ID_BYTES))
+        .ok_or_else(malformed)?;
     let time_ns = u64_at(trailer, 8).ok_or_else(malformed)?;
     let fields = Fields { body };
     let event = match kind {
@@ -155,7 +169,9 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn lost(&self) -> Option<Option<LifecycleEvent>> {
-        Some(Some(LifecycleEvent::Lost { count: u64_at(self.body, 8)? }))
+        Some(Some(LifecycleEvent::Lost {
+            count: u64_at(self.body, 8)?,
+        }))
     }
 
     fn comm(&self, misc: u16) -> Option<Option<LifecycleEvent>> {
@@ -175,7 +191,10 @@ impl Fields<'_> {
 
     fn fork(&self) -> Option<Option<LifecycleEvent>> {
         let (pid, parent) = (u32_at(self.body, 0)?, u32_at(self.body, 4)?);
-        Some((pid != parent).then_some(LifecycleEvent::Fork { pid: Pid(pid), parent: Pid(parent) }))
+        Some((pid != parent).then_some(LifecycleEvent::Fork {
+            pid: Pid(pid),
+            parent: Pid(parent),
+        }))
     }
 
     fn mmap2(&self, misc: u16) -> Option<Option<LifecycleEvent>> {
@@ -191,10 +210,18 @@ impl Fields<'_> {
         };
         let path = text(body.get(64..)?);
         // The kernel reports mappings that are not executable as well when asked for data; be sure.
-        Some((protection & PROT_EXEC != 0 && length != 0).then_some(LifecycleEvent::Map {
-            pid,
-            mapping: MapRecord { start, length, file_offset, device_inode, path },
-        }))
+        Some(
+            (protection & PROT_EXEC != 0 && length != 0).then_some(LifecycleEvent::Map {
+                pid,
+                mapping: MapRecord {
+                    start,
+                    length,
+                    file_offset,
+                    device_inode,
+                    path,
+                },
+            }),
+        )
     }
 }
 
@@ -228,13 +255,24 @@ mod tests {
 
     #[track_caller]
     fn check(kind: u32, misc: u16, body: &[u8], expect: Option<LifecycleEvent>) {
-        assert_eq!(parse(kind, misc, body), Ok(expect.map(|event| Lifecycle { time_ns: 77, event })));
+        assert_eq!(
+            parse(kind, misc, body),
+            Ok(expect.map(|event| Lifecycle { time_ns: 77, event }))
+        );
     }
 
     #[test]
     fn tells_processes_from_threads() {
         let fork = |pid, parent| record(&[pid, parent, 9, 8, 0, 0], b"", 77);
-        check(RECORD_FORK, 0, &fork(5, 4), Some(LifecycleEvent::Fork { pid: Pid(5), parent: Pid(4) }));
+        check(
+            RECORD_FORK,
+            0,
+            &fork(5, 4),
+            Some(LifecycleEvent::Fork {
+                pid: Pid(5),
+                parent: Pid(4),
+            }),
+        );
         check(RECORD_FORK, 0, &fork(4, 4), None);
         let exit = |tid| record(&[5, 1, tid, 1, 0, 0], b"", 77);
         check(RECORD_EXIT, 0, &exit(5), Some(LifecycleEvent::Exit { pid: Pid(5) }));
@@ -244,8 +282,20 @@ mod tests {
     #[test]
     fn tells_exec_from_rename() {
         let body = record(&[5, 6], b"name\0", 77);
-        check(RECORD_COMM, MISC_COMM_EXEC, &body, Some(LifecycleEvent::Exec { pid: Pid(5), name: b"name".to_vec() }));
-        let rename = LifecycleEvent::Rename { pid: Pid(5), tid: 6, name: b"name".to_vec() };
+        check(
+            RECORD_COMM,
+            MISC_COMM_EXEC,
+            &body,
+            Some(LifecycleEvent::Exec {
+                pid: Pid(5),
+                name: b"name".to_vec(),
+            }),
+        );
+        let rename = LifecycleEvent::Rename {
+            pid: Pid(5),
+            tid: 6,
+            name: b"name".to_vec(),
+        };
         check(RECORD_COMM, 0, &body, Some(rename));
     }
 
@@ -262,10 +312,24 @@ mod tests {
             device_inode: Some((rustix::fs::makedev(8, 1), 42)),
             path: b"/lib/x.so".to_vec(),
         };
-        check(RECORD_MMAP2, 0, &map(5), Some(LifecycleEvent::Map { pid: Pid(5), mapping: mapping.clone() }));
+        check(
+            RECORD_MMAP2,
+            0,
+            &map(5),
+            Some(LifecycleEvent::Map {
+                pid: Pid(5),
+                mapping: mapping.clone(),
+            }),
+        );
         check(RECORD_MMAP2, 0, &map(1), None);
-        let with_build_id = MapRecord { device_inode: None, ..mapping };
-        let expect = LifecycleEvent::Map { pid: Pid(5), mapping: with_build_id };
+        let with_build_id = MapRecord {
+            device_inode: None,
+            ..mapping
+        };
+        let expect = LifecycleEvent::Map {
+            pid: Pid(5),
+            mapping: with_build_id,
+        };
         check(RECORD_MMAP2, MISC_MMAP_BUILD_ID, &map(5), Some(expect));
     }
 

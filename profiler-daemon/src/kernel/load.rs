@@ -227,7 +227,11 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
     let found: Vec<(&str, Option<u64>, String)> = OFFSETS
         .iter()
         .map(|(global, structure, member)| {
-            (*global, structures.offset(structure, member), format!("{structure}.{member}"))
+            (
+                *global,
+                structures.offset(structure, member),
+                format!("{structure}.{member}"),
+            )
         })
         .collect();
     let mut loader = EbpfLoader::new();
@@ -236,25 +240,40 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
             loader.override_global(global, offset, true);
         }
     }
-    let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object { source: Box::new(source) })?;
+    let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object {
+        source: Box::new(source),
+    })?;
     drop(structures);
     drop(btf_bytes);
     let walker_loop = forced.unwrap_or_else(newest_loop);
     let cpu: &mut PerfEvent = program(&mut object, walker_loop.program())?;
     cpu.load().map_err(refused(walker_loop.program()))?;
     let btf = Btf::from_sys_fs()?;
-    for (name, tracepoint) in [("process_fork", "sched_process_fork"), ("process_exec", "sched_process_exec")] {
+    for (name, tracepoint) in [
+        ("process_fork", "sched_process_fork"),
+        ("process_exec", "sched_process_exec"),
+    ] {
         let tracing: &mut BtfTracePoint = program(&mut object, name)?;
         tracing.load(tracepoint, &btf).map_err(refused(name))?;
         tracing.attach().map_err(refused(name))?;
     }
-    let missing_offsets =
-        found.into_iter().filter(|(_, offset, _)| offset.is_none()).map(|(_, _, member)| member).collect();
-    Ok(Loaded { object, walker_loop, missing_offsets })
+    let missing_offsets = found
+        .into_iter()
+        .filter(|(_, offset, _)| offset.is_none())
+        .map(|(_, _, member)| member)
+        .collect();
+    Ok(Loaded {
+        object,
+        walker_loop,
+        missing_offsets,
+    })
 }
 
 fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {
-    move |source| LoadError::Program { program, source: Box::new(source) }
+    move |source| LoadError::Program {
+        program,
+        source: Box::new(source),
+    }
 }
 
 /// A program of the object as its own type.
@@ -262,7 +281,9 @@ pub(super) fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    let program = object.program_mut(name).ok_or(LoadError::MissingProgram { program: name })?;
+    let program = object
+        .program_mut(name)
+        .ok_or(LoadError::MissingProgram { program: name })?;
     program.try_into().map_err(refused(name))
 }
 
@@ -283,12 +304,16 @@ fn check_host() -> Result<(), LoadError> {
     if let Ok(version) = KernelVersion::current()
         && version < KernelVersion::new(OLDEST_KERNEL.0, OLDEST_KERNEL.1, 0)
     {
-        return Err(LoadError::KernelTooOld { release: kernel_release() });
+        return Err(LoadError::KernelTooOld {
+            release: kernel_release(),
+        });
     }
     if let Ok(namespace) = std::fs::read_link("/proc/self/ns/pid")
         && namespace != Path::new(HOST_PID_NAMESPACE)
     {
-        return Err(LoadError::PidNamespace { namespace: namespace.display().to_string() });
+        return Err(LoadError::PidNamespace {
+            namespace: namespace.display().to_string(),
+        });
     }
     Ok(())
 }

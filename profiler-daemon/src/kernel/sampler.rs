@@ -14,6 +14,7 @@ use aya::{
     programs::Program,
     util::online_cpus,
 };
+use aya_log::EbpfLogger;
 use profiler_common::{
     counters::Counter,
     cpu::{CpuSampleHeader, flags},
@@ -25,7 +26,7 @@ use zerocopy::FromBytes;
 
 use super::{
     lifecycle::{LifecycleRing, MalformedRecord},
-    load::{self, Loaded, LoadError, WalkerLoop, take_map},
+    load::{self, LoadError, Loaded, WalkerLoop, take_map},
     perf_event::CpuClock,
     records::{Lifecycle, Pid, RawSample},
     tables::KernelTables,
@@ -38,6 +39,8 @@ const RING_SECONDS: f64 = 0.25;
 const MIN_RING_BYTES: u32 = 1 << 18;
 const MAX_RING_BYTES: u32 = 1 << 23;
 
+/// The rings of samples, and the programs' array that holds them.
+type Rings = (Vec<RingBuf<MapData>>, ArrayOfMaps<MapData, MapData>);
 type CounterValues = [u64; Counter::ALL.len()];
 
 /// How to sample.
@@ -77,7 +80,7 @@ pub struct KernelCost {
     pub from_bpf_statistics: bool,
     /// Runs of the CPU program.
     pub runs: u64,
-    /// Memory of maps, rings and programs.
+    /// Memory of all maps and programs that this process holds.
     pub bytes: u64,
 }
 
@@ -95,6 +98,8 @@ pub struct Sampler {
     /// Holds the rings in the programs' array.
     _ring_map: ArrayOfMaps<MapData, MapData>,
     counters: PerCpuArray<MapData, CounterValues>,
+    /// What the programs say of rare cases.
+    diagnostics: Option<EbpfLogger<&'static dyn log::Log>>,
     malformed_samples: u64,
     malformed_lifecycle: u64,
     /// BPF statistics are kept while this is open.
@@ -120,6 +125,13 @@ impl Sampler {
         let (rings, ring_map) = open_rings(&mut loaded.object, &cpus, options.sample_hz)?;
         let lifecycle = cpus.iter().map(|cpu| open_lifecycle(*cpu)).collect::<Result<_, _>>()?;
         let counters = PerCpuArray::try_from(take_map(&mut loaded.object, "COUNTERS")?)?;
+        let diagnostics = match EbpfLogger::init(&mut loaded.object) {
+            Ok(logger) => Some(logger),
+            Err(error) => {
+                tracing::warn!(%error, "diagnostics of the programs in the kernel cannot be read");
+                None
+            }
+        };
         let statistics = match aya::sys::enable_stats(aya::sys::Stats::RunTime) {
             Ok(descriptor) => Some(descriptor),
             Err(error) => {
@@ -127,7 +139,11 @@ impl Sampler {
                 None
             }
         };
-        let Loaded { object, walker_loop, missing_offsets } = loaded;
+        let Loaded {
+            object,
+            walker_loop,
+            missing_offsets,
+        } = loaded;
         let sampler = Self {
             object,
             options,
@@ -139,6 +155,7 @@ impl Sampler {
             rings,
             _ring_map: ring_map,
             counters,
+            diagnostics,
             malformed_samples: 0,
             malformed_lifecycle: 0,
             _statistics: statistics,
@@ -149,8 +166,9 @@ impl Sampler {
     /// Starts the clock of each CPU that is online and has none; stops those of CPUs that went away.
     pub fn start(&mut self) -> Result<(), LoadError> {
         let online = cpus()?;
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.clocks).into_iter().partition(|clock| online.contains(&clock.cpu));
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clocks)
+            .into_iter()
+            .partition(|clock| online.contains(&clock.cpu));
         self.clocks = kept;
         self.past_counted += gone.iter().filter_map(|clock| clock.counted().ok()).sum::<Duration>();
         for cpu in online {
@@ -161,11 +179,17 @@ impl Sampler {
                 continue;
             }
             let program = load::program::<aya::programs::PerfEvent>(&mut self.object, self.walker_loop.program())?;
-            let descriptor = program
-                .fd()
-                .map_err(|source| LoadError::Program { program: "cpu_sample", source: Box::new(source) })?;
-            let clock = CpuClock::start(cpu, self.options.sample_hz, descriptor.as_fd())
-                .map_err(|source| LoadError::PerfEvent { event: "the CPU clock", cpu, source })?;
+            let descriptor = program.fd().map_err(|source| LoadError::Program {
+                program: "cpu_sample",
+                source: Box::new(source),
+            })?;
+            let clock = CpuClock::start(cpu, self.options.sample_hz, descriptor.as_fd()).map_err(|source| {
+                LoadError::PerfEvent {
+                    event: "the CPU clock",
+                    cpu,
+                    source,
+                }
+            })?;
             self.clocks.push(clock);
         }
         Ok(())
@@ -187,7 +211,7 @@ impl Sampler {
     }
 
     /// Waits until a ring fills, the descriptor `also` is readable, or the time is over.
-    pub fn wait(&self, also: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    pub fn wait(&self, also: &impl AsFd, timeout: Duration) -> io::Result<()> {
         let mut descriptors: Vec<PollFd<'_>> = self
             .lifecycle
             .iter()
@@ -196,7 +220,7 @@ impl Sampler {
                 // SAFETY: the ring owns the descriptor and outlives the poll.
                 unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(ring)) }
             }))
-            .chain([also])
+            .chain([also.as_fd()])
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
             .collect();
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
@@ -227,6 +251,13 @@ impl Sampler {
         records
     }
 
+    /// Logs what the programs said of rare cases.
+    pub fn log_diagnostics(&mut self) {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
+    }
+
     /// Takes all samples, ring by ring.
     pub fn drain_samples(&mut self, mut take: impl FnMut(RawSample<'_>)) {
         let mut frames = Vec::with_capacity(FRAME_SLOTS);
@@ -248,19 +279,30 @@ impl Sampler {
     /// What was counted since the start.
     pub fn counts(&self) -> SamplingCounts {
         let period_ns = u64::from(1_000_000_000 / self.options.sample_hz.max(1)).max(1);
-        let counted = self.past_counted + self.clocks.iter().filter_map(|clock| clock.counted().ok()).sum::<Duration>();
+        let counted = self.past_counted
+            + self
+                .clocks
+                .iter()
+                .filter_map(|clock| clock.counted().ok())
+                .sum::<Duration>();
         let mut counters = BTreeMap::new();
         if let Ok(values) = self.counters.get(&0, 0) {
             for counter in Counter::ALL {
                 counters.insert(counter, values.iter().map(|values| values[counter as usize]).sum());
             }
         }
-        SamplingCounts { expected_runs: (counted.as_nanos() / u128::from(period_ns)) as u64, counters }
+        SamplingCounts {
+            expected_runs: (counted.as_nanos() / u128::from(period_ns)) as u64,
+            counters,
+        }
     }
 
     /// What the programs cost. `counts` are those of the same moment.
     pub fn cost(&self, counts: &SamplingCounts) -> KernelCost {
-        let mut cost = KernelCost { runs: counts.get(Counter::Runs), ..KernelCost::default() };
+        let mut cost = KernelCost {
+            runs: counts.get(Counter::Runs),
+            ..KernelCost::default()
+        };
         for (_, program) in self.object.programs() {
             let descriptor = match program {
                 Program::PerfEvent(program) => program.fd(),
@@ -268,10 +310,12 @@ impl Sampler {
                 _ => continue,
             };
             let Ok(descriptor) = descriptor else { continue };
-            let Ok(facts) = DescriptorFacts::read(descriptor.as_fd()) else { continue };
+            let Ok(facts) = DescriptorFacts::read(descriptor.as_fd()) else {
+                continue;
+            };
             cost.time += Duration::from_nanos(facts.run_time_ns);
-            cost.bytes += facts.memory_bytes;
         }
+        cost.bytes = held_bpf_bytes();
         cost.from_bpf_statistics = !cost.time.is_zero();
         if !cost.from_bpf_statistics {
             cost.time = Duration::from_nanos(counts.get(Counter::SampleNanoseconds));
@@ -282,41 +326,60 @@ impl Sampler {
 
 /// What `/proc/self/fdinfo` says of a map or program.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DescriptorFacts {
-    pub(super) run_time_ns: u64,
-    pub(super) memory_bytes: u64,
+struct DescriptorFacts {
+    run_time_ns: u64,
+    memory_bytes: u64,
 }
 
 impl DescriptorFacts {
-    pub(super) fn read(descriptor: BorrowedFd<'_>) -> io::Result<Self> {
+    fn read(descriptor: BorrowedFd<'_>) -> io::Result<Self> {
         use std::os::fd::AsRawFd as _;
         let path = PathBuf::from(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()));
-        let text = std::fs::read_to_string(path)?;
+        Ok(Self::parse(&std::fs::read_to_string(path)?))
+    }
+
+    fn parse(text: &str) -> Self {
         let field = |name: &str| {
             text.lines()
                 .find_map(|line| line.strip_prefix(name))
                 .and_then(|value| value.trim().parse().ok())
                 .unwrap_or_default()
         };
-        Ok(Self { run_time_ns: field("run_time_ns:"), memory_bytes: field("memlock:") })
+        Self {
+            run_time_ns: field("run_time_ns:"),
+            memory_bytes: field("memlock:"),
+        }
     }
 }
 
+/// Bytes of all maps and programs that this process has descriptors of.
+fn held_bpf_bytes() -> u64 {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fdinfo") else {
+        return 0;
+    };
+    descriptors
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .map(|text| DescriptorFacts::parse(&text).memory_bytes)
+        .sum()
+}
+
 fn cpus() -> Result<Vec<u32>, LoadError> {
-    online_cpus().map_err(|(path, source)| LoadError::Cpus { path: path.to_owned(), source })
+    online_cpus().map_err(|(path, source)| LoadError::Cpus {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn open_lifecycle(cpu: u32) -> Result<LifecycleRing, LoadError> {
-    LifecycleRing::open(cpu, LIFECYCLE_PAGES)
-        .map_err(|source| LoadError::PerfEvent { event: "lifecycle records", cpu, source })
+    LifecycleRing::open(cpu, LIFECYCLE_PAGES).map_err(|source| LoadError::PerfEvent {
+        event: "lifecycle records",
+        cpu,
+        source,
+    })
 }
 
 /// Makes the rings of samples and gives them to the programs.
-fn open_rings(
-    object: &mut Ebpf,
-    cpus: &[u32],
-    sample_hz: u32,
-) -> Result<(Vec<RingBuf<MapData>>, ArrayOfMaps<MapData, MapData>), LoadError> {
+fn open_rings(object: &mut Ebpf, cpus: &[u32], sample_hz: u32) -> Result<Rings, LoadError> {
     let mut ring_map: ArrayOfMaps<MapData, MapData> = ArrayOfMaps::try_from(take_map(object, "RINGS")?)?;
     let highest = cpus.iter().max().copied().unwrap_or_default();
     let rings = (0..=highest / CPUS_PER_RING)
@@ -351,11 +414,20 @@ fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a
     let (kernel, user) = (usize::from(header.kernel_frames), usize::from(header.user_frames));
     let addresses = rest.get(..(kernel + user) * size_of::<u64>())?;
     frames.clear();
-    frames.extend(addresses.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)));
+    frames.extend(
+        addresses
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|bytes| u64::from_ne_bytes(*bytes)),
+    );
     let (kernel_frames, user_frames) = frames.split_at_checked(kernel)?;
     let name_at = std::mem::offset_of!(CpuSampleHeader, thread_name);
     let thread_name = record.get(name_at..name_at + header.thread_name.len())?;
-    let end = thread_name.iter().position(|byte| *byte == 0).unwrap_or(thread_name.len());
+    let end = thread_name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(thread_name.len());
     Some(RawSample {
         time_ns: header.time_ns,
         pid: Pid(header.pid),
@@ -403,7 +475,10 @@ mod tests {
         let mut frames = Vec::new();
         let sample = decode(&record, &mut frames).unwrap();
         assert_eq!((sample.kernel_frames, sample.user_frames), (&[10][..], &[20, 30][..]));
-        assert_eq!((sample.thread_name, sample.stop, sample.in_kernel), (&b"work"[..], StopReason::Root, true));
+        assert_eq!(
+            (sample.thread_name, sample.stop, sample.in_kernel),
+            (&b"work"[..], StopReason::Root, true)
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ pub(super) mod attr {
 /// Opens a perf event that counts all processes on one CPU.
 pub(super) fn perf_event_open(attr: &PerfEventAttr, cpu: u32) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-    let attr = PerfEventAttr { size: size_of::<PerfEventAttr>() as u32, ..*attr };
+    let attr = PerfEventAttr {
+        size: size_of::<PerfEventAttr>() as u32,
+        ..*attr
+    };
     // SAFETY: the attributes are valid for reads of their stated size; all processes (-1), one CPU, no group.
     let fd = unsafe {
         libc::syscall(
@@ -89,7 +92,11 @@ pub(super) fn enable(event: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Memory shared with the kernel through a descriptor, unmapped on drop.
@@ -125,7 +132,10 @@ impl SharedMemory {
 
     /// Copies bytes in. Panics if they do not fit: offsets are the caller's own arithmetic.
     pub(super) fn write(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.length), "write beyond the mapping");
+        assert!(
+            offset.checked_add(bytes.len()).is_some_and(|end| end <= self.length),
+            "write beyond the mapping"
+        );
         // SAFETY: in bounds as asserted. The kernel may read at the same time; it copes with any value.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer.as_ptr().add(offset), bytes.len());
@@ -134,7 +144,10 @@ impl SharedMemory {
 
     /// Copies bytes out. Panics if they do not lie in the mapping.
     pub(super) fn read(&self, offset: usize, into: &mut [u8]) {
-        assert!(offset.checked_add(into.len()).is_some_and(|end| end <= self.length), "read beyond the mapping");
+        assert!(
+            offset.checked_add(into.len()).is_some_and(|end| end <= self.length),
+            "read beyond the mapping"
+        );
         // SAFETY: in bounds as asserted.
         unsafe {
             std::ptr::copy_nonoverlapping(self.pointer.as_ptr().add(offset), into.as_mut_ptr(), into.len());
@@ -143,7 +156,10 @@ impl SharedMemory {
 
     /// A word that the kernel and we both change.
     pub(super) fn atomic(&self, offset: usize) -> &std::sync::atomic::AtomicU64 {
-        assert!(offset % 8 == 0 && offset + 8 <= self.length, "no word at this offset of the mapping");
+        assert!(
+            offset.is_multiple_of(8) && offset + 8 <= self.length,
+            "no word at this offset of the mapping"
+        );
         // SAFETY: in bounds and aligned as asserted; mappings are page-aligned and live as long as self.
         unsafe { std::sync::atomic::AtomicU64::from_ptr(self.pointer.as_ptr().add(offset).cast()) }
     }

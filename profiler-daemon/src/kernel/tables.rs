@@ -48,6 +48,8 @@ pub struct KernelTables {
     shards: Vec<Shard>,
     mapping_memory: SharedMemory,
     page_memory: SharedMemory,
+    /// Kept open, so that their memory is seen among what the daemon holds.
+    _shared: [MapData; 2],
     rows: Allocator,
     pages: Allocator,
     mappings: Allocator,
@@ -91,13 +93,16 @@ impl KernelTables {
         let mapping_bytes = MAX_MAPPINGS as usize * size_of::<Mapping>();
         let page_bytes = MAX_PAGES as usize * size_of::<u64>();
         let max_rows = (max_row_bytes / ROW_BYTES as u64).min(u64::from(MAX_SHARDS) << SHARD_SHIFT) as u32;
+        let (mapping_memory, mapping_map) = share(object, "MAPPINGS", mapping_bytes)?;
+        let (page_memory, page_map) = share(object, "PAGES", page_bytes)?;
         Ok(Self {
             processes: map_of(object, "PROCESSES")?,
             execs: map_of(object, "EXECS")?,
             shard_maps: map_of(object, "SHARDS")?,
             shards: Vec::new(),
-            mapping_memory: share(object, "MAPPINGS", mapping_bytes)?,
-            page_memory: share(object, "PAGES", page_bytes)?,
+            mapping_memory,
+            page_memory,
+            _shared: [mapping_map, page_map],
             rows: Allocator::new(max_rows),
             pages: Allocator::new(MAX_PAGES),
             mappings: Allocator::new(MAX_MAPPINGS),
@@ -192,8 +197,14 @@ impl KernelTables {
         wanted: usize,
     ) -> Result<Run, TablesFull> {
         let capacity = allocator(self).capacity();
-        let full = TablesFull { table, wanted: wanted as u64, capacity: u64::from(capacity) };
-        let Ok(count) = u32::try_from(wanted) else { return Err(full) };
+        let full = TablesFull {
+            table,
+            wanted: wanted as u64,
+            capacity: u64::from(capacity),
+        };
+        let Ok(count) = u32::try_from(wanted) else {
+            return Err(full);
+        };
         if let Some(run) = allocator(self).allocate(count) {
             return Ok(run);
         }
@@ -231,7 +242,9 @@ impl KernelTables {
             let offset = index % per_shard;
             let (now, later) = rest.split_at(rest.len().min(per_shard - offset));
             let words: Vec<u64> = now.iter().map(|row| row.0).collect();
-            self.shards[index / per_shard].memory.write(offset * ROW_BYTES, words.as_bytes());
+            self.shards[index / per_shard]
+                .memory
+                .write(offset * ROW_BYTES, words.as_bytes());
             index += now.len();
             rest = later;
         }
@@ -260,12 +273,20 @@ impl KernelTables {
             Backing::Pending => (kind::PENDING, 0),
             Backing::Uprobes => (kind::UPROBES, 0),
         };
-        Mapping { start: mapping.start, end: mapping.end, bias: mapping.bias, page_base, kind }
+        Mapping {
+            start: mapping.start,
+            end: mapping.end,
+            bias: mapping.bias,
+            page_base,
+            kind,
+        }
     }
 
     /// Whether the process executed another program after what we know of it.
     fn executed_since(&self, pid: Pid) -> bool {
-        self.execs.get(&pid.0, 0).is_ok_and(|time_ns| time_ns > self.known_until_ns)
+        self.execs
+            .get(&pid.0, 0)
+            .is_ok_and(|time_ns| time_ns > self.known_until_ns)
     }
 }
 
@@ -292,11 +313,21 @@ impl WalkerTables for KernelTables {
                 page => Page::new(rows.first + page.first(), page.count()).0,
             })
             .collect();
-        self.page_memory.write(pages.first as usize * size_of::<u64>(), page_words.as_bytes());
+        self.page_memory
+            .write(pages.first as usize * size_of::<u64>(), page_words.as_bytes());
         let id = TableId(self.next_table);
         self.next_table = self.next_table.wrapping_add(1);
         let page_base = pages.first.wrapping_sub(table.first_page as u32);
-        self.installed.insert(id, Installed { rows, pages, page_base, users: 0, removed: false });
+        self.installed.insert(
+            id,
+            Installed {
+                rows,
+                pages,
+                page_base,
+                users: 0,
+                removed: false,
+            },
+        );
         Ok(id)
     }
 
@@ -310,7 +341,8 @@ impl WalkerTables for KernelTables {
     fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
         let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
         let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
-        self.mapping_memory.write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
+        self.mapping_memory
+            .write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
         // 0 stands for an entry that the kernel marked itself.
         self.generation = self.generation.wrapping_add(1).max(1);
         let entry = ProcessEntry {
@@ -339,7 +371,12 @@ impl WalkerTables for KernelTables {
         if self.executed_since(pid) {
             return self.set_entry(
                 pid,
-                ProcessEntry { generation: 0, state: state::PENDING, first_mapping: 0, mapping_count: 0 },
+                ProcessEntry {
+                    generation: 0,
+                    state: state::PENDING,
+                    first_mapping: 0,
+                    mapping_count: 0,
+                },
             );
         }
         Ok(())
@@ -380,9 +417,11 @@ fn map_of<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name:
     Ok(M::try_from(take_map(object, name)?)?)
 }
 
-fn share(object: &mut Ebpf, name: &'static str, length: usize) -> Result<SharedMemory, LoadError> {
+fn share(object: &mut Ebpf, name: &'static str, length: usize) -> Result<(SharedMemory, MapData), LoadError> {
     let Map::Array(map) = take_map(object, name)? else {
         return Err(LoadError::MissingMap { map: name });
     };
-    SharedMemory::map(map.fd().as_fd(), length).map_err(|source| LoadError::ShareMap { map: name, source })
+    let memory =
+        SharedMemory::map(map.fd().as_fd(), length).map_err(|source| LoadError::ShareMap { map: name, source })?;
+    Ok((memory, map))
 }

@@ -889,3 +889,82 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn zz_measure() {
+    use crate::{kernel::records::RawSample, stacks::aggregate::{Aggregator, WindowLimits}};
+    let mut children = Vec::new();
+    for _ in 0..200 {
+        children.push(std::process::Command::new("sleep").arg("100").spawn().unwrap());
+    }
+    let options = super::Options {
+        proc_root: "/proc".into(),
+        targets: watch_all(),
+        own_pid: Pid(1),
+        clock: super::Clock::read(),
+        wake: None,
+    };
+    let mut owner = Processes::new(WalkerDouble::default(), options).unwrap();
+    let t = Instant::now();
+    owner.scan(super::Now::read()).unwrap();
+    println!("scan of {} processes: {:?}", owner.images.len(), t.elapsed());
+    let t = Instant::now();
+    let mut loop_time = Duration::ZERO;
+    while !owner.is_settled() {
+        let t = Instant::now();
+        owner.poll(super::Now::read());
+        loop_time += t.elapsed();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("settled: {:?}, loop {:?}, watched {}, writes {}", t.elapsed(), loop_time, owner.watched_count(), owner.walker().writes);
+    let now = super::Now::read();
+    let t = Instant::now();
+    for _ in 0..10 { owner.repair_due = true; owner.last_repair_ns = 0; owner.poll(now); }
+    println!("repair: {:?}", t.elapsed() / 10);
+    // samples
+    let pid = Pid(std::process::id());
+    let image = owner.running(pid).unwrap();
+    let addresses: Vec<u64> = image.mappings().live().flat_map(|m| [m.start + 0x100, m.start + 0x200, m.end - 8]).collect();
+    println!("{} mappings", image.mappings().live().len());
+    let mut aggregator = Aggregator::new(Duration::from_millis(10), WindowLimits::default(), SystemTime::now());
+    let n = 50_000u64;
+    let frames: Vec<Vec<u64>> = (0..n).map(|i| (0..20).map(|f| addresses[((i * 7 + f * 3) as usize) % addresses.len()] + (i % 50_000) / 8).collect()).collect();
+    for distinct in [1000u64, 50_000] {
+        let t = Instant::now();
+        for i in 0..n {
+            let s = RawSample { time_ns: now.monotonic_ns, pid, tid: 1, generation: 1, thread_name: b"worker", in_kernel: false, kernel_stack_incomplete: false, stop: profiler_common::stop::StopReason::Root, kernel_frames: &[], user_frames: &frames[(i % distinct) as usize] };
+            aggregator.on_sample(&s, &mut owner);
+        }
+        let count = t.elapsed() / n as u32;
+        let t = Instant::now();
+        let w = aggregator.take(SystemTime::now(), &owner);
+        let stacks: usize = w.processes.iter().map(|p| p.stacks.len()).sum();
+        println!("distinct {stacks}: count {count:?} per sample, take {:?} per stack", t.elapsed() / stacks as u32);
+    }
+    // churn
+    let program = native_program();
+    let mapping = map(0, 0, CODE, CODE + 0x1000, &program);
+    let LifecycleEvent::Map { mapping, .. } = mapping.event else { panic!() };
+    let now0 = super::Now::read();
+    let t = Instant::now();
+    let rounds = 20_000u64;
+    for r in 0..rounds {
+        let time_ns = now0.monotonic_ns + r * 500_000;
+        let now = super::Now { instant: now0.instant, monotonic_ns: time_ns };
+        let pid = Pid(2_000_000 + r as u32);
+        let parent = Pid(1);
+        for event in [
+            LifecycleEvent::Fork { pid, parent },
+            LifecycleEvent::Exec { pid, name: b"true".to_vec() },
+            LifecycleEvent::Map { pid, mapping: mapping.clone() },
+            LifecycleEvent::Map { pid, mapping: mapping.clone() },
+            LifecycleEvent::Map { pid, mapping: mapping.clone() },
+            LifecycleEvent::Exit { pid },
+        ] {
+            owner.on_lifecycle(&crate::kernel::records::Lifecycle { time_ns, event }, now);
+        }
+        if r % 20 == 0 { owner.poll(now); }
+    }
+    println!("churn (watched, stat missing): {:?} per process", t.elapsed() / rounds as u32);
+    for mut c in children { c.kill().unwrap(); c.wait().unwrap(); }
+}

@@ -1,0 +1,390 @@
+//! The only wiring: builds the stages, joins them, starts and stops them.
+//!
+//! Three threads carry samples: the sampling loop, the builder of unwind tables behind it, and the one that names
+//! windows. gRPC has a runtime of its own. A stage that cannot work is a state in [`Health`]; the daemon ends with an error only if
+//! nobody could ask it anything.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use profiler_config::Config;
+use profiler_store::Store;
+
+use crate::{
+    api::{self, SharedStore, access::Access},
+    command::{self, EngineHandle},
+    engine::{Engine, EngineParts, NAMING_QUEUE, Naming},
+    health::{Health, Part, PartState},
+    kernel::{self, KernelTables, LoadError, Sampler, SamplerOptions, WalkerLoop, records::Pid},
+    notify::ServiceManager,
+    processes::{self, Clock, Now, Processes, walker_tables::WalkerTables},
+    stacks::aggregate::{Aggregator, WindowLimits},
+    symbols::Symbols,
+    unsampled::{self, NoWalker},
+    waker::Waker,
+};
+
+const PROC_ROOT: &str = "/proc";
+/// Time that the threads get to end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why the daemon cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The socket cannot be had.
+    #[error("{source}")]
+    Bind {
+        /// Why.
+        #[from]
+        source: api::BindError,
+    },
+    /// The API ended.
+    #[error("the API ended: {source}")]
+    Serve {
+        /// Why.
+        #[from]
+        source: api::ServeError,
+    },
+    /// A thread or descriptor that every stage needs could not be made.
+    #[error("{what}: {source}")]
+    Start {
+        /// What could not be made.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The owner of processes could not start.
+    #[error("{source}")]
+    Processes {
+        /// Why.
+        #[from]
+        source: processes::StartError,
+    },
+}
+
+/// The configuration and where it came from.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// What is meant.
+    pub config: Config,
+    /// The same as TOML.
+    pub toml: String,
+    /// The files it was read from.
+    pub files: Vec<PathBuf>,
+}
+
+/// Runs until `shutdown` is done.
+pub async fn run(
+    configured: Configured,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), DaemonError> {
+    let Configured { config, toml, files } = configured;
+    let manager = ServiceManager::from_environment();
+    let health = Arc::new(Health::new());
+    let (access, missing_groups) = Access::resolve(
+        Path::new("/"),
+        rustix::process::geteuid().as_raw(),
+        &config.api.read_group,
+        &config.api.act_group,
+    );
+    if !missing_groups.is_empty() {
+        tracing::warn!(groups = %missing_groups.join(", "), "groups do not exist: only root and the daemon's own user have their roles");
+    }
+    // First of all, so that a second daemon on the same socket does no work that it must undo.
+    let socket = api::bind(&config.api.socket, access.socket_gid())?;
+    let store: SharedStore = Arc::new(Mutex::new(Store::new(profiler_store::Limits {
+        retention: config.store.retention,
+        max_bytes: usize::try_from(config.store.max_bytes).unwrap_or(usize::MAX),
+    })));
+    health.report(Part::Store, PartState::Active);
+    let waker = Waker::new().map_err(|source| DaemonError::Start {
+        what: "a descriptor to wake the sampling loop",
+        source,
+    })?;
+    let (engine, commands) = command::channel();
+    let engine = engine.waking(waker.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stages = Stages {
+        config: &config,
+        health: &health,
+        store: &store,
+        waker: &waker,
+        stop: &stop,
+        manager,
+    };
+    let threads = stages.start(commands)?;
+    let identity = api::Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: kernel::kernel_release(),
+        started: SystemTime::now(),
+        configuration: toml,
+        configuration_files: files,
+        proc_root: PROC_ROOT.into(),
+    };
+    tracing::info!(socket = %socket.path().display(), "serving");
+    health.report(Part::Api, PartState::Active);
+    manager.ready();
+    let context = Arc::new(api::Context::new(identity, engine.clone(), store, Arc::clone(&health)));
+    let served = api::serve(socket, context, access, shutdown).await;
+    manager.stopping();
+    tracing::info!("stopping");
+    stop.store(true, Ordering::Release);
+    waker.wake();
+    end(threads, engine);
+    Ok(served?)
+}
+
+/// Waits for the threads to end, each with its last work done.
+fn end(threads: Vec<JoinHandle<()>>, engine: EngineHandle) {
+    // The loop that answers without sampling waits for commands: there will be no more.
+    drop(engine);
+    let deadline = Instant::now() + SHUTDOWN;
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        if !thread.is_finished() {
+            tracing::warn!(thread = name, "did not end in time");
+        } else if thread.join().is_err() {
+            tracing::error!(thread = name, "panicked");
+        }
+    }
+}
+
+/// What the stages are built from.
+struct Stages<'a> {
+    config: &'a Config,
+    health: &'a Arc<Health>,
+    store: &'a SharedStore,
+    waker: &'a Waker,
+    stop: &'a Arc<AtomicBool>,
+    manager: ServiceManager,
+}
+
+impl Stages<'_> {
+    /// Starts the stages that this host can run.
+    fn start(
+        &self,
+        commands: tokio::sync::mpsc::Receiver<command::Command>,
+    ) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+        match self.sample() {
+            Ok((sampler, processes)) => self.start_sampling(sampler, processes, commands),
+            Err(Failure::Load(error)) => self.start_unsampled(&error, commands),
+            Err(Failure::Daemon(error)) => Err(error),
+        }
+    }
+
+    /// Loads sampling, takes in what runs already, and starts the clocks.
+    fn sample(&self) -> Result<(Sampler, Processes<KernelTables>), Failure> {
+        let options = SamplerOptions {
+            sample_hz: self.config.sampling.hz.get(),
+            walker_loop: match self.config.sampling.walker_loop {
+                profiler_config::WalkerLoop::Auto => None,
+                profiler_config::WalkerLoop::BpfLoop => Some(WalkerLoop::BpfLoop),
+                profiler_config::WalkerLoop::ForEachMapElem => Some(WalkerLoop::ForEachMapElem),
+            },
+            max_row_bytes: self.config.walker.max_row_bytes,
+        };
+        let (mut sampler, tables) = Sampler::load(options)?;
+        let mut processes = self.processes(tables)?;
+        // After the rings of lifecycle records are open: what starts from now on is heard of.
+        self.health.report(Part::Lifecycle, PartState::Active);
+        if let Err(error) = processes.scan(Now::read()) {
+            self.health.report(
+                Part::Discovery,
+                PartState::Failed {
+                    reason: error.to_string(),
+                    remedy: "Let the daemon read /proc.".to_owned(),
+                },
+            );
+        } else if self.config.targets.discover_rust {
+            self.health.report(Part::Discovery, PartState::Active);
+        } else {
+            let reason = "targets.discover_rust is false".to_owned();
+            self.health.report(Part::Discovery, PartState::Disabled { reason });
+        }
+        sampler.start()?;
+        if !sampler.missing_offsets().is_empty() {
+            tracing::warn!(members = %sampler.missing_offsets().join(", "), "this kernel does not describe these members: stacks through uprobes may end early");
+        }
+        tracing::info!(
+            hz = sampler.sample_hz(),
+            walker_loop = sampler.walker_loop().name(),
+            "sampling"
+        );
+        self.health.report(Part::Sampling, PartState::Active);
+        Ok((sampler, processes))
+    }
+
+    fn processes<T: WalkerTables>(&self, tables: T) -> Result<Processes<T>, DaemonError> {
+        let waker = self.waker.clone();
+        let options = processes::Options {
+            proc_root: PROC_ROOT.into(),
+            targets: self.config.targets.clone(),
+            own_pid: Pid(std::process::id()),
+            clock: Clock::read(),
+            wake: Some(Box::new(move || waker.wake())),
+        };
+        Ok(Processes::new(tables, options)?)
+    }
+
+    fn start_sampling(
+        &self,
+        sampler: Sampler,
+        processes: Processes<KernelTables>,
+        commands: tokio::sync::mpsc::Receiver<command::Command>,
+    ) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+        let (naming, windows) = sync_channel(NAMING_QUEUE);
+        let period = Duration::from_secs(1) / sampler.sample_hz();
+        let engine = Engine::new(EngineParts {
+            window: Aggregator::new(period, WindowLimits::default(), SystemTime::now()),
+            window_length: self.config.store.window,
+            sampler,
+            processes,
+            commands,
+            waker: self.waker.clone(),
+            naming,
+            stop: Arc::clone(self.stop),
+        });
+        let namer = Namer {
+            settings: self.config.symbols.clone(),
+            health: Arc::clone(self.health),
+            store: Arc::clone(self.store),
+        };
+        let manager = self.manager;
+        let interval = manager.watchdog_interval();
+        let mut last_sign = Instant::now();
+        let sampling = spawn("sampling", move || {
+            engine.run(|| {
+                if interval.is_some_and(|interval| last_sign.elapsed() >= interval / 2) {
+                    last_sign = Instant::now();
+                    manager.alive();
+                }
+            });
+        })?;
+        let symbols = spawn("symbols", move || namer.run(&windows))?;
+        Ok(vec![sampling, symbols])
+    }
+
+    fn start_unsampled(
+        &self,
+        error: &LoadError,
+        commands: tokio::sync::mpsc::Receiver<command::Command>,
+    ) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+        let (reason, remedy) = (error.to_string(), error.remedy().to_owned());
+        tracing::error!(%reason, %remedy, "nothing can be sampled on this host");
+        let idle = || PartState::Unsupported {
+            reason: "nothing is sampled".to_owned(),
+            remedy: String::new(),
+        };
+        self.health.report(
+            Part::Sampling,
+            PartState::Unsupported {
+                reason: reason.clone(),
+                remedy,
+            },
+        );
+        for part in [Part::Lifecycle, Part::Discovery, Part::Symbols, Part::KernelSymbols] {
+            self.health.report(part, idle());
+        }
+        let processes = self.processes(NoWalker)?;
+        let stop = Arc::clone(self.stop);
+        let thread = spawn("unsampled", move || {
+            unsampled::answer(processes, &reason, commands, &stop)
+        })?;
+        // Without it the service manager would take a host that cannot sample for a daemon that hangs.
+        let manager = self.manager;
+        let stop = Arc::clone(self.stop);
+        let signs = spawn("watchdog", move || {
+            let Some(interval) = manager.watchdog_interval() else {
+                return;
+            };
+            while !stop.load(Ordering::Acquire) {
+                manager.alive();
+                thread::sleep(interval.min(Duration::from_secs(1)));
+            }
+        })?;
+        Ok(vec![thread, signs])
+    }
+}
+
+/// Why sampling did not start.
+enum Failure {
+    /// This host cannot do it.
+    Load(LoadError),
+    /// The daemon cannot work at all.
+    Daemon(DaemonError),
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::Daemon(error)
+    }
+}
+
+/// Names windows and stores them.
+struct Namer {
+    settings: profiler_config::Symbols,
+    health: Arc<Health>,
+    store: SharedStore,
+}
+
+impl Namer {
+    fn run(self, windows: &Receiver<Naming>) {
+        let mut symbols = Symbols::new(&self.settings, Path::new(PROC_ROOT));
+        let mut told = None;
+        while let Ok(Naming { window, waiting }) = windows.recv() {
+            let profile = symbols.name(&window);
+            let state = kernel_symbols_state(&symbols);
+            if told.as_ref() != Some(&state) {
+                self.health.report(Part::KernelSymbols, state.clone());
+                self.health.report(Part::Symbols, PartState::Active);
+                told = Some(state);
+            }
+            self.store
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(profile, SystemTime::now());
+            for reply in waiting {
+                if reply.send(Ok(())).is_err() {
+                    tracing::trace!("nobody waits for the window any more");
+                }
+            }
+        }
+    }
+}
+
+fn kernel_symbols_state(symbols: &Symbols) -> PartState {
+    match symbols.kernel_error() {
+        None => PartState::Active,
+        Some(error) => PartState::Failed {
+            reason: error.to_string(),
+            remedy: "Give the daemon CAP_SYSLOG, and set kernel.kptr_restrict to 0 or 1.".to_owned(),
+        },
+    }
+}
+
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DaemonError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| DaemonError::Start {
+            what: "a thread",
+            source,
+        })
+}

@@ -1,0 +1,297 @@
+//! The sampling loop: one thread that owns sampling, processes and the current window.
+//!
+//! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
+//! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use profiler_common::{counters::Counter, stop::StopReason};
+use tokio::sync::mpsc;
+
+use crate::{
+    command::{Command, EngineStatus, FlushError, Reply},
+    kernel::{KernelTables, Sampler, SamplingCounts},
+    processes::{Now, Processes},
+    stacks::{aggregate::Aggregator, window::StackWindow},
+    waker::Waker,
+};
+
+/// Longest wait of a turn: rings wake the loop only when they fill.
+const TURN: Duration = Duration::from_millis(100);
+/// Time between two rounds of upkeep.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// Time between two attempts to give back what the walker used; each waits for a grace period.
+const RECLAIM: Duration = Duration::from_secs(10);
+/// Windows that may wait to be named.
+pub const NAMING_QUEUE: usize = 4;
+/// Reason of loss: the naming of earlier windows takes too long.
+const LOST_NAMING_BACKLOG: &str = "naming_backlog";
+/// Reason of loss: ticks of the CPU clock that never ran the program (throttling, a stopped virtual CPU). Of the whole
+/// host, idle or not: known in the status, not in a profile.
+const LOST_MISSED_TICKS: &str = "missed_ticks";
+
+/// A window to be named, and who waits for it.
+#[derive(Debug)]
+pub struct Naming {
+    /// The window.
+    pub window: StackWindow,
+    /// Answered when it can be queried.
+    pub waiting: Vec<Reply<Result<(), FlushError>>>,
+}
+
+/// What a loop is made of.
+#[derive(Debug)]
+pub struct EngineParts {
+    /// Sampling, started.
+    pub sampler: Sampler,
+    /// The processes, scanned.
+    pub processes: Processes<KernelTables>,
+    /// The first window.
+    pub window: Aggregator,
+    /// Length of a window.
+    pub window_length: Duration,
+    /// What the API asks.
+    pub commands: mpsc::Receiver<Command>,
+    /// Wakes the loop.
+    pub waker: Waker,
+    /// Where windows go.
+    pub naming: SyncSender<Naming>,
+    /// Set, and the loop woken, to end it.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The sampling loop.
+#[derive(Debug)]
+pub struct Engine {
+    parts: EngineParts,
+    counts: SamplingCounts,
+    stops: BTreeMap<StopReason, u64>,
+    /// Lost since the start, in the daemon.
+    lost: BTreeMap<String, u64>,
+    lifecycle_lost: u64,
+    window_ends: Instant,
+    upkeep_due: Instant,
+    reclaim_due: Instant,
+    last_error: Option<String>,
+}
+
+impl Engine {
+    /// A loop that has made no turn yet.
+    pub fn new(parts: EngineParts) -> Self {
+        let now = Instant::now();
+        Self {
+            counts: parts.sampler.counts(),
+            window_ends: now + parts.window_length,
+            upkeep_due: now + UPKEEP,
+            reclaim_due: now + RECLAIM,
+            parts,
+            stops: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            lifecycle_lost: 0,
+            last_error: None,
+        }
+    }
+
+    /// Turns until it is told to stop; calls `alive` once a turn. Ends the last window.
+    pub fn run(mut self, mut alive: impl FnMut()) {
+        while !self.parts.stop.load(Ordering::Acquire) {
+            self.turn();
+            alive();
+        }
+        self.end_window(Vec::new());
+    }
+
+    fn turn(&mut self) {
+        let timeout = TURN.min(self.window_ends.saturating_duration_since(Instant::now()));
+        if let Err(error) = self.parts.sampler.wait(&self.parts.waker, timeout) {
+            self.note("cannot wait for the kernel's rings", &error);
+            // Without this a lasting error would make the loop spin.
+            std::thread::sleep(TURN);
+        }
+        self.parts.waker.clear();
+        self.take_records();
+        self.take_samples();
+        let now = Instant::now();
+        if now >= self.window_ends {
+            self.end_window(Vec::new());
+        }
+        while let Ok(command) = self.parts.commands.try_recv() {
+            self.answer(command);
+        }
+        if now >= self.upkeep_due {
+            self.upkeep_due = now + UPKEEP;
+            self.parts.sampler.log_diagnostics();
+            if let Err(error) = self.parts.sampler.start() {
+                self.note("cannot follow CPUs that came or went", &error);
+            }
+        }
+        if now >= self.reclaim_due && self.parts.processes.walker().has_retired() {
+            self.reclaim_due = now + RECLAIM;
+            self.parts.processes.walker_mut().reclaim();
+        }
+    }
+
+    /// Logs an error that may repeat each turn once.
+    fn note(&mut self, what: &str, error: &dyn std::fmt::Display) {
+        let text = format!("{what}: {error}");
+        if self.last_error.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            self.last_error = Some(text);
+        }
+    }
+
+    fn take_records(&mut self) {
+        // What happened before this moment is in the rings; later records may not all be.
+        let before = Now::read();
+        let records = self.parts.sampler.drain_lifecycle();
+        let known_until = records
+            .last()
+            .map_or(before.monotonic_ns, |last| last.time_ns.max(before.monotonic_ns));
+        for record in &records {
+            if let crate::kernel::records::LifecycleEvent::Lost { count } = record.event {
+                self.lifecycle_lost += count;
+            }
+            self.parts.processes.on_lifecycle(record, before);
+        }
+        self.parts.processes.walker_mut().set_known_until(known_until);
+        self.parts.processes.poll(Now::read());
+    }
+
+    fn take_samples(&mut self) {
+        let EngineParts {
+            sampler,
+            processes,
+            window,
+            ..
+        } = &mut self.parts;
+        let stops = &mut self.stops;
+        sampler.drain_samples(|sample| {
+            *stops.entry(sample.stop).or_default() += 1;
+            window.on_sample(&sample, processes);
+        });
+    }
+
+    /// Ends the current window and sends it to be named. Who waits for it is answered when that is done.
+    fn end_window(&mut self, waiting: Vec<Reply<Result<(), FlushError>>>) {
+        self.window_ends = Instant::now() + self.parts.window_length;
+        let counts = self.parts.sampler.counts();
+        for counter in Counter::ALL.into_iter().filter(|counter| counter.is_loss()) {
+            let lost = counts.get(counter).saturating_sub(self.counts.get(counter));
+            self.parts.window.add_lost(counter.name(), lost);
+        }
+        self.counts = counts;
+        let window = self.parts.window.take(SystemTime::now(), &self.parts.processes);
+        for (reason, count) in &window.lost {
+            *self.lost.entry(reason.clone()).or_default() += count;
+        }
+        if window.processes.is_empty() && window.lost.is_empty() && waiting.is_empty() {
+            return;
+        }
+        let Err(error) = self.parts.naming.try_send(Naming { window, waiting }) else {
+            return;
+        };
+        let (reason, Naming { window, waiting }) = match error {
+            TrySendError::Full(naming) => (FlushError::Backlog { waiting: NAMING_QUEUE }, naming),
+            TrySendError::Disconnected(naming) => (
+                FlushError::NotSampling {
+                    reason: "the thread that names windows has ended".to_owned(),
+                },
+                naming,
+            ),
+        };
+        let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
+        // In the next window, so that a profile says what is missing from it.
+        self.parts.window.add_lost(LOST_NAMING_BACKLOG, samples);
+        for reply in waiting {
+            send(reply, Err(reason.clone()));
+        }
+    }
+
+    fn answer(&mut self, command: Command) {
+        let now = Now::read();
+        let processes = &mut self.parts.processes;
+        match command {
+            Command::Flush { reply } => {
+                // What was sampled until the question was asked belongs to the answer.
+                self.take_samples();
+                self.end_window(vec![reply]);
+            }
+            Command::ListProcesses { pid, reply } => send(reply, processes.list(pid)),
+            Command::Watch { pid, until, reply } => {
+                let start = processes.watch(pid, until, now);
+                processes.poll(now);
+                send(reply, start);
+            }
+            Command::EndWatch { id } => {
+                processes.end_watch(id, now);
+                processes.poll(now);
+            }
+            Command::WatchProgress { id, reply } => send(reply, processes.watch_progress(id)),
+            Command::Status { reply } => send(reply, self.status()),
+        }
+    }
+
+    fn status(&self) -> EngineStatus {
+        let sampler = &self.parts.sampler;
+        let counts = sampler.counts();
+        let cost = sampler.cost(&counts);
+        let tallies = self.parts.processes.tallies();
+        let mut lost = self.lost.clone();
+        let mut add = |reason: &str, count: u64| {
+            if count > 0 {
+                *lost.entry(reason.to_owned()).or_default() += count;
+            }
+        };
+        for counter in Counter::ALL.into_iter().filter(|counter| counter.is_loss()) {
+            add(
+                counter.name(),
+                counts.get(counter).saturating_sub(self.counts.get(counter)),
+            );
+        }
+        add(
+            LOST_MISSED_TICKS,
+            counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
+        );
+        let (malformed_samples, malformed_records) = sampler.malformed();
+        add("malformed_sample", malformed_samples);
+        add("malformed_lifecycle_record", malformed_records);
+        EngineStatus {
+            sample_hz: sampler.sample_hz(),
+            walker_loop: sampler.walker_loop().name().to_owned(),
+            expected_runs: counts.expected_runs,
+            runs: counts.get(Counter::Runs),
+            run_outcomes: Counter::ALL
+                .into_iter()
+                .filter(|counter| counter.is_outcome())
+                .map(|counter| (counter.name().to_owned(), counts.get(counter)))
+                .collect(),
+            lost,
+            lifecycle_records: tallies.records,
+            lifecycle_lost: self.lifecycle_lost,
+            stop_reasons: self
+                .stops
+                .iter()
+                .map(|(reason, count)| (reason.name().to_owned(), *count))
+                .collect(),
+            kernel_cpu: cost.time,
+            kernel_runs: cost.runs,
+            kernel_bytes: cost.bytes,
+            watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Answers; who asked may have left.
+fn send<T>(reply: Reply<T>, answer: T) {
+    if reply.send(answer).is_err() {
+        tracing::trace!("nobody waits for an answer any more");
+    }
+}
