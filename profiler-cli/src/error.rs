@@ -35,6 +35,14 @@ pub(crate) enum CliError {
         /// The names that exist, as a clause.
         known: String,
     },
+    /// Nothing is kept of a process, because it is not watched.
+    #[error("nothing is kept of {target}: it is not watched ({reason}); --duration 10s records it from now on")]
+    NotWatched {
+        /// The process.
+        target: String,
+        /// The daemon's words.
+        reason: String,
+    },
     /// Nothing was sampled.
     #[error("no samples of {target}: {hint}")]
     NoSamples {

@@ -400,6 +400,42 @@ fn no_samples() {
 }
 
 #[test]
+fn the_past_of_what_was_not_watched() {
+    let refusal =
+        || Status::failed_precondition("process 4242 is not watched (no mark of rustc): ask for a watch first");
+    for format in ["svg", "pprof"] {
+        let daemon = FakeDaemon::start(Script {
+            profile: Err(refusal()),
+            pprof: Err(refusal()),
+            ..listed()
+        });
+        let outcome = program::run(
+            &daemon,
+            ["flamegraph", "--pid", "4242", "--last", "1m", "--format", format],
+        );
+        let words = [
+            "nothing is kept of process 4242 (checkout)",
+            "(no mark of rustc)",
+            "--duration 10s records it",
+        ];
+        check(&outcome, 1, &words);
+    }
+    let spans = Status::failed_precondition("the time spans two sampling rates");
+    let script = Script {
+        processes: Ok(vec![discovered()]),
+        profile: Err(spans),
+        ..Script::default()
+    };
+    check_flamegraph(script, 1, &["two sampling rates"]);
+    let daemon = FakeDaemon::start(Script {
+        profile: Err(Status::not_found("there is no process 4242")),
+        ..Script::default()
+    });
+    let gone = program::run(&daemon, ["flamegraph", "--pid", "4242", "--last", "1m"]);
+    check(&gone, 1, &["there is no process 4242"]);
+}
+
+#[test]
 fn a_daemon_that_does_not_answer() {
     let daemon = FakeDaemon::start(Script {
         delay: Duration::from_secs(60),

@@ -3,6 +3,7 @@
 //! What the daemon watches by itself is shown at once, from what it has kept; anything else is recorded first.
 
 mod interrupt;
+mod query;
 mod record;
 mod target;
 
@@ -13,22 +14,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::Quality;
-use profiler_proto::v1::{Process, ProfileSelector, SampleKind, WatchState};
+use profiler_proto::v1::{Process, WatchState};
 
 use self::{
     interrupt::Interrupt,
-    record::{Ending, Recording},
+    query::{Query, Rendering, Span},
+    record::Recording,
     target::Target,
 };
 use crate::{
     args::{Connection, FlamegraphArgs},
-    client::Client,
     commands::connect,
-    convert,
     error::CliError,
     output::{Destination, Format, NOTE_STYLE, printable},
-    span::span_text,
 };
 
 /// What is shown of a process that is watched already.
@@ -59,8 +57,14 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         (None, None) if target.processes.iter().any(is_shown_at_once) => Plan::Show(Span::last(DEFAULT_LAST)),
         (None, None) => Plan::Record(DEFAULT_DURATION),
     };
+    let query = |span| Query {
+        client: &client,
+        target: &target,
+        span,
+        format,
+    };
     let rendering = match plan {
-        Plan::Show(span) => fetch(&client, &target, span, None, format).await?,
+        Plan::Show(span) => query(span).fetch(None).await?,
         Plan::Record(duration) => {
             let mut interrupt = Interrupt::new()?;
             let recording = Recording::take(&client, &target, duration, &mut interrupt).await?;
@@ -69,8 +73,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
                 end: Some(recording.end),
             };
             // The recording is held until its profile is here: with its stream the daemon may let go of the process.
-            let rendering = fetch(&client, &target, span, Some(&recording), format);
-            let rendering = interrupt.guard(rendering).await?;
+            let rendering = interrupt.guard(query(span).fetch(Some(&recording))).await?;
             drop(recording);
             rendering
         }
@@ -87,135 +90,9 @@ enum Plan {
     Record(Duration),
 }
 
-/// From when to when; without an end until now.
-#[derive(Clone, Copy)]
-struct Span {
-    start: SystemTime,
-    end: Option<SystemTime>,
-}
-
-impl Span {
-    /// The span of the past that was asked for.
-    fn asked(args: &FlamegraphArgs, now: SystemTime) -> Result<Option<Self>, CliError> {
-        if let Some(last) = args.last {
-            return Ok(Some(Self::last(last)));
-        }
-        let Some(from) = args.from else { return Ok(None) };
-        let span = Self {
-            start: from.resolve(now),
-            end: args.to.map(|to| to.resolve(now)),
-        };
-        let usage = |message: &str| {
-            Err(CliError::Usage {
-                message: message.to_owned(),
-            })
-        };
-        match span.end {
-            _ if span.start >= now => usage("--from is not in the past"),
-            Some(end) if end <= span.start => usage("--to is not after --from"),
-            _ => Ok(Some(span)),
-        }
-    }
-
-    fn last(length: Duration) -> Self {
-        Self {
-            start: SystemTime::now().checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH),
-            end: None,
-        }
-    }
-}
-
 /// Whether the daemon watches a process by itself, so that its last minute is there.
 fn is_shown_at_once(process: &Process) -> bool {
     process.watch_state() == WatchState::Watched && process.watch_reason == DISCOVERED
-}
-
-/// A profile in its format.
-struct Rendering {
-    bytes: Vec<u8>,
-    quality: Quality,
-    stem: String,
-}
-
-/// Asks for a profile and renders it.
-async fn fetch(
-    client: &Client,
-    target: &Target,
-    span: Span,
-    recording: Option<&Recording>,
-    format: Format,
-) -> Result<Rendering, CliError> {
-    let selector = ProfileSelector {
-        target: Some(target.selector()),
-        kind: SampleKind::Cpu.into(),
-        start_time: Some(span.start.into()),
-        end_time: span.end.map(Into::into),
-    };
-    let no_samples = |quality: &Quality| CliError::NoSamples {
-        target: target.to_string(),
-        hint: hint(span, recording, quality),
-    };
-    // The daemon renders pprof itself: only there the names of threads are still known.
-    if format == Format::Pprof {
-        let response = client.query_pprof(selector).await?;
-        let quality = convert::quality(response.quality.unwrap_or_default());
-        if quality.samples == 0 {
-            return Err(no_samples(&quality));
-        }
-        return Ok(Rendering {
-            bytes: response.pprof,
-            quality,
-            stem: target.file_stem(None),
-        });
-    }
-    let profile = convert::profile(client.query_profile(selector).await?)?;
-    if profile.samples() == 0 {
-        return Err(no_samples(&profile.quality));
-    }
-    let stem = target.file_stem(profile.processes.first().map(|process| &*process.name));
-    // Rendering may take a moment: not on the thread that listens for Ctrl-C.
-    let rendered = tokio::task::spawn_blocking(move || (format.render(&profile), profile.quality)).await;
-    let (bytes, quality) = rendered.map_err(|source| CliError::Render {
-        format: format.name(),
-        source: source.into(),
-    })?;
-    Ok(Rendering {
-        bytes: bytes?,
-        quality,
-        stem,
-    })
-}
-
-/// What it means that there are no samples.
-fn hint(span: Span, recording: Option<&Recording>, quality: &Quality) -> String {
-    let mut hint = match recording {
-        Some(Recording {
-            ending: Ending::Exited,
-            elapsed,
-            ..
-        }) => {
-            format!("it exited after {}, before it was seen on a CPU", span_text(*elapsed))
-        }
-        Some(Recording { elapsed, .. }) => {
-            format!(
-                "it used no CPU for the {} of the recording, and only time on a CPU is sampled",
-                span_text(*elapsed)
-            )
-        }
-        None => {
-            let end = span.end.unwrap_or_else(SystemTime::now);
-            let length = end.duration_since(span.start).unwrap_or_default();
-            format!(
-                "nothing is kept of the {} asked for; either it used no CPU then, or it was not watched; --duration \
-                 records from now on",
-                span_text(length)
-            )
-        }
-    };
-    if quality.lost.values().any(|count| *count > 0) {
-        hint.push_str(&format!(" ({quality})"));
-    }
-    hint
 }
 
 /// Writes what was rendered, and says where and how good it is.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use profiler_proto::v1::{Process, profile_selector};
+use profiler_proto::v1::{Process, WatchState, profile_selector};
 
 use crate::{
     args::TargetArgs,
@@ -72,6 +72,12 @@ impl Target {
             Name::Process { pid } => Some(pid),
             Name::Service { .. } => None,
         }
+    }
+
+    /// Why it is not watched, if it is one process that is there and is not.
+    pub(super) fn not_watched(&self) -> Option<&str> {
+        let process = self.processes.first().filter(|_| self.pid().is_some())?;
+        (process.watch_state() == WatchState::NotWatched).then_some(&process.watch_reason)
     }
 
     /// The name for a file of its profile. `sampled` is the process's name at the time of the samples.

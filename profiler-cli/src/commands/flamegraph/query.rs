@@ -1,0 +1,194 @@
+//! Asks for the profile of a span, and renders it.
+
+use std::time::{Duration, SystemTime};
+
+use profiler_profile::Quality;
+use profiler_proto::v1::{ProfileSelector, SampleKind};
+use tonic::Code;
+
+use super::{
+    record::{Ending, Recording},
+    target::Target,
+};
+use crate::{
+    args::FlamegraphArgs,
+    client::{Client, ClientError},
+    convert,
+    error::CliError,
+    output::Format,
+    span::span_text,
+};
+
+/// From when to when; without an end until now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) start: SystemTime,
+    pub(super) end: Option<SystemTime>,
+}
+
+impl Span {
+    /// The span of the past that was asked for.
+    pub(super) fn asked(args: &FlamegraphArgs, now: SystemTime) -> Result<Option<Self>, CliError> {
+        if let Some(last) = args.last {
+            return Ok(Some(Self::last(last)));
+        }
+        let Some(from) = args.from else { return Ok(None) };
+        let span = Self {
+            start: from.resolve(now),
+            end: args.to.map(|to| to.resolve(now)),
+        };
+        let usage = |message: &str| {
+            Err(CliError::Usage {
+                message: message.to_owned(),
+            })
+        };
+        match span.end {
+            _ if span.start >= now => usage("--from is not in the past"),
+            Some(end) if end <= span.start => usage("--to is not after --from"),
+            _ => Ok(Some(span)),
+        }
+    }
+
+    /// The span of this length until now.
+    pub(super) fn last(length: Duration) -> Self {
+        Self {
+            start: SystemTime::now().checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH),
+            end: None,
+        }
+    }
+}
+
+/// A profile in its format.
+#[derive(Debug)]
+pub(super) struct Rendering {
+    pub(super) bytes: Vec<u8>,
+    pub(super) quality: Quality,
+    /// For the name of its file.
+    pub(super) stem: String,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Query<'a> {
+    pub(super) client: &'a Client,
+    pub(super) target: &'a Target,
+    pub(super) span: Span,
+    pub(super) format: Format,
+}
+
+impl Query<'_> {
+    /// Asks and renders. `recording` is what the span was recorded by, if it is not of the past.
+    pub(super) async fn fetch(self, recording: Option<&Recording>) -> Result<Rendering, CliError> {
+        if self.format == Format::Pprof
+            && let Some(rendering) = self.fetch_pprof(recording).await?
+        {
+            return Ok(rendering);
+        }
+        let answer = self.client.query_profile(self.selector()).await;
+        let profile = convert::profile(answer.map_err(|error| self.explain(error, recording))?)?;
+        if profile.samples() == 0 {
+            return Err(self.no_samples(recording, &profile.quality));
+        }
+        let stem = self
+            .target
+            .file_stem(profile.processes.first().map(|process| &*process.name));
+        let format = self.format;
+        // Rendering may take a moment: not on the thread that listens for Ctrl-C.
+        let rendered = tokio::task::spawn_blocking(move || (format.render(&profile), profile.quality)).await;
+        let (bytes, quality) = rendered.map_err(|source| CliError::Render {
+            format: format.name(),
+            source: source.into(),
+        })?;
+        Ok(Rendering {
+            bytes: bytes?,
+            quality,
+            stem,
+        })
+    }
+
+    /// The daemon renders pprof itself: only there the names of threads are still known. None if it has nothing to
+    /// render: whether that means no samples or no such process, its answer does not tell.
+    async fn fetch_pprof(self, recording: Option<&Recording>) -> Result<Option<Rendering>, CliError> {
+        let response = match self.client.query_pprof(self.selector()).await {
+            Err(ClientError::NotFound { .. }) => return Ok(None),
+            answer => answer.map_err(|error| self.explain(error, recording))?,
+        };
+        let quality = convert::quality(response.quality.unwrap_or_default());
+        if quality.samples == 0 {
+            return Err(self.no_samples(recording, &quality));
+        }
+        Ok(Some(Rendering {
+            bytes: response.pprof,
+            quality,
+            stem: self.target.file_stem(None),
+        }))
+    }
+
+    fn selector(self) -> ProfileSelector {
+        ProfileSelector {
+            target: Some(self.target.selector()),
+            kind: SampleKind::Cpu.into(),
+            start_time: Some(self.span.start.into()),
+            end_time: self.span.end.map(Into::into),
+        }
+    }
+
+    /// What a refusal means after all that is known of the target.
+    fn explain(self, error: ClientError, recording: Option<&Recording>) -> CliError {
+        match (error, recording, self.target.not_watched()) {
+            // It was there when the recording began.
+            (ClientError::NotFound { .. }, Some(_), _) => self.no_samples(recording, &Quality::default()),
+            (
+                ClientError::Refused {
+                    code: Code::FailedPrecondition,
+                    ..
+                },
+                None,
+                Some(reason),
+            ) => CliError::NotWatched {
+                target: self.target.to_string(),
+                reason: reason.to_owned(),
+            },
+            (error, _, _) => error.into(),
+        }
+    }
+
+    fn no_samples(self, recording: Option<&Recording>, quality: &Quality) -> CliError {
+        CliError::NoSamples {
+            target: self.target.to_string(),
+            hint: hint(self.span, recording, quality),
+        }
+    }
+}
+
+/// What it means that there are no samples.
+fn hint(span: Span, recording: Option<&Recording>, quality: &Quality) -> String {
+    let mut hint = match recording {
+        Some(Recording {
+            ending: Ending::Exited,
+            elapsed,
+            ..
+        }) => {
+            format!("it exited after {}, before it was seen on a CPU", span_text(*elapsed))
+        }
+        Some(Recording { elapsed, .. }) => {
+            format!(
+                "it used no CPU for the {} of the recording, and only time on a CPU is sampled",
+                span_text(*elapsed)
+            )
+        }
+        None => {
+            let end = span.end.unwrap_or_else(SystemTime::now);
+            let length = end.duration_since(span.start).unwrap_or_default();
+            format!(
+                "nothing is kept of the {} asked for; either it used no CPU then, or it was not watched; --duration \
+                 records from now on",
+                span_text(length)
+            )
+        }
+    };
+    if quality.lost.values().any(|count| *count > 0) {
+        hint.push_str(&format!(" ({quality})"));
+    }
+    hint
+}
