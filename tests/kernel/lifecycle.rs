@@ -1,0 +1,109 @@
+//! Processes that fork, execute, are watched on request, or do nothing.
+
+use std::{thread, time::Duration};
+
+use profiler_tests::programs::{Running, send_signal, wait_for};
+use rustix::process::Signal;
+
+use crate::{FAST_HZ, host, only, only_line, profile::Stack, profile_after, profile_of, record, start};
+
+#[test]
+fn work_before_and_after_fork_and_exec_belongs_to_its_process() {
+    let Some(host) = host() else { return };
+    let program = host.rust("forker");
+    let daemon = host.daemon(&only(FAST_HZ, "forker"));
+    let (parent, said) = Running::start_and_listen(&mut std::process::Command::new(program));
+    let child: u32 = said[0].strip_prefix("child ").unwrap().parse().unwrap();
+    profile_after(&daemon, child, 1_500);
+    send_signal(child, Signal::USR1);
+    let samples = daemon.process(child)["samples"].as_u64().unwrap();
+    let after = wait_for("samples after the exec", crate::SAMPLES_WITHIN, || {
+        let profile = profile_of(&daemon, child);
+        (profile.samples_of("work_after_exec") >= 1_500).then_some(profile)
+    });
+    // Samples of the program before are kept.
+    assert!(after.samples >= samples, "{} after, {samples} before", after.samples);
+    after.assert_rooted(99.0);
+    let before_exec = |stack: &Stack| stack.has_in_order(&["_start", "main", "run_child", "work_in_child"]);
+    let after_exec = |stack: &Stack| stack.has_in_order(&["_start", "main", "work_after_exec"]);
+    assert!(after.count(before_exec) >= 1_400, "{}", after.summary);
+    after.assert_share(
+        "either work",
+        99.0,
+        |_| true,
+        |stack| before_exec(stack) != after_exec(stack),
+    );
+    assert_eq!(after.samples_of("work_in_parent"), 0, "work of the parent in the child");
+
+    let profile = profile_of(&daemon, parent.pid());
+    profile.assert_rooted(99.0);
+    profile.assert_share(
+        "the parent's work",
+        99.0,
+        |_| true,
+        |stack| stack.has_in_order(&["_start", "main", "work_in_parent"]),
+    );
+    assert_eq!(
+        profile.samples_of("work_in_child") + profile.samples_of("work_after_exec"),
+        0
+    );
+}
+
+#[test]
+fn a_program_in_c_is_watched_as_long_as_it_is_recorded() {
+    let Some(host) = host() else { return };
+    let program = host.c("plain", "plain", &[]);
+    // Rust programs are discovered; this is none.
+    let daemon = host.daemon(&format!("[sampling]\nhz = {FAST_HZ}\n"));
+    let plain = start(&program, &["busy"]);
+    thread::sleep(Duration::from_secs(1));
+    let process = daemon.process(plain.pid());
+    assert_eq!(
+        (&process["watch_state"], &process["runtime"]),
+        (&"not_watched".into(), &"native".into()),
+        "{process}"
+    );
+    let mut recording = daemon.cli_command();
+    recording.args(["flamegraph", "--duration", "4s", "--format", "json", "-o", "-", "--pid"]);
+    let mut recording = Running::start_silent(recording.arg(plain.pid().to_string()));
+    wait_for("watch", Duration::from_secs(10), || {
+        let process = daemon.process(plain.pid());
+        (process["watch_state"] == "watched" && process["watch_reason"] == "requested").then_some(())
+    });
+    let document = recording.line(Duration::from_secs(30)).expect("a profile");
+    recording.stop();
+    let profile = crate::Profile::from_json(&serde_json::from_str(&document).unwrap());
+    profile.assert_rooted(99.0);
+    profile.assert_share(
+        "work",
+        99.0,
+        |_| true,
+        |stack| stack.has_in_order(&["_start", "main", "work_in_c"]),
+    );
+    wait_for("end of the watch", Duration::from_secs(10), || {
+        (daemon.process(plain.pid())["watch_state"] == "not_watched").then_some(())
+    });
+    // And once more: what was let go is taken up again.
+    let again = record(&daemon, plain.pid(), "2s");
+    again.assert_rooted(99.0);
+    assert!(again.samples_of("work_in_c") > 0);
+}
+
+#[test]
+fn a_process_that_sleeps_has_no_samples() {
+    let Some(host) = host() else { return };
+    let program = host.c("plain", "plain", &[]);
+    let daemon = host.daemon(&only(FAST_HZ, "nothing-of-this-name"));
+    let idle = start(&program, &["idle"]);
+    let pid = idle.pid().to_string();
+    let output = daemon.cli(&["flamegraph", "--pid", &pid, "--last", "1m", "-o", "-"]);
+    assert_eq!((output.code, output.stdout.as_str()), (Some(3), ""), "{output:?}");
+    assert!(only_line(&output).contains("no samples"), "{output:?}");
+    let output = daemon.cli(&["flamegraph", "--pid", &pid, "--duration", "1s", "-o", "-"]);
+    assert_eq!((output.code, output.stdout.as_str()), (Some(3), ""), "{output:?}");
+    let last = output.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("no samples") && last.contains("used no CPU"),
+        "{output:?}"
+    );
+}

@@ -1,0 +1,132 @@
+//! The real daemon on the real kernel: stacks of programs that are hard to walk, what is counted, what is refused, and what
+//! remains when the daemon is gone.
+//!
+//! `cargo xtask test --ring kernel` runs these, as root and one at a time: each loads the machine and starts a daemon of its
+//! own. Without root or the binaries each says that it did not run, which passes outside CI only.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test program: the settings for tests do not reach its helpers"
+)]
+
+mod accounting;
+mod generated_code;
+mod lifecycle;
+mod mixed;
+mod names;
+mod profile;
+mod refusals;
+mod restarts;
+mod unprivileged;
+mod walks;
+
+use std::{env, panic::Location, process::Command, thread, time::Duration};
+
+use profiler_tests::{
+    daemon::{Daemon, Host, Output},
+    programs::{Running, wait_for},
+};
+
+use crate::profile::Profile;
+
+/// Dense enough for thousands of samples in seconds, and no divisor of a timer.
+const FAST_HZ: u32 = 997;
+/// How long samples may take to come, on two CPUs that others use as well.
+const SAMPLES_WITHIN: Duration = Duration::from_secs(200);
+
+/// What a test needs, or nothing after saying why it does not run.
+#[track_caller]
+fn host() -> Option<Host> {
+    match Host::find() {
+        Ok(host) => Some(host),
+        Err(reason) => {
+            skip(&reason);
+            let in_ci = env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false" && value != "0");
+            assert!(!in_ci, "nothing may be left out here: {reason}");
+            None
+        }
+    }
+}
+
+/// Says that a test, or a part of it, does not run, and why.
+#[track_caller]
+fn skip(reason: &str) {
+    let thread = thread::current();
+    match thread.name() {
+        Some(test) if test != "main" => println!("{test}: not run: {reason}"),
+        _ => println!("{}: not run: {reason}", Location::caller()),
+    }
+}
+
+/// A configuration that samples at `hz` and watches only programs named `include`.
+fn only(hz: u32, include: &str) -> String {
+    format!("[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"{include}\"]\n")
+}
+
+/// All samples that the daemon has of a process, once there are `samples`.
+fn profile_after(daemon: &Daemon, pid: u32, samples: u64) -> Profile {
+    daemon.wait_for_samples(pid, samples, SAMPLES_WITHIN);
+    profile_of(daemon, pid)
+}
+
+/// All samples that the daemon has of a process.
+fn profile_of(daemon: &Daemon, pid: u32) -> Profile {
+    let pid = pid.to_string();
+    Profile::from_json(&daemon.json(&[
+        "flamegraph",
+        "--pid",
+        &pid,
+        "--last",
+        "10m",
+        "--format",
+        "json",
+        "-o",
+        "-",
+    ]))
+}
+
+/// The samples of a process in the next `duration`.
+fn record(daemon: &Daemon, pid: u32, duration: &str) -> Profile {
+    let pid = pid.to_string();
+    let arguments = [
+        "flamegraph",
+        "--pid",
+        &pid,
+        "--duration",
+        duration,
+        "--format",
+        "json",
+        "-o",
+        "-",
+    ];
+    Profile::from_json(&daemon.json(&arguments))
+}
+
+/// Starts a program that says `ready`.
+fn start(program: &std::path::Path, arguments: &[&str]) -> Running {
+    Running::start(Command::new(program).args(arguments))
+}
+
+/// Waits until the daemon says of a process that it is watched.
+fn wait_until_watched(daemon: &Daemon, pid: u32) {
+    wait_for("watch", Duration::from_secs(20), || {
+        (daemon.process(pid)["watch_state"] == "watched").then_some(())
+    });
+}
+
+/// The only line of messages, which a refusal is.
+#[track_caller]
+fn only_line(output: &Output) -> &str {
+    let lines: Vec<_> = output.stderr.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines.len(), 1, "{output:?}");
+    lines[0]
+}
+
+/// Names of the daemon's parts that failed.
+fn failed_parts(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let parts = status["parts"].as_array().unwrap();
+    let failed = parts.iter().filter(|part| part["state"] == "failed");
+    failed.map(|part| part.to_string()).collect()
+}
