@@ -347,15 +347,12 @@ struct Namer {
 impl Namer {
     fn run(self, windows: &Receiver<Naming>) {
         let mut symbols = Symbols::new(&self.settings, Path::new(PROC_ROOT));
+        self.health.report(Part::Symbols, PartState::Active);
         let mut told = None;
+        self.tell(&symbols, &mut told);
         while let Ok(Naming { window, waiting }) = windows.recv() {
             let profile = symbols.name(&window);
-            let state = kernel_symbols_state(&symbols);
-            if told.as_ref() != Some(&state) {
-                self.health.report(Part::KernelSymbols, state.clone());
-                self.health.report(Part::Symbols, PartState::Active);
-                told = Some(state);
-            }
+            self.tell(&symbols, &mut told);
             self.store
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -365,6 +362,17 @@ impl Namer {
                     tracing::trace!("nobody waits for the window any more");
                 }
             }
+        }
+    }
+}
+
+impl Namer {
+    /// Reports how kernel functions are named, if that has changed.
+    fn tell(&self, symbols: &Symbols, told: &mut Option<PartState>) {
+        let state = kernel_symbols_state(symbols);
+        if told.as_ref() != Some(&state) {
+            self.health.report(Part::KernelSymbols, state.clone());
+            *told = Some(state);
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     command::{Command, EngineStatus, FlushError, Reply},
-    kernel::{KernelTables, Sampler, SamplingCounts},
+    kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts},
     processes::{Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
     waker::Waker,
@@ -72,6 +72,7 @@ pub struct EngineParts {
 #[derive(Debug)]
 pub struct Engine {
     parts: EngineParts,
+    batch: SampleBatch,
     counts: SamplingCounts,
     stops: BTreeMap<StopReason, u64>,
     /// Lost since the start, in the daemon.
@@ -93,6 +94,7 @@ impl Engine {
             upkeep_due: now + UPKEEP,
             reclaim_due: now + RECLAIM,
             parts,
+            batch: SampleBatch::default(),
             stops: BTreeMap::new(),
             lost: BTreeMap::new(),
             lifecycle_lost: 0,
@@ -117,8 +119,7 @@ impl Engine {
             std::thread::sleep(TURN);
         }
         self.parts.waker.clear();
-        self.take_records();
-        self.take_samples();
+        self.take();
         let now = Instant::now();
         if now >= self.window_ends {
             self.end_window(Vec::new());
@@ -148,6 +149,26 @@ impl Engine {
         }
     }
 
+    /// Takes what the kernel has: first the samples out of their rings, then the records, then looks at the samples. A
+    /// process is always heard of before its first sample.
+    fn take(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.parts.sampler.drain_samples(&mut batch);
+        self.take_records();
+        let EngineParts {
+            sampler,
+            processes,
+            window,
+            ..
+        } = &mut self.parts;
+        let stops = &mut self.stops;
+        sampler.decode_samples(&batch, |sample| {
+            *stops.entry(sample.stop).or_default() += 1;
+            window.on_sample(&sample, processes);
+        });
+        self.batch = batch;
+    }
+
     fn take_records(&mut self) {
         // What happened before this moment is in the rings; later records may not all be.
         let before = Now::read();
@@ -163,20 +184,6 @@ impl Engine {
         }
         self.parts.processes.walker_mut().set_known_until(known_until);
         self.parts.processes.poll(Now::read());
-    }
-
-    fn take_samples(&mut self) {
-        let EngineParts {
-            sampler,
-            processes,
-            window,
-            ..
-        } = &mut self.parts;
-        let stops = &mut self.stops;
-        sampler.drain_samples(|sample| {
-            *stops.entry(sample.stop).or_default() += 1;
-            window.on_sample(&sample, processes);
-        });
     }
 
     /// Ends the current window and sends it to be named. Who waits for it is answered when that is done.
@@ -217,11 +224,16 @@ impl Engine {
 
     fn answer(&mut self, command: Command) {
         let now = Now::read();
+        if matches!(command, Command::Watch { .. }) {
+            // What is sampled from now on can be told from what was before.
+            self.take();
+            self.end_window(Vec::new());
+        }
         let processes = &mut self.parts.processes;
         match command {
             Command::Flush { reply } => {
                 // What was sampled until the question was asked belongs to the answer.
-                self.take_samples();
+                self.take();
                 self.end_window(vec![reply]);
             }
             Command::ListProcesses { pid, reply } => send(reply, processes.list(pid)),

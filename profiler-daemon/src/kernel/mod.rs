@@ -17,5 +17,5 @@ mod tables;
 pub use lifecycle::MalformedRecord;
 pub use load::{LoadError, WalkerLoop, kernel_release};
 pub use peer_groups::peer_groups;
-pub use sampler::{KernelCost, Sampler, SamplerOptions, SamplingCounts};
+pub use sampler::{KernelCost, SampleBatch, Sampler, SamplerOptions, SamplingCounts};
 pub use tables::KernelTables;

@@ -70,6 +70,13 @@ impl SamplingCounts {
     }
 }
 
+/// Samples as the kernel wrote them. As large as the rings at most.
+#[derive(Debug, Default)]
+pub struct SampleBatch {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
 /// What the programs cost the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelCost {
@@ -258,16 +265,31 @@ impl Sampler {
         }
     }
 
-    /// Takes all samples, ring by ring.
-    pub fn drain_samples(&mut self, mut take: impl FnMut(RawSample<'_>)) {
-        let mut frames = Vec::with_capacity(FRAME_SLOTS);
+    /// Takes all samples out of the rings, ring by ring.
+    ///
+    /// They are copied, so that lifecycle records can be drained between this and looking at them: whatever happened to a
+    /// process before a sample of it was taken is in the lifecycle rings by then.
+    pub fn drain_samples(&mut self, batch: &mut SampleBatch) {
+        batch.bytes.clear();
+        batch.ends.clear();
         for ring in &mut self.rings {
             while let Some(item) = ring.next() {
-                match decode(&item, &mut frames) {
-                    Some(sample) => take(sample),
-                    None => self.malformed_samples += 1,
-                }
+                batch.bytes.extend_from_slice(&item);
+                batch.ends.push(batch.bytes.len());
             }
+        }
+    }
+
+    /// Looks at the samples of a batch.
+    pub fn decode_samples(&mut self, batch: &SampleBatch, mut take: impl FnMut(RawSample<'_>)) {
+        let mut frames = Vec::with_capacity(FRAME_SLOTS);
+        let mut start = 0;
+        for end in &batch.ends {
+            match decode(&batch.bytes[start..*end], &mut frames) {
+                Some(sample) => take(sample),
+                None => self.malformed_samples += 1,
+            }
+            start = *end;
         }
     }
 
