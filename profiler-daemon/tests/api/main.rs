@@ -1,0 +1,9 @@
+//! The API in process: a server on a socket of its own, and a scripted loop behind it.
+
+mod access;
+mod discovery;
+mod double;
+mod limits;
+mod profiles;
+mod server;
+mod watches;

@@ -1,0 +1,113 @@
+//! A server on a socket in a directory of its own, and clients of it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use hyper_util::rt::TokioIo;
+use profiler_daemon::{
+    api::{self, Context, Identity, ServeError, SharedStore, access::Access},
+    command::{self, EngineHandle},
+    health::Health,
+};
+use profiler_store::{Limits, Store};
+use tempfile::TempDir;
+use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::double::{self, Shared};
+
+/// What the server says that the configuration is.
+pub(crate) const CONFIGURATION: &str = "state_dir = \"/x\"\n";
+
+/// A server that ends with its test.
+pub(crate) struct Server {
+    pub(crate) directory: TempDir,
+    pub(crate) script: Shared,
+    pub(crate) store: SharedStore,
+    pub(crate) health: Arc<Health>,
+    pub(crate) engine: EngineHandle,
+    /// The task of the scripted loop.
+    pub(crate) engine_task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Server {
+    /// A server for root and the user of the test.
+    pub(crate) fn start() -> Self {
+        Self::with_access(Access::only_root_and(rustix::process::geteuid().as_raw()))
+    }
+
+    pub(crate) fn with_access(access: Access) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = api::bind(&directory.path().join("s.sock"), access.socket_gid()).expect("a socket");
+        let (engine, commands) = command::channel();
+        let script = Shared::default();
+        let engine_task = tokio::spawn(double::run(commands, script.clone()));
+        let limits = Limits {
+            retention: Duration::from_secs(3600),
+            max_bytes: 1 << 24,
+        };
+        let store = Arc::new(Mutex::new(Store::new(limits)));
+        let health = Arc::new(Health::new());
+        let identity = Identity {
+            version: "1.2.3".to_owned(),
+            kernel_release: "6.1.0-test".to_owned(),
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            configuration: CONFIGURATION.to_owned(),
+            configuration_files: vec![PathBuf::from("/etc/profiler/config.toml")],
+            proc_root: PathBuf::from("/proc"),
+        };
+        let context = Arc::new(Context::new(
+            identity,
+            engine.clone(),
+            Arc::clone(&store),
+            Arc::clone(&health),
+        ));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(api::serve(socket, context, access, async {
+            // A test that ends drops the sender.
+            drop(stopped.await);
+        }));
+        Self {
+            directory,
+            script,
+            store,
+            health,
+            engine,
+            engine_task,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("s.sock")
+    }
+
+    pub(crate) async fn client(&self) -> Channel {
+        connect(&self.path()).await.expect("a connection")
+    }
+
+    /// Tells the server to end, and waits until it has.
+    pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
+        drop(self.stop.take());
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
+        ended.expect("the server ends").expect("the server does not panic")
+    }
+}
+
+/// A connection to the server on a socket.
+pub(crate) async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = path.to_path_buf();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://profiler")
+        .connect_with_connector(connector)
+        .await
+}
