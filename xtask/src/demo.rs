@@ -9,7 +9,7 @@ use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
 use crate::folded::Folded;
 use crate::privilege::Privilege;
-use crate::session::{self, Session};
+use crate::session::{self, SHORT_WINDOWS, Session};
 use crate::{command, workspace};
 
 /// The demo's kinds of work with their share of its CPU time in percent, true by construction.
@@ -30,8 +30,8 @@ pub(crate) fn run(built: Option<&Path>) -> Result<()> {
     };
     let interrupt = Interrupt::install()?;
     let demo = session::start_demo(&binaries)?;
-    let session = Session::start(&binaries, "", &interrupt)?;
-    println!("recording process {} for {RECORDING}", demo.pid());
+    let session = Session::start(&binaries, SHORT_WINDOWS, &interrupt)?;
+    session.wait_until_walked(demo.pid())?;
     let stacks = record(&session, &demo, &picture)?;
     print_result(&Folded::parse(&stacks)?, &picture)
 }

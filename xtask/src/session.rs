@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::Binaries;
@@ -13,6 +14,12 @@ use crate::children::{Interrupt, Running};
 
 /// How long the daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How often the daemon is asked whether it has got somewhere.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// The shortest window that the configuration allows: queries see the whole of each window that they touch.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Configuration with windows of [`WINDOW`].
+pub(crate) const SHORT_WINDOWS: &str = "[store]\nwindow = \"1s\"\n";
 /// How much of the daemon's log is shown when it fails.
 const LOG_LINES: usize = 20;
 
@@ -89,6 +96,28 @@ impl Session {
     /// A path in the folder of this session.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Waits until stacks of process `pid` reach their root, and the window in which they did not yet is over.
+    pub(crate) fn wait_until_walked(&self, pid: u32) -> Result<()> {
+        let pid = pid.to_string();
+        let end = Instant::now() + READY_WITHIN;
+        while Instant::now() < end {
+            let listed = self.cli_output(&["ps", "--pid", &pid, "--json"])?;
+            let listed: Value = serde_json::from_str(&listed).context("ps is no JSON")?;
+            if listed["processes"][0]["rooted_samples"]
+                .as_u64()
+                .is_some_and(|samples| samples > 0)
+            {
+                return self.interrupt.sleep(WINDOW);
+            }
+            self.interrupt.sleep(ASK_EVERY)?;
+        }
+        bail!(
+            "no stack of process {pid} reached its root in {} s; the log ends with\n{}",
+            READY_WITHIN.as_secs(),
+            self.log()
+        )
     }
 
     /// Runs `profiler-cli` with `arguments`, its output and messages on our terminal.

@@ -7,7 +7,7 @@ use crate::binaries::Binaries;
 use crate::children::Interrupt;
 use crate::demo::TRUTH;
 use crate::folded::Folded;
-use crate::session::{self, Session};
+use crate::session::{self, SHORT_WINDOWS, Session};
 
 const SAMPLE_HZ: u32 = 997;
 /// Long enough for [`ENOUGH_SAMPLES`] when the service gets three quarters of a CPU.
@@ -18,7 +18,12 @@ const TOLERANCE: f64 = 2.0;
 
 pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
     let demo = session::start_demo(binaries)?;
-    let session = Session::start(binaries, &format!("[sampling]\nhz = {SAMPLE_HZ}\n"), interrupt)?;
+    let session = Session::start(
+        binaries,
+        &format!("[sampling]\nhz = {SAMPLE_HZ}\n{SHORT_WINDOWS}"),
+        interrupt,
+    )?;
+    session.wait_until_walked(demo.pid())?;
     let pid = demo.pid().to_string();
     let text = session.cli_output(&[
         "flamegraph",
