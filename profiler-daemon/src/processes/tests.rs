@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -158,6 +159,65 @@ fn real_mappings_of_this_process_get_rows() {
     assert_eq!(object_at(&owner, 7, function, 0), Some(program_name(&rust_program())));
     let summary = owner.list(None).unwrap().remove(0);
     assert_eq!(summary.mappings_with_rows as usize, with_rows(&owner));
+}
+
+#[test]
+fn python_is_recognised_in_the_program_and_in_a_library() {
+    let directory = tempfile::tempdir().unwrap();
+    let build = |name: &str, source: &str, arguments: &[&str]| {
+        let (input, output) = (directory.path().join(format!("{name}.c")), directory.path().join(name));
+        std::fs::write(&input, source).unwrap();
+        let status = Command::new("cc")
+            .args(arguments)
+            .arg("-o")
+            .arg(&output)
+            .arg(&input)
+            .status();
+        status.is_ok_and(|status| status.success()).then_some(output)
+    };
+    let interpreter = build(
+        "interpreter",
+        "long _PyRuntime[9] = {1}; int main(void) { return 0; }",
+        &["-rdynamic"],
+    );
+    let library = build("libpython3.so.1", "long _PyRuntime[9] = {1};", &["-shared", "-fPIC"]);
+    let named_so_only = build("libpython4.so.1", "long other[9] = {1};", &["-shared", "-fPIC"]);
+    let (Some(interpreter), Some(library), Some(named_so_only)) = (interpreter, library, named_so_only) else {
+        println!("skipped: cc is missing");
+        return;
+    };
+    let with_library = |library: PathBuf| {
+        let mut process = FakeProcess::new(&native_program());
+        process.mappings.push((0x7000_0000_0000, 0x7000_0000_1000, library));
+        process
+    };
+    let proc = FakeProc::new();
+    let processes = [
+        (7, FakeProcess::new(&interpreter)),
+        (8, with_library(library.clone())),
+        (9, with_library(named_so_only)),
+        (10, FakeProcess::new(&native_program())),
+    ];
+    let (mut owner, base) = scanned(&proc, targets(), &processes);
+    assert_eq!(watched(&owner), [0_u32; 0]);
+    let described = |owner: &mut Owner, pid| {
+        let process = owner.list(Some(Pid(pid))).unwrap().remove(0);
+        (process.runtime, process.watch_reason)
+    };
+    let python = (
+        Runtime::Python,
+        "Python programs are watched on request only".to_owned(),
+    );
+    let native = (Runtime::Native, "not a Rust program".to_owned());
+    assert_eq!(described(&mut owner, 7), python);
+    assert_eq!(described(&mut owner, 8), python);
+    assert_eq!(described(&mut owner, 9), native);
+    assert_eq!(described(&mut owner, 10), native);
+    // It is loaded later.
+    proc.set(10, &with_library(library.clone()));
+    owner.on_lifecycle(&map(5, 10, 0x7000_0000_0000, 0x7000_0000_1000, &library), at(base, 5));
+    settle(&mut owner, at(base, 5));
+    assert_eq!(described(&mut owner, 10), python);
 }
 
 #[test]
@@ -888,83 +948,4 @@ proptest! {
             prop_assert_eq!(covered, pages.keys().copied().collect::<Vec<_>>(), "process {}", pid);
         }
     }
-}
-
-#[test]
-fn zz_measure() {
-    use crate::{kernel::records::RawSample, stacks::aggregate::{Aggregator, WindowLimits}};
-    let mut children = Vec::new();
-    for _ in 0..200 {
-        children.push(std::process::Command::new("sleep").arg("100").spawn().unwrap());
-    }
-    let options = super::Options {
-        proc_root: "/proc".into(),
-        targets: watch_all(),
-        own_pid: Pid(1),
-        clock: super::Clock::read(),
-        wake: None,
-    };
-    let mut owner = Processes::new(WalkerDouble::default(), options).unwrap();
-    let t = Instant::now();
-    owner.scan(super::Now::read()).unwrap();
-    println!("scan of {} processes: {:?}", owner.images.len(), t.elapsed());
-    let t = Instant::now();
-    let mut loop_time = Duration::ZERO;
-    while !owner.is_settled() {
-        let t = Instant::now();
-        owner.poll(super::Now::read());
-        loop_time += t.elapsed();
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    println!("settled: {:?}, loop {:?}, watched {}, writes {}", t.elapsed(), loop_time, owner.watched_count(), owner.walker().writes);
-    let now = super::Now::read();
-    let t = Instant::now();
-    for _ in 0..10 { owner.repair_due = true; owner.last_repair_ns = 0; owner.poll(now); }
-    println!("repair: {:?}", t.elapsed() / 10);
-    // samples
-    let pid = Pid(std::process::id());
-    let image = owner.running(pid).unwrap();
-    let addresses: Vec<u64> = image.mappings().live().flat_map(|m| [m.start + 0x100, m.start + 0x200, m.end - 8]).collect();
-    println!("{} mappings", image.mappings().live().len());
-    let mut aggregator = Aggregator::new(Duration::from_millis(10), WindowLimits::default(), SystemTime::now());
-    let n = 50_000u64;
-    let frames: Vec<Vec<u64>> = (0..n).map(|i| (0..20).map(|f| addresses[((i * 7 + f * 3) as usize) % addresses.len()] + (i % 50_000) / 8).collect()).collect();
-    for distinct in [1000u64, 50_000] {
-        let t = Instant::now();
-        for i in 0..n {
-            let s = RawSample { time_ns: now.monotonic_ns, pid, tid: 1, generation: 1, thread_name: b"worker", in_kernel: false, kernel_stack_incomplete: false, stop: profiler_common::stop::StopReason::Root, kernel_frames: &[], user_frames: &frames[(i % distinct) as usize] };
-            aggregator.on_sample(&s, &mut owner);
-        }
-        let count = t.elapsed() / n as u32;
-        let t = Instant::now();
-        let w = aggregator.take(SystemTime::now(), &owner);
-        let stacks: usize = w.processes.iter().map(|p| p.stacks.len()).sum();
-        println!("distinct {stacks}: count {count:?} per sample, take {:?} per stack", t.elapsed() / stacks as u32);
-    }
-    // churn
-    let program = native_program();
-    let mapping = map(0, 0, CODE, CODE + 0x1000, &program);
-    let LifecycleEvent::Map { mapping, .. } = mapping.event else { panic!() };
-    let now0 = super::Now::read();
-    let t = Instant::now();
-    let rounds = 20_000u64;
-    for r in 0..rounds {
-        let time_ns = now0.monotonic_ns + r * 500_000;
-        let now = super::Now { instant: now0.instant, monotonic_ns: time_ns };
-        let pid = Pid(2_000_000 + r as u32);
-        let parent = Pid(1);
-        for event in [
-            LifecycleEvent::Fork { pid, parent },
-            LifecycleEvent::Exec { pid, name: b"true".to_vec() },
-            LifecycleEvent::Map { pid, mapping: mapping.clone() },
-            LifecycleEvent::Map { pid, mapping: mapping.clone() },
-            LifecycleEvent::Map { pid, mapping: mapping.clone() },
-            LifecycleEvent::Exit { pid },
-        ] {
-            owner.on_lifecycle(&crate::kernel::records::Lifecycle { time_ns, event }, now);
-        }
-        if r % 20 == 0 { owner.poll(now); }
-    }
-    println!("churn (watched, stat missing): {:?} per process", t.elapsed() / rounds as u32);
-    for mut c in children { c.kill().unwrap(); c.wait().unwrap(); }
 }
