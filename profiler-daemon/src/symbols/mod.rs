@@ -10,6 +10,8 @@ mod frame_cache;
 mod kernel_names;
 mod object_file;
 mod object_names;
+#[cfg(test)]
+mod tests;
 mod window_names;
 
 pub use kernel_names::KernelNamesError;
