@@ -134,7 +134,7 @@ fn survive_program(compiler: &str, source: &str, options: &[&str], seed: u64) {
     if let Some(path) = workshop.compile(compiler, source, options) {
         let program = fs::read(path).unwrap();
         assert!(digest(&program, &(0x1000..0x2000).collect::<Vec<u64>>()) > 0);
-        survive(&program, &interesting_sections(&program), seed, Duration::from_secs(8));
+        survive(&program, &interesting_sections(&program), seed, Duration::from_secs(3));
     }
 }
 
