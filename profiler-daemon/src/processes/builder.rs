@@ -1,7 +1,8 @@
-//! The one thread that opens and reads the files of processes, so that the sampling loop never does.
+//! The threads that open and read the files of processes, so that the sampling loop never does.
 //!
-//! In: [`Job`]s. Out: [`Outcome`]s, applied when the loop polls for them. Both queues are bounded; jobs that wait are kept in
-//! order. What a file holds may make a job fail, never the thread.
+//! In: [`Job`]s. Out: [`Outcome`]s, applied when the loop polls for them. There are two threads, one for objects whose tables
+//! take long to compile: a service's own code and the C library do not wait for a compiler's or a tensor library's. All
+//! queues are bounded; jobs that wait are kept in order. What a file holds may make a job fail, never the thread.
 
 use std::{
     collections::VecDeque,
@@ -26,15 +27,19 @@ use super::{
 };
 use crate::kernel::records::Pid;
 
-/// Jobs that may wait.
-pub(super) const MAX_WAITING: usize = 1 << 14;
-/// Jobs handed to the thread ahead of time.
+/// Jobs that may wait for each thread.
+const MAX_WAITING: usize = 1 << 14;
+/// Bytes of code in an object from which on its table takes long: some hundred milliseconds.
+const LARGE_CODE_BYTES: u64 = 8 << 20;
+/// The same in rows.
+const LARGE_ROWS: u64 = 1 << 18;
+/// Jobs handed to a thread ahead of time.
 const QUEUE: usize = 64;
 /// Outcomes that may wait to be applied.
 const OUTCOMES: usize = 256;
-/// Bytes of rows in them beyond which the thread waits before it goes on.
+/// Bytes of rows in them beyond which the threads wait before they go on.
 const MAX_WAITING_ROW_BYTES: u64 = 64 << 20;
-/// How long it waits at a time.
+/// How long they wait at a time.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Something to do.
@@ -80,6 +85,19 @@ pub(super) struct Identity {
     pub(super) marks: Marks,
 }
 
+impl Job {
+    fn is_large(&self) -> bool {
+        match self {
+            Self::Build { place, .. } => place.end.saturating_sub(place.start) >= LARGE_CODE_BYTES,
+            Self::Compile { object } => {
+                let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
+                summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
+            }
+            Self::BuildVdso { .. } | Self::Identify { .. } => false,
+        }
+    }
+}
+
 impl Outcome {
     fn row_bytes(&self) -> u64 {
         let table = match self {
@@ -94,7 +112,7 @@ impl Outcome {
     }
 }
 
-/// Holds the thread back while too many rows wait to be taken.
+/// Holds the threads back while too many rows wait to be taken.
 #[derive(Debug, Default)]
 struct Gate {
     waiting_bytes: AtomicU64,
@@ -110,31 +128,32 @@ impl Gate {
     }
 }
 
-/// The loop's end of the thread.
+/// Called whenever an outcome is ready.
+pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// The loop's end of one thread.
 #[derive(Debug)]
-pub(super) struct Builder {
+struct Lane {
     waiting: VecDeque<Job>,
     jobs: SyncSender<Job>,
-    outcomes: Receiver<Outcome>,
-    gate: Arc<Gate>,
-    /// Jobs given and not yet answered.
-    open: usize,
 }
 
-impl Builder {
-    /// Starts the thread. It reads `/proc` under the given root, and calls `wake` whenever an outcome is ready.
-    pub(super) fn start(proc: ProcFs, wake: Option<Box<dyn Fn() + Send>>) -> io::Result<Self> {
+impl Lane {
+    fn start(
+        name: &str,
+        proc: ProcFs,
+        outbox: SyncSender<Outcome>,
+        gate: Arc<Gate>,
+        wake: Option<Wake>,
+    ) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE);
-        let (outbox, outcomes) = sync_channel(OUTCOMES);
-        let gate = Arc::new(Gate::default());
-        let own_gate = Arc::clone(&gate);
         // Not joined at the end: what it reads at that time may take long.
-        std::thread::Builder::new().name("objects".into()).spawn(move || {
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut reader = Reader::new(proc);
             while let Ok(job) = inbox.recv() {
-                own_gate.wait();
+                gate.wait();
                 let outcome = reader.run(job);
-                own_gate.waiting_bytes.fetch_add(outcome.row_bytes(), Ordering::Relaxed);
+                gate.waiting_bytes.fetch_add(outcome.row_bytes(), Ordering::Relaxed);
                 if outbox.send(outcome).is_err() {
                     return;
                 }
@@ -146,6 +165,39 @@ impl Builder {
         Ok(Self {
             waiting: VecDeque::new(),
             jobs,
+        })
+    }
+
+    fn hand_over(&mut self) {
+        while let Some(job) = self.waiting.pop_front() {
+            if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) {
+                self.waiting.push_front(job);
+                return;
+            }
+        }
+    }
+}
+
+/// The loop's end of the threads.
+#[derive(Debug)]
+pub(super) struct Builder {
+    ordinary: Lane,
+    large: Lane,
+    outcomes: Receiver<Outcome>,
+    gate: Arc<Gate>,
+    /// Jobs given and not yet answered.
+    open: usize,
+}
+
+impl Builder {
+    /// Starts the threads. They read `/proc` under the given root.
+    pub(super) fn start(proc: &ProcFs, wake: Option<Wake>) -> io::Result<Self> {
+        let (outbox, outcomes) = sync_channel(OUTCOMES);
+        let gate = Arc::new(Gate::default());
+        let lane = |name| Lane::start(name, proc.clone(), outbox.clone(), Arc::clone(&gate), wake.clone());
+        Ok(Self {
+            ordinary: lane("objects")?,
+            large: lane("large-objects")?,
             outcomes,
             gate,
             open: 0,
@@ -154,12 +206,17 @@ impl Builder {
 
     /// Takes a job, or gives it back if too many wait.
     pub(super) fn submit(&mut self, job: Job) -> Result<(), Job> {
-        if self.waiting.len() >= MAX_WAITING {
+        let lane = if job.is_large() {
+            &mut self.large
+        } else {
+            &mut self.ordinary
+        };
+        if lane.waiting.len() >= MAX_WAITING {
             return Err(job);
         }
-        self.waiting.push_back(job);
+        lane.waiting.push_back(job);
+        lane.hand_over();
         self.open += 1;
-        self.hand_over();
         Ok(())
     }
 
@@ -172,22 +229,14 @@ impl Builder {
                 .waiting_bytes
                 .fetch_sub(outcome.row_bytes(), Ordering::Relaxed);
         }
-        self.hand_over();
+        self.ordinary.hand_over();
+        self.large.hand_over();
         outcome
     }
 
     /// Jobs given and not yet answered.
     pub(super) fn open(&self) -> usize {
         self.open
-    }
-
-    fn hand_over(&mut self) {
-        while let Some(job) = self.waiting.pop_front() {
-            if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) {
-                self.waiting.push_front(job);
-                return;
-            }
-        }
     }
 }
 
@@ -215,7 +264,7 @@ mod tests {
     }
 
     fn builder() -> Builder {
-        Builder::start(ProcFs::new("/proc"), None).unwrap()
+        Builder::start(&ProcFs::new("/proc"), None).unwrap()
     }
 
     #[test]
@@ -287,6 +336,39 @@ mod tests {
         }
         assert_eq!(tables, [true, false]);
         assert!(Arc::ptr_eq(&kept[0], &kept[1]));
+    }
+
+    #[test]
+    fn large_objects_have_their_own_thread_and_rows_that_wait_hold_it_back() {
+        let mut builder = builder();
+        let place = |end| MappedPlace {
+            pid: Pid(u32::MAX),
+            start: 0,
+            end,
+            device_inode: None,
+            path: b"/none".to_vec(),
+        };
+        let object = || Arc::new(MappedObject::file(b"/none", None));
+        // Nothing is taken from the lane of large objects while its gate is shut.
+        builder.gate.waiting_bytes.store(u64::MAX / 2, Ordering::Relaxed);
+        let shut = Job::Build {
+            object: object(),
+            place: place(LARGE_CODE_BYTES),
+        };
+        assert!(shut.is_large());
+        builder.submit(shut).unwrap();
+        let small = Job::Build {
+            object: object(),
+            place: place(LARGE_CODE_BYTES - 1),
+        };
+        assert!(!small.is_large());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(builder.poll().is_none());
+        builder.gate.waiting_bytes.store(0, Ordering::Relaxed);
+        builder.submit(small).unwrap();
+        wait(&mut builder);
+        wait(&mut builder);
+        assert_eq!(builder.open(), 0);
     }
 
     #[test]

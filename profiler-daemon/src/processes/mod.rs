@@ -3,7 +3,7 @@
 //! In: lifecycle records, `/proc`, watch requests. Out: the walker's tables, and for each sample the mapping that held
 //! an address at the sample's own time.
 //!
-//! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the thread
+//! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the threads
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
 //! `entries`, `upkeep`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],

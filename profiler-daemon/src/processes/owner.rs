@@ -36,7 +36,7 @@ pub struct Options {
     /// Turns times of the kernel into times of day.
     pub clock: Clock,
     /// Called from another thread whenever [`Processes::poll`] has something to apply.
-    pub wake: Option<Box<dyn Fn() + Send>>,
+    pub wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Options {
@@ -113,7 +113,8 @@ impl<T: WalkerTables> Processes<T> {
     /// An owner that knows no process yet. Call [`Self::scan`] once the lifecycle records flow.
     pub fn new(walker: T, options: Options) -> Result<Self, StartError> {
         let proc = ProcFs::new(options.proc_root);
-        let builder = Builder::start(proc.clone(), options.wake).map_err(|reason| StartError::Thread { reason })?;
+        let wake = options.wake.map(Arc::from);
+        let builder = Builder::start(&proc, wake).map_err(|reason| StartError::Thread { reason })?;
         let mut processes = Self {
             walker,
             proc,

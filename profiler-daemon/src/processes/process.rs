@@ -314,8 +314,8 @@ impl Image {
 /// Why the owner of processes could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The thread that reads objects could not be started.
-    #[error("cannot start the thread that reads objects: {reason}")]
+    /// The threads that read objects could not be started.
+    #[error("cannot start the threads that read objects: {reason}")]
     Thread {
         /// What the kernel said.
         reason: io::Error,

@@ -35,7 +35,7 @@ const MAX_INTERPRETER_CANDIDATES: usize = 4;
 /// Largest vDSO.
 const MAX_VDSO_BYTES: u64 = 1 << 20;
 
-/// What the thread remembers of what it read.
+/// What a thread remembers of what it read.
 pub(super) struct Reader {
     proc: ProcFs,
     built: HashMap<FileIdentity, Weak<Built>>,

@@ -135,11 +135,7 @@ impl ProcFs {
     pub fn user_id(&self, pid: Pid) -> Result<u32, ScanError> {
         let path = self.path(pid, "status");
         let text = read_bounded(&path, MAX_SMALL_FILE_BYTES)?;
-        let uid = text.split(|&byte| byte == b'\n').find_map(|line| {
-            let ids = line.strip_prefix(b"Uid:")?;
-            str::from_utf8(ids).ok()?.split_ascii_whitespace().next()?.parse().ok()
-        });
-        uid.ok_or(ScanError::Malformed { path })
+        parse_user_id(&text).ok_or(ScanError::Malformed { path })
     }
 
     /// Path of the program as the process sees it, without the mark of deleted files.
@@ -173,28 +169,12 @@ impl ProcFs {
     pub fn maps(&self, pid: Pid) -> Result<MapsScan, ScanError> {
         let path = self.path(pid, "maps");
         let file = File::open(&path).map_err(|reason| classify(path.clone(), reason))?;
-        let mut reader = BufReader::with_capacity(32 << 10, file.take(MAX_MAPS_BYTES));
-        let mut scan = MapsScan::default();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
-            match read {
-                Ok(0) => break,
-                Ok(_) => {}
-                // The process ended while its list was read.
-                Err(reason) => return Err(classify(path, reason)),
-            }
-            let Some(content) = line.strip_suffix(b"\n") else {
-                scan.truncated = true;
-                break;
-            };
-            match parse_maps_line(content) {
-                Some(parsed) => scan.add(parsed),
-                None => return Err(ScanError::Malformed { path }),
-            }
+        let reader = BufReader::with_capacity(32 << 10, file.take(MAX_MAPS_BYTES));
+        match parse_maps(reader) {
+            Ok(scan) => scan.ok_or(ScanError::Malformed { path }),
+            // The process ended while its list was read.
+            Err(reason) => Err(classify(path, reason)),
         }
-        Ok(scan)
     }
 }
 
@@ -208,6 +188,26 @@ impl MapsScan {
             self.executable.push(line.record);
         } else {
             self.left_out += 1;
+        }
+    }
+}
+
+/// The mappings of a whole list; `None` if a line is not of the kernel's format.
+pub(crate) fn parse_maps(mut text: impl BufRead) -> io::Result<Option<MapsScan>> {
+    let mut scan = MapsScan::default();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if (&mut text).take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
+            return Ok(Some(scan));
+        }
+        let Some(content) = line.strip_suffix(b"\n") else {
+            scan.truncated = true;
+            return Ok(Some(scan));
+        };
+        match parse_maps_line(content) {
+            Some(parsed) => scan.add(parsed),
+            None => return Ok(None),
         }
     }
 }
@@ -277,7 +277,15 @@ pub(super) fn without_deleted_mark(path: &[u8]) -> &[u8] {
     path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
-fn parse_stat(text: &[u8]) -> Option<ProcStat> {
+/// The real user id from the text of `/proc/PID/status`.
+pub(crate) fn parse_user_id(text: &[u8]) -> Option<u32> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let ids = line.strip_prefix(b"Uid:")?;
+        str::from_utf8(ids).ok()?.split_ascii_whitespace().next()?.parse().ok()
+    })
+}
+
+pub(crate) fn parse_stat(text: &[u8]) -> Option<ProcStat> {
     // The name stands in parentheses and may hold any of them itself.
     let open = text.iter().position(|&byte| byte == b'(')?;
     let close = text.iter().rposition(|&byte| byte == b')')?;
