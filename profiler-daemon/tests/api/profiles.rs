@@ -108,10 +108,10 @@ async fn a_query_until_now_flushes_and_merges() {
 #[tokio::test]
 async fn a_query_of_the_past_does_not_flush() {
     let server = Server::start();
-    put(&server, window(7, 5, 100 * SECOND));
+    put(&server, window(7, 5, 500 * SECOND));
     put(&server, window(7, 3, 2 * SECOND));
     let mut client = ProfileServiceClient::new(server.client().await);
-    let end = Timestamp::from(SystemTime::now() - 50 * SECOND);
+    let end = Timestamp::from(SystemTime::now() - 300 * SECOND);
     let selector = ProfileSelector {
         end_time: Some(end),
         ..pid(7)
