@@ -19,6 +19,9 @@ use crate::{
 
 /// Longest and default lease of a watch without a stream.
 pub(super) const MAX_LEASE: Duration = Duration::from_secs(60);
+/// The current window may reach this far into the past, being as long as the configuration allows; and a recording that
+/// ended a moment before it is asked for lies in it.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// A request that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,8 +47,8 @@ pub(super) enum InvalidRequest {
 pub(super) struct Query {
     pub(super) target: Target,
     pub(super) span: Span,
-    /// The span reaches to the time of the request.
-    pub(super) until_now: bool,
+    /// The span may reach into the window that has not ended yet.
+    pub(super) recent: bool,
 }
 
 /// Reads a selector. An end after `now` is cut to it.
@@ -84,7 +87,7 @@ pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> R
     Ok(Query {
         target,
         span: Span { start, end },
-        until_now: end == now,
+        recent: now.duration_since(end).is_ok_and(|past| past <= LONGEST_WINDOW),
     })
 }
 
@@ -352,6 +355,9 @@ mod tests {
             (None, None, Ok((None, 1000, true))),
             (Some(10), None, Ok((Some(10), 1000, true))),
             (Some(10), Some(20), Ok((Some(10), 20, false))),
+            (Some(10), Some(939), Ok((Some(10), 939, false))),
+            (Some(10), Some(940), Ok((Some(10), 940, true))),
+            (Some(10), Some(999), Ok((Some(10), 999, true))),
             (Some(10), Some(1_000_000), Ok((Some(10), 1000, true))),
             (None, Some(i64::from(u32::MAX)), Ok((None, 1000, true))),
             (Some(20), Some(20), Err(InvalidRequest::EmptySpan)),
@@ -362,13 +368,13 @@ mod tests {
             (None, Some(i64::MAX), Ok((None, 1000, true))),
         ] {
             let read = query(Some(selector(1, start, end)), at(1000));
-            let expected = expected.map(|(start, end, until_now)| Query {
+            let expected = expected.map(|(start, end, recent)| Query {
                 target: Target::Process(1),
                 span: Span {
                     start: start.map(at),
                     end: at(end),
                 },
-                until_now,
+                recent,
             });
             assert_eq!(read, expected, "{start:?} to {end:?}");
         }

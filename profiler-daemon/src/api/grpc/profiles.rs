@@ -35,7 +35,7 @@ impl Profiles {
     ) -> Result<T, ApiError> {
         let query = convert::query(selector, SystemTime::now())?;
         let mut not_sampling = None;
-        if query.until_now {
+        if query.recent {
             match self.context.flush.up_to_now(&self.context.engine).await {
                 // What was sampled before is still worth an answer.
                 Err(ApiError::Flush(error @ FlushError::NotSampling { .. })) => not_sampling = Some(error),
