@@ -8,6 +8,9 @@ pub mod arguments;
 pub mod command;
 pub mod daemon;
 pub mod engine;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 #[allow(unsafe_code, reason = "the only door to the kernel; each block says why it is sound")]
 pub mod kernel;

@@ -7,6 +7,8 @@
 pub mod access;
 mod convert;
 mod flush;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod grpc;
 mod peer;
 mod server;

@@ -136,7 +136,7 @@ impl LifecycleRing {
 }
 
 /// The meaning of one record, header excluded; `None` if it is of no interest here.
-fn parse(kind: u32, misc: u16, body: &[u8]) -> Result<Option<Lifecycle>, MalformedRecord> {
+pub(crate) fn parse(kind: u32, misc: u16, body: &[u8]) -> Result<Option<Lifecycle>, MalformedRecord> {
     let malformed = || MalformedRecord {
         kind,
         length: body.len() + HEADER_BYTES,

@@ -15,7 +15,11 @@ mod sys;
 mod tables;
 
 pub use lifecycle::MalformedRecord;
+#[cfg(feature = "fuzzing")]
+pub(crate) use lifecycle::parse as parse_lifecycle;
 pub use load::{LoadError, WalkerLoop, kernel_release};
 pub use peer_groups::peer_groups;
+#[cfg(feature = "fuzzing")]
+pub(crate) use sampler::decode as decode_sample;
 pub use sampler::{KernelCost, SampleBatch, Sampler, SamplerOptions, SamplingCounts};
 pub use tables::KernelTables;

@@ -431,7 +431,7 @@ fn ring_bytes(cpus: u32, sample_hz: u32) -> u32 {
 }
 
 /// The sample in a record, its addresses copied to `frames`; `None` if the record contradicts itself.
-fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
+pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
     let (header, rest) = CpuSampleHeader::read_from_prefix(record).ok()?;
     let (kernel, user) = (usize::from(header.kernel_frames), usize::from(header.user_frames));
     let addresses = rest.get(..(kernel + user) * size_of::<u64>())?;
