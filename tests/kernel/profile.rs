@@ -205,7 +205,7 @@ impl Profile {
         let (fit, other) = (count(&fits), count(&others));
         let share = share(fit, fit + other);
         println!("{what}: {share:.2} % of {}", fit + other);
-        assert!(fit > 0, "{what}: no sample");
+        assert!(fit + other > 0, "{what}: no sample");
         let examples = &others[..others.len().min(5)];
         assert!(
             share >= percent,
