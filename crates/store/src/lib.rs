@@ -1,13 +1,16 @@
 //! Profiles over time: a ring of windows in memory, bounded by age and by bytes, and queries over them.
 //!
 //! In: one named [`Profile`](profiler_profile::Profile) for each window. Out: what a process or a service did in a span,
-//! merged. Pure: time is an argument. A [`Selection`] holds references to windows, so that a store behind a lock is
+//! merged. Windows that follow each other share a dictionary of names and a tree of stacks, which makes a window an order of
+//! magnitude smaller than its profile. Pure: time is an argument. A [`Selection`] holds references to windows, so that a store behind a lock is
 //! held only while they are picked, not while they are merged.
 
 #![forbid(unsafe_code)]
 
+mod dictionary;
 mod query;
 mod ring;
+mod window;
 
 pub use query::{Answer, Found, Selection, Span, Target};
 pub use ring::{Dropped, Limits, Status, Store};

@@ -1,11 +1,14 @@
 //! What a process or a service did in a span of time.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{PeriodMismatch, ProcessLabel, Profile, ProfileBuilder};
+use profiler_profile::{PeriodMismatch, ProcessLabel, Profile, ProfileBuilder, Stack};
+
+use crate::{dictionary::Dictionary, window::Window};
 
 /// Which processes a query is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +27,16 @@ impl Target {
         }
     }
 
-    pub(crate) fn is_in(&self, profile: &Profile) -> bool {
-        profile.processes.iter().any(|process| self.matches(process))
+    /// Whether a window has a process that is meant.
+    pub(crate) fn is_in(&self, window: &Window, dictionary: &Dictionary) -> bool {
+        labels(window, dictionary).any(|process| self.matches(process))
     }
+}
+
+/// The processes in a window.
+fn labels<'a>(window: &'a Window, dictionary: &'a Dictionary) -> impl Iterator<Item = &'a ProcessLabel> {
+    let processes = window.processes.iter();
+    processes.filter_map(|quality| dictionary.processes.get_index(quality.process as usize))
 }
 
 /// A span of time, from its start to just before its end.
@@ -43,12 +53,13 @@ pub struct Span {
 }
 
 impl Span {
-    pub(crate) fn overlaps(&self, profile: &Profile) -> bool {
+    /// Whether a window from `window_start` to `window_end` belongs to the span.
+    pub(crate) fn overlaps(&self, window_start: SystemTime, window_end: SystemTime) -> bool {
         let is_empty = self.start.is_some_and(|start| start >= self.end);
-        let begins_before_end = profile.start < self.end;
+        let begins_before_end = window_start < self.end;
         let ends_after_start = self
             .start
-            .is_none_or(|start| profile.end > start || profile.start == start);
+            .is_none_or(|start| window_end > start || window_start == start);
         !is_empty && begins_before_end && ends_after_start
     }
 }
@@ -73,67 +84,168 @@ pub struct Answer {
     pub found: Found,
 }
 
+/// Windows that share a dictionary. Never none.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) dictionary: Arc<Dictionary>,
+    pub(crate) windows: Vec<Arc<Window>>,
+}
+
 /// Windows picked for a query.
 #[derive(Clone, Debug)]
 pub struct Selection {
     target: Target,
     span: Span,
-    windows: Vec<Arc<Profile>>,
+    parts: Vec<Part>,
     known_elsewhere: bool,
 }
 
 impl Selection {
-    pub(crate) fn new(target: Target, span: Span, windows: Vec<Arc<Profile>>, known_elsewhere: bool) -> Self {
+    pub(crate) fn new(target: Target, span: Span, parts: Vec<Part>, known_elsewhere: bool) -> Self {
         Self {
             target,
             span,
-            windows,
+            parts,
             known_elsewhere,
         }
     }
 
     /// Merges the target's samples of all windows.
     pub fn merge(&self) -> Result<Answer, PeriodMismatch> {
+        let mut profile = self.empty();
+        let mut period = None;
         let started = self.newest_start();
-        let keep = |process: &ProcessLabel| {
-            self.target.matches(process) && started.is_none_or(|started| process.start == started)
-        };
-        let mut merged: Option<Profile> = None;
-        let mut found = if self.known_elsewhere {
+        for part in &self.parts {
+            let is_meant = |process: &ProcessLabel| {
+                self.target.matches(process) && started.is_none_or(|started| process.start == started)
+            };
+            part.merge_into(&mut profile, &mut period, is_meant)?;
+        }
+        profile.period = period.unwrap_or_default();
+        let found = if !profile.stacks.is_empty() {
+            Found::Samples
+        } else if self.known_elsewhere || !profile.processes.is_empty() {
             Found::Empty
         } else {
             Found::NotFound
         };
-        for window in &self.windows {
-            let part = window.filter(keep);
-            if !part.stacks.is_empty() {
-                found = Found::Samples;
-            } else if found == Found::NotFound && self.target.is_in(window) {
-                found = Found::Empty;
-            }
-            match &mut merged {
-                None => merged = Some(part),
-                Some(merged) => merged.merge(&part)?,
-            }
-        }
-        let profile = merged.unwrap_or_else(|| {
-            let start = self.span.start.map_or(self.span.end, |start| start.min(self.span.end));
-            ProfileBuilder::new(Duration::ZERO, start, self.span.end).build()
-        });
         Ok(Answer { profile, found })
+    }
+
+    /// A profile without samples of the windows' time, or of the span if there are none.
+    fn empty(&self) -> Profile {
+        let windows = || self.parts.iter().flat_map(|part| &part.windows);
+        let start = windows().map(|window| window.start).min();
+        let end = windows().map(|window| window.end).max();
+        let earliest = self.span.start.map_or(self.span.end, |start| start.min(self.span.end));
+        ProfileBuilder::new(Duration::ZERO, start.unwrap_or(earliest), end.unwrap_or(self.span.end)).build()
     }
 
     /// When the last process with the id asked for started.
     fn newest_start(&self) -> Option<SystemTime> {
         match self.target {
             Target::Process(_) => {
-                let processes = self.windows.iter().flat_map(|window| &window.processes);
-                processes
-                    .filter(|process| self.target.matches(process))
-                    .map(|process| process.start)
-                    .max()
+                let windows = |part: &'_ Part| {
+                    let of_window = |window: &Arc<Window>| {
+                        let meant = labels(window, &part.dictionary).filter(|process| self.target.matches(process));
+                        meant.map(|process| process.start).max()
+                    };
+                    part.windows.iter().filter_map(of_window).max()
+                };
+                self.parts.iter().filter_map(windows).max()
             }
             Target::Service(_) => None,
         }
+    }
+}
+
+impl Part {
+    /// Adds the samples of some processes to a profile.
+    fn merge_into(
+        &self,
+        profile: &mut Profile,
+        period: &mut Option<Duration>,
+        is_meant: impl Fn(&ProcessLabel) -> bool,
+    ) -> Result<(), PeriodMismatch> {
+        let dictionary = &*self.dictionary;
+        let meant: Vec<bool> = dictionary.processes.iter().map(is_meant).collect();
+        let is_meant = |process: u32| meant.get(process as usize).copied().unwrap_or_default();
+        // Equal stacks of several windows are added before their frames are looked up.
+        let mut counts: HashMap<(u32, u32, u32), u64> = HashMap::new();
+        let mut tables = Tables::new(dictionary);
+        for window in &self.windows {
+            window.add_lost(&mut profile.quality, dictionary);
+            for quality in window.processes.iter().filter(|quality| is_meant(quality.process)) {
+                let process = tables.process(quality.process, profile);
+                let quality = quality.to_quality(dictionary);
+                profile.quality.merge(&quality);
+                profile.process_quality.entry(process).or_default().merge(&quality);
+            }
+            let mut entries = window.entries.iter().filter(|entry| is_meant(entry.process)).peekable();
+            if entries.peek().is_some() {
+                let ours = *period.get_or_insert(window.period);
+                if ours != window.period {
+                    return Err(PeriodMismatch {
+                        ours,
+                        theirs: window.period,
+                    });
+                }
+            }
+            for entry in entries {
+                let count = counts.entry((entry.process, entry.thread, entry.stack)).or_default();
+                *count = count.saturating_add(entry.count);
+            }
+        }
+        for ((process, thread, place), count) in counts {
+            let stack = Stack {
+                process: tables.process(process, profile),
+                thread: tables.thread(thread, profile),
+                frames: tables.frames(place, profile),
+            };
+            let samples = profile.stacks.entry(stack).or_default();
+            *samples = samples.saturating_add(count);
+        }
+        Ok(())
+    }
+}
+
+/// Indices of a dictionary's entries in a profile, filled as they are met.
+struct Tables<'a> {
+    dictionary: &'a Dictionary,
+    frames: Vec<Option<u32>>,
+    processes: Vec<Option<u32>>,
+    threads: Vec<Option<u32>>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(dictionary: &'a Dictionary) -> Self {
+        Self {
+            dictionary,
+            frames: vec![None; dictionary.frames.len()],
+            processes: vec![None; dictionary.processes.len()],
+            threads: vec![None; dictionary.threads.len()],
+        }
+    }
+
+    fn process(&mut self, index: u32, profile: &mut Profile) -> u32 {
+        let label = &self.dictionary.processes[index as usize];
+        *self.processes[index as usize].get_or_insert_with(|| profile.processes.insert_full(label.clone()).0 as u32)
+    }
+
+    fn thread(&mut self, index: u32, profile: &mut Profile) -> u32 {
+        let name = &self.dictionary.threads[index as usize];
+        *self.threads[index as usize].get_or_insert_with(|| profile.threads.insert_full(Arc::clone(name)).0 as u32)
+    }
+
+    /// The frames of a stack, root first.
+    fn frames(&mut self, place: u32, profile: &mut Profile) -> Box<[u32]> {
+        let translate = |frame: u32| {
+            let known = &mut self.frames[frame as usize];
+            let frame = &self.dictionary.frames[frame as usize];
+            *known.get_or_insert_with(|| profile.frames.insert_full(frame.clone()).0 as u32)
+        };
+        let mut frames: Box<[u32]> = self.dictionary.frames_of(place).map(translate).collect();
+        frames.reverse();
+        frames
     }
 }

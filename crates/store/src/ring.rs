@@ -8,10 +8,19 @@ use std::{
 
 use profiler_profile::Profile;
 
-use crate::query::{Selection, Span, Target};
+use crate::{
+    dictionary::Dictionary,
+    query::{Part, Selection, Span, Target},
+    window::Window,
+};
 
-/// What a kept window costs beside its profile.
-const ENTRY_BYTES: usize = size_of::<Window>() + 4 * size_of::<usize>();
+/// Windows that share a dictionary at most: a minute of windows of the usual length. A dictionary is dropped with the
+/// last of its windows, so that names nobody uses any more go with them.
+const WINDOWS_PER_EPOCH: usize = 12;
+/// An epoch also ends when it takes this share of all memory.
+const EPOCH_SHARE: usize = 8;
+/// What a kept window costs besides itself: its `Arc`, and its place in the ring.
+const ENTRY_BYTES: usize = 5 * size_of::<usize>();
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +38,7 @@ pub struct Dropped {
     pub by_age: u64,
     /// They made room for newer ones before their time.
     pub by_bytes: u64,
-    /// They would not have fitted alone, and were never kept.
+    /// They did not fit even alone, and were never kept.
     pub too_large: u64,
 }
 
@@ -48,10 +57,24 @@ pub struct Status {
     pub dropped: Dropped,
 }
 
-#[derive(Debug)]
-struct Window {
-    profile: Arc<Profile>,
-    bytes: usize,
+/// Windows in a row that share a dictionary.
+#[derive(Debug, Default)]
+struct Epoch {
+    dictionary: Arc<Dictionary>,
+    windows: VecDeque<Arc<Window>>,
+    /// Windows taken in, those dropped since included.
+    taken: usize,
+    window_bytes: usize,
+}
+
+impl Epoch {
+    fn bytes(&self) -> usize {
+        self.dictionary.bytes() + self.window_bytes
+    }
+}
+
+fn cost(window: &Window) -> usize {
+    window.bytes() + ENTRY_BYTES
 }
 
 /// Windows in the order of their arrival.
@@ -61,8 +84,8 @@ struct Window {
 #[derive(Debug)]
 pub struct Store {
     limits: Limits,
-    windows: VecDeque<Window>,
-    bytes: usize,
+    /// Never with an epoch without windows.
+    epochs: VecDeque<Epoch>,
     dropped: Dropped,
 }
 
@@ -71,8 +94,7 @@ impl Store {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            windows: VecDeque::new(),
-            bytes: 0,
+            epochs: VecDeque::new(),
             dropped: Dropped::default(),
         }
     }
@@ -80,31 +102,24 @@ impl Store {
     /// Keeps a window, and drops what it displaces. What was dropped is counted in [`Status::dropped`].
     pub fn insert(&mut self, profile: Profile, now: SystemTime) {
         self.expire(now);
-        let bytes = profile.memory_bytes().saturating_add(ENTRY_BYTES);
-        if bytes > self.limits.max_bytes {
+        if self.never_fits(&profile) {
             self.dropped.too_large += 1;
             return;
         }
-        while self.bytes > self.limits.max_bytes - bytes {
-            if self.drop_oldest().is_none() {
-                break;
-            }
-            self.dropped.by_bytes += 1;
-        }
-        self.bytes += bytes;
-        self.windows.push_back(Window {
-            profile: Arc::new(profile),
-            bytes,
-        });
+        let epoch = self.open_epoch();
+        // A query that goes on has the dictionary too; it keeps the old one.
+        let window = Window::new(&profile, Arc::make_mut(&mut epoch.dictionary));
+        epoch.window_bytes += cost(&window);
+        epoch.windows.push_back(Arc::new(window));
+        epoch.taken += 1;
+        self.make_room();
     }
 
     /// Drops what is too old.
     pub fn expire(&mut self, now: SystemTime) {
-        let too_old = |window: &Window| {
-            now.duration_since(window.profile.end)
-                .is_ok_and(|age| age > self.limits.retention)
-        };
-        let expired = self.windows.iter().take_while(|window| too_old(window)).count();
+        let limit = self.limits.retention;
+        let is_too_old = |window: &Window| now.duration_since(window.end).is_ok_and(|age| age > limit);
+        let expired = self.windows().take_while(|window| is_too_old(window)).count();
         for _ in 0..expired {
             self.drop_oldest();
         }
@@ -113,34 +128,89 @@ impl Store {
 
     /// The windows that overlap the span, for a query about the target.
     pub fn select(&self, target: Target, span: Span) -> Selection {
-        let (inside, outside): (Vec<_>, Vec<_>) = self
-            .windows
-            .iter()
-            .map(|window| &window.profile)
-            .partition(|profile| span.overlaps(profile));
-        let known_elsewhere = outside.iter().any(|profile| target.is_in(profile));
-        Selection::new(
-            target,
-            span,
-            inside.into_iter().map(Arc::clone).collect(),
-            known_elsewhere,
-        )
+        let mut parts = Vec::new();
+        let mut known_elsewhere = false;
+        for epoch in &self.epochs {
+            let (inside, outside): (Vec<_>, Vec<_>) = epoch
+                .windows
+                .iter()
+                .partition(|window| span.overlaps(window.start, window.end));
+            known_elsewhere |= outside.iter().any(|window| target.is_in(window, &epoch.dictionary));
+            if !inside.is_empty() {
+                let windows = inside.into_iter().map(Arc::clone).collect();
+                parts.push(Part {
+                    dictionary: Arc::clone(&epoch.dictionary),
+                    windows,
+                });
+            }
+        }
+        Selection::new(target, span, parts, known_elsewhere)
     }
 
     /// What is kept.
     pub fn status(&self) -> Status {
         Status {
-            windows: self.windows.len(),
-            bytes: self.bytes,
+            windows: self.windows().count(),
+            bytes: self.bytes(),
             capacity_bytes: self.limits.max_bytes,
-            oldest: self.windows.iter().map(|window| window.profile.start).min(),
+            oldest: self.windows().map(|window| window.start).min(),
             dropped: self.dropped,
         }
     }
 
-    fn drop_oldest(&mut self) -> Option<()> {
-        let window = self.windows.pop_front()?;
-        self.bytes -= window.bytes;
-        Some(())
+    fn windows(&self) -> impl Iterator<Item = &Arc<Window>> {
+        self.epochs.iter().flat_map(|epoch| &epoch.windows)
+    }
+
+    fn bytes(&self) -> usize {
+        self.epochs.iter().map(Epoch::bytes).sum()
+    }
+
+    /// The epoch that takes the next window.
+    fn open_epoch(&mut self) -> &mut Epoch {
+        let most = self.limits.max_bytes / EPOCH_SHARE;
+        match self.epochs.back_mut() {
+            Some(last) if last.taken < WINDOWS_PER_EPOCH && last.bytes() <= most => {}
+            last => {
+                if let Some(last) = last {
+                    Arc::make_mut(&mut last.dictionary).seal();
+                }
+                self.epochs.push_back(Epoch::default());
+            }
+        }
+        let last = self.epochs.len() - 1;
+        &mut self.epochs[last]
+    }
+
+    /// Whether a window would not fit even alone. It must not drive out the others first.
+    fn never_fits(&self, profile: &Profile) -> bool {
+        // As it is kept it is smaller; the exact answer costs more.
+        if profile.memory_bytes() <= self.limits.max_bytes / 2 {
+            return false;
+        }
+        let mut dictionary = Dictionary::default();
+        let window = Window::new(profile, &mut dictionary);
+        cost(&window) + dictionary.bytes() > self.limits.max_bytes
+    }
+
+    /// Drops the oldest windows until the rest fits.
+    fn make_room(&mut self) {
+        while self.bytes() > self.limits.max_bytes && self.drop_oldest() {
+            self.dropped.by_bytes += 1;
+        }
+    }
+
+    /// Drops a window, and its dictionary if it was the last to use it. Whether there was one.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(epoch) = self.epochs.front_mut() else {
+            return false;
+        };
+        if let Some(window) = epoch.windows.pop_front() {
+            epoch.window_bytes -= cost(&window);
+        }
+        if epoch.windows.is_empty() {
+            self.epochs.pop_front();
+        }
+        true
     }
 }

@@ -1,6 +1,7 @@
 //! What the store keeps, drops and answers.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -211,22 +212,77 @@ fn a_clock_set_back_drops_no_new_window() {
 #[test]
 fn room_is_made_by_dropping_the_oldest() {
     let a = process(1, 0, "web");
-    let mut store = Store::new(ROOMY);
-    store.insert(window(0, 10, &[(&a, 1)]), at(10));
-    let one = store.status().bytes;
-    let mut store = Store::new(Limits {
-        max_bytes: one * 5 / 2,
-        ..ROOMY
-    });
-    for start in 0..10 {
+    let max_bytes = 20_000;
+    let mut store = Store::new(Limits { max_bytes, ..ROOMY });
+    for start in 0..1000 {
         store.insert(window(start, start + 1, &[(&a, 1)]), at(start + 1));
-        assert!(store.status().bytes <= one * 5 / 2);
+        assert!(store.status().bytes <= max_bytes);
     }
     let status = store.status();
+    assert!(status.windows > 12 && status.bytes > max_bytes / 2, "{status:?}");
+    assert_eq!(status.oldest, Some(at(1000 - status.windows as u64)));
     assert_eq!(
-        (status.windows, status.oldest, status.dropped.by_bytes),
-        (2, Some(at(8)), 8)
+        status.dropped,
+        Dropped {
+            by_bytes: 1000 - status.windows as u64,
+            ..Dropped::default()
+        }
     );
+}
+
+#[test]
+fn names_that_nobody_uses_any_more_take_no_room() {
+    let a = process(1, 0, "web");
+    let mut store = Store::new(Limits {
+        retention: Duration::from_secs(60),
+        ..ROOMY
+    });
+    let mut most = 0;
+    for start in 0..2000 {
+        let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(start), at(start + 1));
+        let function = format!("{start}{}", "x".repeat(1000));
+        builder.add(&a, &Arc::from("main"), [frame(&function)].into_iter(), 1);
+        store.insert(builder.build(), at(start + 1));
+        most = most.max(store.status().bytes);
+    }
+    assert!((60_000..200_000).contains(&most), "{most}");
+}
+
+#[test]
+fn what_was_not_recorded_for_a_process_is_said() {
+    let (a, b) = (process(1, 0, "web"), process(2, 0, "web"));
+    let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(0), at(5));
+    for process in [&a, &b] {
+        builder.add(process, &Arc::from("main"), [frame("f")].into_iter(), 3);
+    }
+    builder.quality_mut().merge(&Quality {
+        samples: 6,
+        rooted: 6,
+        ..Quality::default()
+    });
+    let mut store = Store::new(ROOMY);
+    store.insert(builder.build(), at(5));
+    let quality = ask(&store, Target::Process(1), span(0, 5)).profile.quality;
+    assert_eq!(
+        (quality.samples, quality.rooted, quality.stopped["not_recorded"]),
+        (3, 0, 3)
+    );
+}
+
+#[test]
+fn a_query_keeps_its_windows_while_the_store_goes_on() {
+    let a = process(1, 0, "web");
+    let mut store = Store::new(Limits {
+        retention: Duration::from_secs(20),
+        ..ROOMY
+    });
+    store.insert(window(0, 10, &[(&a, 1)]), at(10));
+    let selection = store.select(Target::Process(1), span(0, 1000));
+    for start in 1..100 {
+        store.insert(window(start * 10, start * 10 + 10, &[(&a, 2)]), at(start * 10 + 10));
+    }
+    assert_eq!(selection.merge().expect("one period").profile.samples(), 1);
+    assert_eq!(ask(&store, Target::Process(1), span(0, 10)).found, Found::Empty);
 }
 
 #[test]
@@ -260,6 +316,49 @@ fn a_window_that_never_fits_is_refused_and_counted() {
     assert_eq!(store.status().windows, 1);
 }
 
+/// Samples by process, thread and functions, root first.
+type Counted = BTreeMap<(u32, SystemTime, Arc<str>, Vec<Arc<str>>), u64>;
+
+fn counted(profile: &Profile) -> Counted {
+    let mut counts = Counted::new();
+    for (stack, count) in &profile.stacks {
+        let process = &profile.processes[stack.process as usize];
+        let functions = stack
+            .frames
+            .iter()
+            .map(|frame| Arc::clone(&profile.frames[*frame as usize].function));
+        let thread = Arc::clone(&profile.threads[stack.thread as usize]);
+        *counts
+            .entry((process.pid, process.start, thread, functions.collect()))
+            .or_default() += count;
+    }
+    counts
+}
+
+/// A window from numbers: for each sample its process, its thread and its functions.
+fn random_window(start: u64, samples: &[(u32, u8, Vec<u8>)]) -> Profile {
+    let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(start), at(start + 5));
+    for (pid, thread, functions) in samples {
+        let label = process(*pid, 0, if pid % 2 == 0 { "even" } else { "odd" });
+        let frames = functions.iter().map(|number| frame(&format!("f{number}")));
+        builder.add(&label, &Arc::from(format!("t{thread}")), frames, 1);
+        let quality = Quality {
+            samples: 1,
+            rooted: u64::from(*thread == 0),
+            stopped: (*thread != 0).then(|| ("no_row".to_owned(), 1)).into_iter().collect(),
+            user_frames: functions.len() as u64,
+            named_user_frames: functions.len() as u64,
+            ..Quality::default()
+        };
+        builder.add_process_quality(&label, &quality);
+    }
+    builder
+        .quality_mut()
+        .lost
+        .insert(format!("reason {}", start % 3), start);
+    builder.build()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -281,5 +380,44 @@ proptest! {
         let by_service = ask(&store, Target::Service("web".into()), everything).profile.samples();
         let by_pid: u64 = (0..4).map(|pid| ask(&store, Target::Process(pid), everything).profile.samples()).sum();
         assert_eq!(by_service, by_pid);
+    }
+
+    /// What comes out is what the profiles themselves merge to, over any number of dictionaries.
+    #[test]
+    fn nothing_changes_by_being_kept(
+        windows in prop::collection::vec(
+            prop::collection::vec((1_u32..5, 0_u8..3, prop::collection::vec(0_u8..6, 1..6)), 0..12),
+            1..40,
+        ),
+        first in 0_u64..40,
+        last in 0_u64..40,
+    ) {
+        let mut store = Store::new(ROOMY);
+        let mut kept = Vec::new();
+        for (index, samples) in windows.iter().enumerate() {
+            let start = index as u64 * 5;
+            let window = random_window(start, samples);
+            kept.push(window.clone());
+            store.insert(window, at(start + 5));
+        }
+        let span = Span { start: Some(at(first * 5)), end: at(last * 5 + 5) };
+        let inside: Vec<&Profile> =
+            kept.iter().filter(|window| window.start >= at(first * 5) && window.end <= span.end).collect();
+        for target in [Target::Process(1), Target::Process(2), Target::Service("odd".into())] {
+            let answer = ask(&store, target.clone(), span);
+            let is_meant = |process: &ProcessLabel| match &target {
+                Target::Process(pid) => process.pid == *pid,
+                Target::Service(service) => process.service == *service,
+            };
+            let parts: Vec<Profile> = inside.iter().map(|window| window.filter(is_meant)).collect();
+            let Some(expected) = Profile::merge_all(&parts).expect("one period") else {
+                assert_ne!(answer.found, Found::Samples);
+                continue;
+            };
+            assert_eq!(counted(&answer.profile), counted(&expected));
+            assert_eq!(answer.profile.quality, expected.quality);
+            assert_eq!((answer.profile.start, answer.profile.end), (expected.start, expected.end));
+            assert_eq!(answer.found == Found::Samples, !expected.stacks.is_empty());
+        }
     }
 }

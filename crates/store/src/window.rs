@@ -1,0 +1,152 @@
+//! One window as it is kept: numbers that refer to a dictionary.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use profiler_profile::{Profile, Quality};
+
+use crate::dictionary::Dictionary;
+
+/// What an allocator adds to a block.
+const BLOCK_BYTES: usize = 16;
+
+/// Samples of one stack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) process: u32,
+    pub(crate) thread: u32,
+    /// Place in the dictionary's tree.
+    pub(crate) stack: u32,
+    pub(crate) count: u64,
+}
+
+/// Counts by a reason in the dictionary.
+type Reasons = Box<[(u32, u64)]>;
+
+/// How far the samples of one process can be trusted; losses are the window's.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessQuality {
+    pub(crate) process: u32,
+    samples: u64,
+    rooted: u64,
+    user_frames: u64,
+    named_user_frames: u64,
+    stopped: Reasons,
+}
+
+/// A window.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) period: Duration,
+    pub(crate) start: SystemTime,
+    pub(crate) end: SystemTime,
+    pub(crate) entries: Box<[Entry]>,
+    /// Every process in the window.
+    pub(crate) processes: Box<[ProcessQuality]>,
+    lost: Reasons,
+}
+
+impl Window {
+    /// Takes a profile into the dictionary.
+    pub(crate) fn new(profile: &Profile, dictionary: &mut Dictionary) -> Self {
+        let frames: Vec<u32> = profile.frames.iter().map(|frame| dictionary.frame(frame)).collect();
+        let processes: Vec<u32> = profile
+            .processes
+            .iter()
+            .map(|process| dictionary.process(process))
+            .collect();
+        let threads: Vec<u32> = profile.threads.iter().map(|thread| dictionary.thread(thread)).collect();
+        let entry = |(stack, count): (&profiler_profile::Stack, &u64)| Entry {
+            process: processes[stack.process as usize],
+            thread: threads[stack.thread as usize],
+            stack: dictionary.stack(stack.frames.iter().map(|frame| frames[*frame as usize])),
+            count: *count,
+        };
+        let entries = profile.stacks.iter().map(entry).collect();
+        let qualities = (0..profile.processes.len()).map(|index| {
+            let quality = match profile.process_quality.get(&(index as u32)) {
+                Some(quality) => quality.clone(),
+                // What is not recorded for a process apart is told from its stacks.
+                None => {
+                    profile
+                        .filter(|process| profile.processes.get_index_of(process) == Some(index))
+                        .quality
+                }
+            };
+            ProcessQuality {
+                process: processes[index],
+                samples: quality.samples,
+                rooted: quality.rooted,
+                user_frames: quality.user_frames,
+                named_user_frames: quality.named_user_frames,
+                stopped: reasons(&quality.stopped, dictionary),
+            }
+        });
+        Self {
+            period: profile.period,
+            start: profile.start,
+            end: profile.end,
+            entries,
+            processes: qualities.collect(),
+            lost: reasons(&profile.quality.lost, dictionary),
+        }
+    }
+
+    /// Adds what was lost on the host to a quality.
+    pub(crate) fn add_lost(&self, quality: &mut Quality, dictionary: &Dictionary) {
+        add(&mut quality.lost, &self.lost, dictionary);
+    }
+
+    /// An estimate of the memory that the window takes besides the dictionary.
+    pub(crate) fn bytes(&self) -> usize {
+        let reasons = |reasons: &Reasons| match reasons.len() {
+            0 => 0,
+            count => count * size_of::<(u32, u64)>() + BLOCK_BYTES,
+        };
+        let stopped: usize = self.processes.iter().map(|process| reasons(&process.stopped)).sum();
+        size_of::<Self>()
+            + 3 * BLOCK_BYTES
+            + self.entries.len() * size_of::<Entry>()
+            + self.processes.len() * size_of::<ProcessQuality>()
+            + stopped
+            + reasons(&self.lost)
+    }
+}
+
+impl ProcessQuality {
+    /// The quality in full.
+    pub(crate) fn to_quality(&self, dictionary: &Dictionary) -> Quality {
+        let mut quality = Quality {
+            samples: self.samples,
+            rooted: self.rooted,
+            user_frames: self.user_frames,
+            named_user_frames: self.named_user_frames,
+            ..Quality::default()
+        };
+        add(&mut quality.stopped, &self.stopped, dictionary);
+        quality
+    }
+}
+
+fn reasons(counts: &BTreeMap<String, u64>, dictionary: &mut Dictionary) -> Reasons {
+    counts
+        .iter()
+        .map(|(reason, count)| (dictionary.reason(reason), *count))
+        .collect()
+}
+
+fn add(counts: &mut BTreeMap<String, u64>, reasons: &Reasons, dictionary: &Dictionary) {
+    for (reason, count) in reasons {
+        let Some(reason) = dictionary.reasons.get_index(*reason as usize) else {
+            continue;
+        };
+        match counts.get_mut(&**reason) {
+            Some(sum) => *sum = sum.saturating_add(*count),
+            None => {
+                counts.insert(reason.to_string(), *count);
+            }
+        }
+    }
+}
