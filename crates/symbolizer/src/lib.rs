@@ -21,6 +21,7 @@ mod object_symbols;
 mod paged;
 mod plt;
 mod source;
+mod unnamed;
 
 pub use demangle::demangle;
 pub use dwarf::DebugError;

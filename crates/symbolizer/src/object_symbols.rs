@@ -10,16 +10,25 @@ use crate::{
     functions::{FunctionTable, NameRef, Names},
     limits::Limits,
     source::ReadAt,
+    unnamed::UnnamedFunctions,
 };
 
 /// Starts of the names of the sections that are needed after an object was loaded, beside its code.
-const KEPT_SECTIONS: [&[u8]; 4] = [b".debug_", b".zdebug_", b".gnu_debuglink", b".note.gnu.build-id"];
+const KEPT_SECTIONS: [&[u8]; 5] = [
+    b".debug_",
+    b".zdebug_",
+    b".eh_frame",
+    b".gnu_debuglink",
+    b".note.gnu.build-id",
+];
 
 /// One function at one line, as far as the object tells.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// Demangled name. As found in the object: it may hold anything.
+    /// Demangled name. As found in the object: it may hold anything. `+0xoffset` if it has none.
     pub function: Arc<str>,
+    /// No symbol names the function: it is known only to begin at the link address that [`Frame::function`] holds.
+    pub unnamed: bool,
     /// Path of the source file; empty if unknown.
     pub file: Arc<str>,
     /// Line; 0 if unknown.
@@ -107,20 +116,26 @@ impl ObjectSymbols {
             Ok(None) => None,
             Err(error) => Some(error),
         };
+        let unnamed = UnnamedFunctions::read(source, layout);
         for (frames, address) in found.iter_mut().zip(&sorted) {
-            if frames.is_none()
-                && let Some(function) = table_names.name(*address)
-            {
-                *frames = Some(
-                    [Frame {
-                        function,
-                        file: Arc::default(),
-                        line: 0,
-                        inlined: false,
-                    }]
-                    .into(),
-                );
+            if frames.is_some() {
+                continue;
             }
+            let named = table_names.name(*address).map(|function| (function, false));
+            let function = named.or_else(|| {
+                let start = unnamed?.start_of(source, *address)?;
+                Some((format!("+{start:#x}").into(), true))
+            });
+            *frames = function.map(|(function, unnamed)| {
+                [Frame {
+                    function,
+                    unnamed,
+                    file: Arc::default(),
+                    line: 0,
+                    inlined: false,
+                }]
+                .into()
+            });
         }
         let frames = link_addresses.iter().map(|address| {
             let place = sorted.binary_search(address).ok();

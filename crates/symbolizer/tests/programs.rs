@@ -352,6 +352,56 @@ fn exported_names_only() {
     }
 }
 
+/// Without any symbol, the addresses of one function have one frame, and hand-written code without unwind tables none.
+#[test]
+fn functions_without_names() {
+    let workshop = Workshop::new();
+    if !is_available("strip") || !is_available("nm") {
+        return;
+    }
+    let Some(program) = workshop.compile("cc", "calls.c", &["-O2"]) else {
+        return;
+    };
+    let symbols = output(
+        Command::new("nm")
+            .args(["--defined-only", "--print-size"])
+            .arg(&program),
+    );
+    let field = |name: &str, field: usize| {
+        let line = symbols
+            .lines()
+            .find(|line| line.ends_with(&format!(" {name}")))
+            .unwrap();
+        u64::from_str_radix(line.split_whitespace().nth(field).unwrap(), 16).unwrap()
+    };
+    let stripped = program.with_extension("stripped");
+    output(
+        Command::new("strip")
+            .arg("--strip-all")
+            .arg("-o")
+            .arg(&stripped)
+            .arg(&program),
+    );
+    let source = FileSource::open(&stripped);
+    let mut object = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+    for name in ["outer", "recurse", "main"] {
+        let (start, size) = (field(name, 0), field(name, 1));
+        let resolution = object.resolve(&source, &[start, start + size / 2, start + size - 1]);
+        for frames in resolution.frames {
+            let [frame] = &frames[..] else {
+                panic!("{name}: {frames:?}")
+            };
+            assert_eq!(
+                (&*frame.function, frame.unnamed),
+                (&*format!("+{start:#x}"), true),
+                "{name}"
+            );
+        }
+    }
+    let handwritten = field("handwritten", 0);
+    assert_eq!(object.resolve(&source, &[handwritten + 1, 0]).frames.concat(), []);
+}
+
 /// Hand-written code without a type or a size is named up to the next function.
 #[test]
 fn assembly_without_a_type() {

@@ -107,6 +107,7 @@ mod tests {
     fn frames(name: &str) -> Frames {
         [Frame {
             function: name.into(),
+            unnamed: false,
             file: "file.rs".into(),
             line: 1,
             inlined: false,

@@ -206,6 +206,17 @@ impl NamedLocation {
         if frames.is_empty() {
             return Self::without_name(object, link_address, builder);
         }
+        if let [
+            profiler_symbolizer::Frame {
+                unnamed: true,
+                function,
+                ..
+            },
+        ] = &**frames
+        {
+            let function = format!("{}{function}", object.name);
+            return Self::unnamed(function.into(), Arc::clone(&object.name), builder);
+        }
         let numbers = frames.iter().rev().map(|frame| {
             builder.number(Frame {
                 kind: if frame.inlined {

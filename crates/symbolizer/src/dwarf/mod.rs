@@ -210,6 +210,7 @@ fn frames(
         if let Some(function) = scope.function {
             frames.push(Frame {
                 function: function.text,
+                unnamed: false,
                 file: here.file,
                 line: here.line,
                 inlined: scope.inlined,
