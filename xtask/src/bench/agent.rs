@@ -10,6 +10,9 @@ use rustix::param::clock_ticks_per_second;
 
 const BPF_STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
+/// `BPF_PROG_TYPE_PERF_EVENT` of include/uapi/linux/bpf.h: programs that a clock runs.
+const PERF_EVENT: u64 = 7;
+
 /// What the daemon and its programs have used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -17,8 +20,9 @@ pub(super) struct Usage {
     pub(super) daemon_cpu: Duration,
     /// Time in its BPF programs; zero unless the kernel keeps statistics.
     pub(super) kernel_cpu: Duration,
-    /// Runs of its BPF programs.
-    pub(super) kernel_runs: u64,
+    /// The part of it that the sampling programs took, and how often they ran.
+    pub(super) sampling: Duration,
+    pub(super) sampling_runs: u64,
     /// Resident memory that is not a file's.
     pub(super) resident_bytes: u64,
     /// Memory of its BPF maps and programs.
@@ -56,8 +60,12 @@ impl Usage {
             let Some(bytes) = field(&text, "memlock") else { continue };
             if seen.insert(object) {
                 self.kernel_bytes += bytes;
-                self.kernel_cpu += Duration::from_nanos(field(&text, "run_time_ns").unwrap_or(0));
-                self.kernel_runs += field(&text, "run_cnt").unwrap_or(0);
+                let time = Duration::from_nanos(field(&text, "run_time_ns").unwrap_or(0));
+                self.kernel_cpu += time;
+                if field(&text, "prog_type") == Some(PERF_EVENT) {
+                    self.sampling += time;
+                    self.sampling_runs += field(&text, "run_cnt").unwrap_or(0);
+                }
             }
         }
         Ok(())
@@ -137,10 +145,11 @@ mod tests {
         fs::write(folder.join("6"), "pos:\t0\n").unwrap();
         let expect = Usage {
             daemon_cpu: Duration::from_secs_f64(200.0 / clock_ticks_per_second() as f64),
-            kernel_cpu: Duration::from_nanos(3000),
-            kernel_runs: 2,
+            kernel_cpu: Duration::from_nanos(3500),
+            sampling: Duration::from_nanos(3000),
+            sampling_runs: 2,
             resident_bytes: 102 * 1024,
-            kernel_bytes: 4096 + 8192,
+            kernel_bytes: 4096 + 8192 + 4096,
         };
         assert_eq!(Usage::read(proc.path(), 7).unwrap(), expect);
         assert!(Usage::read(proc.path(), 8).is_err());

@@ -45,7 +45,8 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
         wall,
         daemon_cpu: usage.daemon_cpu.saturating_sub(usage_before.daemon_cpu),
         kernel_cpu: usage.kernel_cpu.saturating_sub(usage_before.kernel_cpu),
-        kernel_runs: usage.kernel_runs.saturating_sub(usage_before.kernel_runs),
+        sampling: usage.sampling.saturating_sub(usage_before.sampling),
+        runs: usage.sampling_runs.saturating_sub(usage_before.sampling_runs),
         samples: counts.delivered.saturating_sub(counts_before.delivered),
         lost: counts.lost.saturating_sub(counts_before.lost),
         frames_per_sample: frames,
@@ -94,7 +95,8 @@ struct Cost {
     wall: Duration,
     daemon_cpu: Duration,
     kernel_cpu: Duration,
-    kernel_runs: u64,
+    sampling: Duration,
+    runs: u64,
     samples: u64,
     lost: u64,
     frames_per_sample: f64,
@@ -103,11 +105,11 @@ struct Cost {
 
 impl Cost {
     fn print(&self) -> Result<()> {
-        if self.samples == 0 || self.kernel_runs == 0 {
+        if self.samples == 0 || self.runs == 0 {
             bail!(
                 "{} samples and {} runs in {:?}: nothing was measured",
                 self.samples,
-                self.kernel_runs,
+                self.runs,
                 self.wall
             );
         }
@@ -115,9 +117,10 @@ impl Cost {
             "cost: {PROCESSES} busy processes on {} CPUs for {:.0?}",
             self.cpus, self.wall
         ));
+        report::fact("runs of the sampling program", "count", self.runs as f64);
         report::fact("samples", "count", self.samples as f64);
         report::fact("frames of a sample, mean", "count", self.frames_per_sample);
-        let per_sample = self.kernel_cpu.as_nanos() as f64 / self.samples as f64;
+        let per_sample = self.sampling.as_nanos() as f64 / self.samples as f64;
         let budget = KERNEL_NS_PER_SAMPLE + KERNEL_NS_PER_FRAME * self.frames_per_sample;
         report::at_most("kernel time of a sample of that depth", "ns", per_sample, budget);
         report::fact(
