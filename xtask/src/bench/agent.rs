@@ -139,7 +139,12 @@ mod tests {
         fs::write(folder.join("4"), "pos:\t0\nmap_type:\t1\nmemlock:\t4096\nmap_id:\t5\n").unwrap();
         fs::write(
             folder.join("5"),
-            "prog_id:\t5\nmemlock:\t8192\nrun_time_ns:\t3000\nrun_cnt:\t2\n",
+            "prog_type:\t7\nprog_id:\t5\nmemlock:\t8192\nrun_time_ns:\t3000\nrun_cnt:\t2\n",
+        )
+        .unwrap();
+        fs::write(
+            folder.join("7"),
+            "prog_type:\t26\nprog_id:\t6\nmemlock:\t4096\nrun_time_ns:\t500\nrun_cnt:\t9\n",
         )
         .unwrap();
         fs::write(folder.join("6"), "pos:\t0\n").unwrap();
