@@ -93,6 +93,12 @@ impl<T: WalkerTables> Processes<T> {
         }
     }
 
+    /// Whether a watched process still waits for rows: its stacks end early until it has them.
+    pub fn is_loading(&self, pid: Pid) -> bool {
+        self.running(pid)
+            .is_some_and(|image| self.watched.contains(&image.id) && !image.is_whole())
+    }
+
     fn watch_state(&self, image: &Image) -> (WatchState, String) {
         if self.watched.contains(&image.id) {
             let reason = if image.watch.discovered {
@@ -100,9 +106,8 @@ impl<T: WalkerTables> Processes<T> {
             } else {
                 "requested"
             };
-            let is_whole = image.walker.has_entry && !image.walker.is_waiting && !image.walker.must_write;
             return (
-                if is_whole {
+                if image.is_whole() {
                     WatchState::Watched
                 } else {
                     WatchState::Pending

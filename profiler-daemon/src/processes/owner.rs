@@ -96,6 +96,8 @@ pub struct Processes<T> {
     pub(super) watched: HashSet<ImageId>,
     /// Images whose walker entry may have to be written.
     pub(super) dirty: HashSet<ImageId>,
+    /// Processes that were sampled and should not be.
+    pub(super) strays: HashSet<Pid>,
     pub(super) streams: HashMap<WatchId, Stream>,
     pub(super) leaderless: HashSet<ImageId>,
     pub(super) tallies: Tallies,
@@ -131,6 +133,7 @@ impl<T: WalkerTables> Processes<T> {
             ended_mappings: 0,
             watched: HashSet::new(),
             dirty: HashSet::new(),
+            strays: HashSet::new(),
             streams: HashMap::new(),
             leaderless: HashSet::new(),
             tallies: Tallies::default(),

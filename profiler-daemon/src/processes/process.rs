@@ -218,6 +218,11 @@ pub struct Image {
 }
 
 impl Image {
+    /// Whether the walker knows all of its mappings with their rows.
+    pub(super) fn is_whole(&self) -> bool {
+        self.walker.has_entry && !self.walker.is_waiting && !self.walker.must_write
+    }
+
     pub(super) fn new(id: ImageId, pid: Pid, from_ns: u64, start: SystemTime, name: &[u8]) -> Self {
         Self {
             id,

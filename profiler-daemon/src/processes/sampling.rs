@@ -7,6 +7,9 @@ use super::{
 };
 use crate::{kernel::records::Pid, stacks::window::Location};
 
+/// Processes noted between two polls because they were sampled and should not be.
+const MAX_STRAYS: usize = 1024;
+
 /// Which program a sample belongs to, and since when its mappings are as they were at the sample's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
@@ -28,6 +31,9 @@ pub struct Resolved {
 impl<T: WalkerTables> Processes<T> {
     /// Counts a sample for the process that had this id at its time; `None` if no such process is known.
     pub fn count_sample(&mut self, pid: Pid, time_ns: u64, rooted: bool) -> Option<Stamp> {
+        if !self.is_expected(pid) && self.strays.len() < MAX_STRAYS {
+            self.strays.insert(pid);
+        }
         let image = self.image_at_mut(pid, time_ns)?;
         image.was_sampled = true;
         image.counts.add(rooted);
@@ -35,6 +41,11 @@ impl<T: WalkerTables> Processes<T> {
             image: image.id,
             changed_ns: image.mappings.last_change(time_ns),
         })
+    }
+
+    /// Whether the walker is to sample a process now.
+    pub(super) fn is_expected(&self, pid: Pid) -> bool {
+        self.running(pid).is_some_and(|image| image.walker.has_entry)
     }
 
     /// An image that is known still.

@@ -417,6 +417,23 @@ fn requests_survive_exec_and_not_fork() {
 }
 
 #[test]
+fn an_entry_that_the_kernel_copied_too_late_to_be_heard_of_is_removed() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&native_program()))]);
+    owner.watch(Pid(7), Lease::Stream(WatchId(1)), at(base, 1)).unwrap();
+    owner.end_watch(WatchId(1), at(base, 2));
+    owner.poll(at(base, 2));
+    // The fork was before that, the record of it comes after.
+    owner.walker_mut().forked.extend([Pid(8), Pid(9)]);
+    owner.on_lifecycle(&fork(1, 8, 7), at(base, 3));
+    owner.poll(at(base, 3));
+    assert_eq!(owner.walker().forked.len(), 2);
+    assert!(owner.count_sample(Pid(8), START_NS + 4, false).is_none());
+    owner.poll(at(base, 5));
+    assert_eq!(owner.walker().forked.iter().collect::<Vec<_>>(), [&Pid(9)]);
+}
+
+#[test]
 fn streams_and_leases_end() {
     let proc = FakeProc::new();
     let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&native_program()))]);

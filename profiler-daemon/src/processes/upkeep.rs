@@ -64,8 +64,19 @@ impl<T: WalkerTables> Processes<T> {
             self.tables.prune(&mut self.walker, now.monotonic_ns);
         }
         self.write_dirty(now);
+        self.remove_strays();
         if !self.repair_due {
             self.last_poll_ns = now.monotonic_ns;
+        }
+    }
+
+    /// Removes the walker's entries of processes that were sampled and should not be: the kernel copies an entry at a fork,
+    /// also one that is just being removed.
+    fn remove_strays(&mut self) {
+        for pid in std::mem::take(&mut self.strays) {
+            if !self.is_expected(pid) {
+                self.walker.remove_process(pid);
+            }
         }
     }
 
