@@ -40,14 +40,10 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The socket cannot be had.
-    #[error("{source}")]
-    Bind {
-        /// Why.
-        #[from]
-        source: api::BindError,
-    },
+    #[error(transparent)]
+    Bind(#[from] api::BindError),
     /// The API ended.
-    #[error("the API ended: {source}")]
+    #[error("the API ended")]
     Serve {
         /// Why.
         #[from]
@@ -62,12 +58,8 @@ pub enum DaemonError {
         source: std::io::Error,
     },
     /// The owner of processes could not start.
-    #[error("{source}")]
-    Processes {
-        /// Why.
-        #[from]
-        source: processes::StartError,
-    },
+    #[error(transparent)]
+    Processes(#[from] processes::StartError),
 }
 
 /// The configuration and where it came from.

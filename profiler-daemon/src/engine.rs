@@ -17,8 +17,8 @@ use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, EngineStatus, FlushError, Reply},
-    kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts},
+    command::{Command, EngineStatus, FlushError, Reply, WatchError, WatchStart},
+    kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
     processes::{Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
     waker::Waker,
@@ -30,6 +30,8 @@ const TURN: Duration = Duration::from_millis(100);
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Time between two attempts to give back what the walker used; each waits for a grace period.
 const RECLAIM: Duration = Duration::from_secs(10);
+/// Longest that the answer to a watch waits for the rows of the process, so that what is recorded from then on is whole.
+const LOADING: Duration = Duration::from_secs(1);
 /// Windows that may wait to be named.
 pub const NAMING_QUEUE: usize = 4;
 /// Reason of loss: the naming of earlier windows takes too long.
@@ -82,6 +84,16 @@ pub struct Engine {
     upkeep_due: Instant,
     reclaim_due: Instant,
     last_error: Option<String>,
+    starting: Vec<StartingWatch>,
+}
+
+/// A watch that begins as soon as the rows of its process are there.
+#[derive(Debug)]
+struct StartingWatch {
+    pid: Pid,
+    reply: Reply<Result<WatchStart, WatchError>>,
+    start: WatchStart,
+    deadline: Instant,
 }
 
 impl Engine {
@@ -99,6 +111,7 @@ impl Engine {
             lost: BTreeMap::new(),
             lifecycle_lost: 0,
             last_error: None,
+            starting: Vec::new(),
         }
     }
 
@@ -127,6 +140,7 @@ impl Engine {
         while let Ok(command) = self.parts.commands.try_recv() {
             self.answer(command);
         }
+        self.begin_watches(now);
         if now >= self.upkeep_due {
             self.upkeep_due = now + UPKEEP;
             self.parts.sampler.log_diagnostics();
@@ -137,6 +151,24 @@ impl Engine {
         if now >= self.reclaim_due && self.parts.processes.walker().has_retired() {
             self.reclaim_due = now + RECLAIM;
             self.parts.processes.walker_mut().reclaim();
+        }
+    }
+
+    /// Answers watches whose processes have their rows, or have waited long enough. A window ends first: what is sampled
+    /// from now on can be told from what was before.
+    fn begin_watches(&mut self, now: Instant) {
+        let processes = &self.parts.processes;
+        let (waiting, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut self.starting)
+            .into_iter()
+            .partition(|watch| now < watch.deadline && processes.is_loading(watch.pid));
+        self.starting = waiting;
+        if ready.is_empty() {
+            return;
+        }
+        self.take();
+        self.end_window(Vec::new());
+        for StartingWatch { reply, start, .. } in ready {
+            send(reply, Ok(start));
         }
     }
 
@@ -224,11 +256,6 @@ impl Engine {
 
     fn answer(&mut self, command: Command) {
         let now = Now::read();
-        if matches!(command, Command::Watch { .. }) {
-            // What is sampled from now on can be told from what was before.
-            self.take();
-            self.end_window(Vec::new());
-        }
         let processes = &mut self.parts.processes;
         match command {
             Command::Flush { reply } => {
@@ -240,7 +267,18 @@ impl Engine {
             Command::Watch { pid, until, reply } => {
                 let start = processes.watch(pid, until, now);
                 processes.poll(now);
-                send(reply, start);
+                match start {
+                    Ok(start) => {
+                        let deadline = Instant::now() + LOADING;
+                        self.starting.push(StartingWatch {
+                            pid,
+                            reply,
+                            start,
+                            deadline,
+                        });
+                    }
+                    Err(error) => send(reply, Err(error)),
+                }
             }
             Command::EndWatch { id } => {
                 processes.end_watch(id, now);

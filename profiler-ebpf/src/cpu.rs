@@ -25,7 +25,7 @@ use profiler_common::{
 };
 
 use crate::{
-    kernel_target::{KernelTarget, masked},
+    kernel_target::{KernelTarget, is_exiting, masked},
     maps::{COUNTERS, PROCESSES, RINGS, SCRATCH, STEPS, Scratch},
 };
 
@@ -133,6 +133,11 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
     if unchanged(pid, scratch) {
         scratch.header.user_frames = scratch.walk.frames as u16;
         scratch.header.stop = scratch.walk.stop as u8;
+        if scratch.walk.stop == StopReason::ReadFailed as u32 && is_exiting() {
+            // The stack went with the rest of its memory; there is no user part to be had.
+            scratch.header.user_frames = 0;
+            scratch.header.stop = StopReason::NoUserRegisters as u8;
+        }
     } else {
         // The tables may have been those of another process in the middle of the walk: only the innermost frame is sure.
         scratch.header.user_frames = if scratch.walk.frames == 0 { 0 } else { 1 };

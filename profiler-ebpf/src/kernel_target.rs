@@ -9,12 +9,15 @@ use profiler_common::{
 };
 
 use crate::maps::{
-    MAPPINGS, PAGES, RETURN_CHAINED, RETURN_NEXT, RETURN_ORIGINAL, SHARDS, TASK_UTASK, UNKNOWN_OFFSET,
+    MAPPINGS, PAGES, RETURN_CHAINED, RETURN_NEXT, RETURN_ORIGINAL, SHARDS, TASK_FLAGS, TASK_UTASK, UNKNOWN_OFFSET,
     UTASK_RETURN_INSTANCES, UTASK_VADDR, UTASK_XOL_VADDR,
 };
 
 /// Uretprobes on one function that share a slot of the stack.
 const MAX_CHAINED_RETURNS: u32 = 4;
+
+/// `PF_EXITING` (include/linux/sched.h).
+const PF_EXITING: u64 = 4;
 
 /// The frames and bookkeeping of the walk on this CPU.
 pub(crate) struct KernelTarget<'a> {
@@ -90,6 +93,14 @@ impl Target for KernelTarget<'_> {
         *self.return_instance = instance;
         Some(original)
     }
+}
+
+/// Whether the current thread is exiting: its memory may be gone.
+#[inline(always)]
+pub(crate) fn is_exiting() -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read_field(task, TASK_FLAGS.load()).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// The `struct uprobe_task` of the current thread.

@@ -84,6 +84,9 @@ pub(crate) const UNKNOWN_OFFSET: u64 = u64::MAX;
 /// `task_struct.tgid`.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_TGID: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.flags`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_FLAGS: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `task_struct.utask`.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_UTASK: Global<u64> = Global::new(UNKNOWN_OFFSET);

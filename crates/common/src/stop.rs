@@ -32,7 +32,7 @@ pub enum StopReason {
     TablesChanged = 12,
     /// A 32-bit process.
     Compat32 = 13,
-    /// The thread has no user registers: it is exiting or never returned to user mode.
+    /// The thread has no user part: it is exiting and its memory is gone, or it never was in user mode.
     NoUserRegisters = 14,
     /// Walked by frame pointers (code without rows) until the chain ended with a zero.
     FramePointerEnd = 15,

@@ -245,7 +245,7 @@ mod tests {
     fn record(fields: &[u32], text: &[u8], time_ns: u64) -> Vec<u8> {
         let mut body: Vec<u8> = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
         body.extend(text);
-        while body.len() % 8 != 0 {
+        while !body.len().is_multiple_of(8) {
             body.push(0);
         }
         body.extend([0; 8]);

@@ -24,8 +24,9 @@ const OLDEST_KERNEL: (u8, u8) = (5, 15);
 const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Globals of the programs and the members whose offsets they hold.
-const OFFSETS: [(&str, &str, &str); 8] = [
+const OFFSETS: [(&str, &str, &str); 9] = [
     ("TASK_TGID", "task_struct", "tgid"),
+    ("TASK_FLAGS", "task_struct", "flags"),
     ("TASK_UTASK", "task_struct", "utask"),
     ("UTASK_VADDR", "uprobe_task", "vaddr"),
     ("UTASK_XOL_VADDR", "uprobe_task", "xol_vaddr"),
