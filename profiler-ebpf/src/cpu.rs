@@ -144,9 +144,15 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
         scratch.header.stop = StopReason::TablesChanged as u8;
     }
     deliver(scratch);
-    add(Counter::SampleFrames, u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames));
+    add(
+        Counter::SampleFrames,
+        u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames),
+    );
     // SAFETY: the helper has no preconditions.
-    add(Counter::SampleNanoseconds, unsafe { bpf_ktime_get_ns() } - scratch.header.time_ns);
+    add(
+        Counter::SampleNanoseconds,
+        unsafe { bpf_ktime_get_ns() } - scratch.header.time_ns,
+    );
     scratch.busy = 0;
     0
 }
@@ -155,8 +161,13 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
 #[inline(always)]
 fn begin(context: &PerfEventContext, scratch: &mut Scratch, ids: u64) {
     // SAFETY: the helpers have no preconditions; the context is the program's own.
-    let (time_ns, cpu, in_kernel) =
-        unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id(), (*context.ctx).regs.cs & 3 != 3) };
+    let (time_ns, cpu, in_kernel) = unsafe {
+        (
+            bpf_ktime_get_ns(),
+            bpf_get_smp_processor_id(),
+            (*context.ctx).regs.cs & 3 != 3,
+        )
+    };
     scratch.header = CpuSampleHeader {
         time_ns,
         pid: (ids >> 32) as u32,
@@ -180,7 +191,12 @@ fn begin(context: &PerfEventContext, scratch: &mut Scratch, ids: u64) {
     scratch.header.flags |= flags::IN_KERNEL;
     // SAFETY: the buffer is as long as said.
     let bytes = unsafe {
-        bpf_get_stack(context.as_ptr(), (&raw mut scratch.frames).cast(), (MAX_KERNEL_FRAMES * 8) as u32, 0)
+        bpf_get_stack(
+            context.as_ptr(),
+            (&raw mut scratch.frames).cast(),
+            (MAX_KERNEL_FRAMES * 8) as u32,
+            0,
+        )
     };
     if bytes > 0 {
         scratch.header.kernel_frames = (bytes as u64 >> 3) as u16 & 127;
@@ -271,9 +287,17 @@ fn deliver(scratch: &mut Scratch) {
     let record = unsafe { core::slice::from_raw_parts((&raw const scratch.header).cast::<u8>(), length as usize) };
     let ring_pointer = core::ptr::from_ref(ring).cast_mut().cast();
     // SAFETY: the ring is a ring buffer map.
-    let (unread, size) =
-        unsafe { (bpf_ringbuf_query(ring_pointer, AVAILABLE_DATA), bpf_ringbuf_query(ring_pointer, RING_SIZE)) };
-    let wakeup = if unread >= size / 4 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let (unread, size) = unsafe {
+        (
+            bpf_ringbuf_query(ring_pointer, AVAILABLE_DATA),
+            bpf_ringbuf_query(ring_pointer, RING_SIZE),
+        )
+    };
+    let wakeup = if unread >= size / 4 {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
     match ring.output_untyped::<[u8]>(record, u64::from(wakeup)) {
         Ok(()) => count(Counter::Delivered),
         Err(_) => count(Counter::RingFull),

@@ -54,7 +54,9 @@ impl Target for KernelTarget<'_> {
 
     #[inline(always)]
     fn row(&self, index: u32) -> Option<Row> {
-        SHARDS.get_value(index >> SHARD_SHIFT, &(index & (ROWS_PER_SHARD - 1))).map(|row| Row(*row))
+        SHARDS
+            .get_value(index >> SHARD_SHIFT, &(index & (ROWS_PER_SHARD - 1)))
+            .map(|row| Row(*row))
     }
 
     #[inline(always)]

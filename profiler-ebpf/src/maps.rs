@@ -8,9 +8,7 @@ use aya_ebpf::{
 use profiler_common::{
     counters::Counter,
     cpu::CpuSampleHeader,
-    limits::{
-        FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, ROWS_PER_SHARD,
-    },
+    limits::{FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, ROWS_PER_SHARD},
     process::{Mapping, ProcessEntry},
     walk::{MAX_STEPS, Walk},
 };
@@ -59,10 +57,8 @@ pub(crate) static SHARDS: btf_maps::ArrayOfMaps<
 
 /// One ring of samples for up to [`profiler_common::limits::CPUS_PER_RING`] CPUs.
 #[btf_map]
-pub(crate) static RINGS: btf_maps::ArrayOfMaps<
-    btf_maps::RingBuf<u8, RING_TEMPLATE_BYTES>,
-    { MAX_RINGS as usize },
-> = btf_maps::ArrayOfMaps::new();
+pub(crate) static RINGS: btf_maps::ArrayOfMaps<btf_maps::RingBuf<u8, RING_TEMPLATE_BYTES>, { MAX_RINGS as usize }> =
+    btf_maps::ArrayOfMaps::new();
 
 /// What became of the runs, per CPU ([`Counter`]).
 #[map]

@@ -36,7 +36,10 @@ pub(crate) fn process_fork(context: BtfTracePointContext) -> i32 {
         Some(entry) => {
             let entry = *entry;
             if PROCESSES.insert(&child, &entry, 0).is_err() {
-                warn!(&context, "no room to watch process {} from its fork on; the daemon has to catch up", child);
+                warn!(
+                    &context,
+                    "no room to watch process {} from its fork on; the daemon has to catch up", child
+                );
             }
         }
         None => {
@@ -60,7 +63,12 @@ pub(crate) fn process_exec(context: BtfTracePointContext) -> i32 {
     if EXECS.insert(&pid, &now, 0).is_err() {
         warn!(&context, "no room to note the exec of process {}", pid);
     }
-    let pending = ProcessEntry { generation: 0, state: state::PENDING, first_mapping: 0, mapping_count: 0 };
+    let pending = ProcessEntry {
+        generation: 0,
+        state: state::PENDING,
+        first_mapping: 0,
+        mapping_count: 0,
+    };
     if PROCESSES.insert(&pid, &pending, 0).is_err() {
         warn!(&context, "the entry of process {} could not be marked pending", pid);
     }
