@@ -79,6 +79,7 @@ impl<T: WalkerTables> Processes<T> {
     fn remove_entry(&mut self, id: ImageId, now: Now) {
         let Some(image) = self.images.get_mut(&id) else { return };
         self.walker.remove_process(image.pid);
+        image.was_in_walker = true;
         let walker = std::mem::take(&mut image.walker);
         self.tables.exchange(&walker.tables, &[], now.monotonic_ns);
     }

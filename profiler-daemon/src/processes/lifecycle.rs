@@ -187,7 +187,7 @@ impl<T: WalkerTables> Processes<T> {
         else {
             return;
         };
-        if image.mappings.live().len() > MAX_UNDECIDED_MAPPINGS && !image.walker.has_entry {
+        if image.mappings.live().len() > MAX_UNDECIDED_MAPPINGS && !image.may_be_sampled() {
             image.tracked = false;
             image.mappings = Arc::default();
         }

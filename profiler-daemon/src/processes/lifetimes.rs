@@ -41,7 +41,7 @@ impl<T: WalkerTables> Processes<T> {
                 stream.exited = true;
             }
         }
-        if !carried.has_entry && !image.was_sampled {
+        if !carried.has_entry && !image.may_be_sampled() {
             // Nothing in the kernel ever sampled it.
             self.ended.pop_back_if(|(_, ended)| *ended == id);
             self.forget(id);

@@ -211,6 +211,8 @@ pub struct Image {
     pub(super) watch: Watch,
     pub(super) walker: WalkerSide,
     pub(super) counts: Arc<Counts>,
+    /// The walker had an entry for it that has been removed: samples of it may still come.
+    pub(super) was_in_walker: bool,
     /// Samples of this very image were seen.
     pub(super) was_sampled: bool,
     /// Its first thread has ended and others may run.
@@ -243,6 +245,7 @@ impl Image {
             watch: Watch::default(),
             walker: WalkerSide::default(),
             counts: Arc::default(),
+            was_in_walker: false,
             was_sampled: false,
             leader_ended: false,
         }
@@ -251,6 +254,11 @@ impl Image {
     /// Whether it runs, as far as is known.
     pub fn is_running(&self) -> bool {
         self.to_ns == u64::MAX
+    }
+
+    /// Whether samples of it may still come.
+    pub(super) fn may_be_sampled(&self) -> bool {
+        self.walker.has_entry || self.was_in_walker || self.was_sampled
     }
 
     /// Whether it ran at a time.

@@ -10,6 +10,9 @@ use crate::{kernel::records::Pid, stacks::window::Location};
 /// Processes noted between two polls because they were sampled and should not be.
 const MAX_STRAYS: usize = 1024;
 
+/// How long a process can still be sampled after it told of its end.
+const ENDING_NS: u64 = 1_000_000_000;
+
 /// Which program a sample belongs to, and since when its mappings are as they were at the sample's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
@@ -34,13 +37,25 @@ impl<T: WalkerTables> Processes<T> {
         if !self.is_expected(pid) && self.strays.len() < MAX_STRAYS {
             self.strays.insert(pid);
         }
-        let image = self.image_at_mut(pid, time_ns)?;
+        let image = self.sampled_image(pid, time_ns)?;
         image.was_sampled = true;
         image.counts.add(rooted);
         Some(Stamp {
             image: image.id,
             changed_ns: image.mappings.last_change(time_ns),
         })
+    }
+
+    /// The image that a process ran at a time, or, if that is over, the one that it ran last: a process that has told of its
+    /// end still uses the CPU to give back its memory.
+    fn sampled_image(&mut self, pid: Pid, time_ns: u64) -> Option<&mut Image> {
+        let of_process = self.by_pid.get(&pid)?.iter().rev();
+        let last = of_process
+            .filter_map(|id| self.images.get(id))
+            .find(|image| image.from_ns <= time_ns)?;
+        let id = last.id;
+        let is_over = time_ns.saturating_sub(last.to_ns) > ENDING_NS;
+        self.images.get_mut(&id).filter(|_| !is_over)
     }
 
     /// Whether the walker is to sample a process now.

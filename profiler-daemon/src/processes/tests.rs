@@ -808,7 +808,12 @@ fn ended_processes_are_remembered_for_a_while() {
         owner.count_sample(Pid(8), START_NS + 9, true).is_some(),
         "a late sample of a process that has ended"
     );
-    assert!(owner.count_sample(Pid(8), START_NS + 10, true).is_none());
+    assert!(
+        owner.count_sample(Pid(8), START_NS + 11, true).is_some(),
+        "one that gives back its memory"
+    );
+    let long_after = START_NS + 11 + SECOND_NS;
+    assert!(owner.count_sample(Pid(8), long_after, true).is_none());
     owner.poll(at(base, 30 * SECOND_NS));
     assert_eq!(owner.images.len(), 2);
     owner.poll(at(base, 100 * SECOND_NS));

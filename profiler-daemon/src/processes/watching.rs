@@ -322,7 +322,7 @@ impl<T: WalkerTables> Processes<T> {
     fn untrack(&mut self, id: ImageId) {
         let Some(image) = self.images.get_mut(&id) else { return };
         image.tracked = false;
-        if !image.was_sampled && !image.walker.has_entry {
+        if !image.may_be_sampled() {
             image.mappings = Default::default();
         }
     }

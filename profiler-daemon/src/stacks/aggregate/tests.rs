@@ -195,9 +195,9 @@ fn programs_of_one_process_are_told_apart() {
             names.sort();
             names
         },
-        [("second", 2_u64), ("service", 1)]
+        [("second", 3_u64), ("service", 1)]
     );
-    assert_eq!(window.lost[LOST_UNKNOWN_PROCESS], 2);
+    assert_eq!(window.lost[LOST_UNKNOWN_PROCESS], 1);
 }
 
 #[test]
