@@ -113,14 +113,14 @@ impl Process {
         }
         assert_eq!(walk.frames as usize, self.frames.len());
         (
-            StopReason::from_number(walk.stop as u8).unwrap(),
+            StopReason::from_number(walk.stop as u8).expect("a known reason"),
             std::mem::take(&mut self.frames),
         )
     }
 }
 
 fn row(offset: u16, cfa: CfaRule, cfa_offset: i64, rbp: RbpRule, rbp_offset: i64) -> Row {
-    Row::new(offset, cfa, cfa_offset, rbp, rbp_offset).unwrap()
+    Row::new(offset, cfa, cfa_offset, rbp, rbp_offset).expect("offsets that fit")
 }
 
 /// 0x000 a leaf, 0x100 the root, 0x200 a gap.
