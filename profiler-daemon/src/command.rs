@@ -312,7 +312,10 @@ impl EngineHandle {
     /// The same handle, which wakes the loop for each command; otherwise the loop finds it at its next turn.
     #[must_use]
     pub fn waking(self, waker: Waker) -> Self {
-        Self { waker: Some(waker), ..self }
+        Self {
+            waker: Some(waker),
+            ..self
+        }
     }
 
     /// Sends the command that `command` makes of a place for the reply, and waits for the answer.
