@@ -17,6 +17,7 @@ use std::{
 
 use profiler_config::Config;
 use profiler_store::Store;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     api::{self, SharedStore, access::Access},
@@ -79,6 +80,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
     let Configured { config, toml, files } = configured;
+    raise_descriptor_limit();
     let manager = ServiceManager::from_environment();
     let health = Arc::new(Health::new());
     let (access, missing_groups) = Access::resolve(
@@ -132,6 +134,18 @@ pub async fn run(
     waker.wake();
     end(threads, engine);
     Ok(served?)
+}
+
+/// Each mapped object keeps a descriptor open until its last window is named, and shells give out 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 /// Waits for the threads to end, each with its last work done.
