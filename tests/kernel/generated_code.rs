@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use profiler_tests::programs::Running;
 
-use crate::{FAST_HZ, host, only, profile::Stack, profile_after, skip, start};
+use crate::{FAST_HZ, host, only, profile::Stack, profile_once_known, skip, start};
 
 #[test]
 fn plugins_that_replace_each_other_keep_their_names() {
@@ -17,7 +17,7 @@ fn plugins_that_replace_each_other_keep_their_names() {
     let plugins = [plugin("alpha"), plugin("beta")];
     let daemon = host.daemon(&only(FAST_HZ, "dl"));
     let dl = Running::start(Command::new(program).args(&plugins));
-    let profile = profile_after(&daemon, dl.pid(), 6_000);
+    let profile = profile_once_known(&daemon, dl.pid(), 6_000);
     let addresses: Vec<_> = std::iter::from_fn(|| dl.line(Duration::ZERO)).collect();
     println!("{addresses:?}");
     assert!(addresses.len() >= 4, "several turns: {addresses:?}");
@@ -51,7 +51,7 @@ fn stacks_go_through_generated_code_with_frame_pointers() {
     let program = host.rust("jit");
     let daemon = host.daemon(&only(FAST_HZ, "jit"));
     let jit = start(&program, &[]);
-    let profile = profile_after(&daemon, jit.pid(), 4_000);
+    let profile = profile_once_known(&daemon, jit.pid(), 4_000);
     profile.assert_rooted(95.0);
     profile.assert_share(
         "callback",
@@ -85,7 +85,7 @@ fn probed_functions_keep_their_callers() {
     if ready.is_none() {
         return skip("this kernel has no uprobes");
     }
-    let profile = profile_after(&daemon, uprobed.pid(), 4_000);
+    let profile = profile_once_known(&daemon, uprobed.pid(), 4_000);
     profile.assert_rooted(95.0);
     for caller in ["call_often", "call_long"] {
         profile.assert_share(

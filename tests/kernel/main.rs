@@ -21,7 +21,13 @@ mod restarts;
 mod unprivileged;
 mod walks;
 
-use std::{env, panic::Location, process::Command, thread, time::Duration};
+use std::{
+    env,
+    panic::Location,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use profiler_tests::{
     daemon::{Daemon, Host, Output},
@@ -32,6 +38,8 @@ use crate::profile::Profile;
 
 /// Dense enough for thousands of samples in seconds, and no divisor of a timer.
 const FAST_HZ: u32 = 997;
+/// Length of a window, the least that there is.
+const WINDOW: Duration = Duration::from_secs(1);
 /// How long samples may take to come, on two CPUs that others use as well.
 const SAMPLES_WITHIN: Duration = Duration::from_secs(200);
 
@@ -59,9 +67,37 @@ fn skip(reason: &str) {
     }
 }
 
-/// A configuration that samples at `hz` and watches only programs named `include`.
+/// A configuration that samples at `hz`, watches only programs named `include`, and cuts time finely.
 fn only(hz: u32, include: &str) -> String {
-    format!("[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"{include}\"]\n")
+    format!(
+        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"{include}\"]\n\
+         [store]\nwindow = \"{}s\"\n",
+        WINDOW.as_secs()
+    )
+}
+
+/// So many samples of a process, once it is known: for some milliseconds after it started or executed its stacks are
+/// pending, which would weigh more in a short profile than what it is about.
+fn profile_once_known(daemon: &Daemon, pid: u32, samples: u64) -> Profile {
+    wait_until_watched(daemon, pid);
+    // A span takes in whole windows.
+    thread::sleep(WINDOW + WINDOW / 4);
+    let start = Instant::now();
+    let before = daemon.process(pid)["samples"].as_u64().unwrap();
+    daemon.wait_for_samples(pid, before + samples, SAMPLES_WITHIN);
+    let (pid, last) = (pid.to_string(), format!("{}ms", start.elapsed().as_millis()));
+    let span = [
+        "flamegraph",
+        "--pid",
+        &pid,
+        "--last",
+        &last,
+        "--format",
+        "json",
+        "-o",
+        "-",
+    ];
+    Profile::from_json(&daemon.json(&span))
 }
 
 /// All samples that the daemon has of a process, once there are `samples`.

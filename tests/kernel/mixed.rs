@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     FAST_HZ, host, only,
     profile::{Profile, Stack},
-    profile_after, start,
+    profile_after, profile_once_known, start,
 };
 
 const ENOUGH_SAMPLES: u64 = 12_000;
@@ -59,14 +59,13 @@ fn without_symbols_it_is_walked_to_its_root() {
     // Running before the daemon: it is found by the scan.
     let mixed = start(&program, &[]);
     let daemon = host.daemon(&only(FAST_HZ, "mixed"));
-    let profile = profile_after(&daemon, mixed.pid(), ENOUGH_SAMPLES / 2);
+    let profile = profile_once_known(&daemon, mixed.pid(), ENOUGH_SAMPLES / 2);
     profile.assert_rooted(ROOTED_PERCENT);
     let named = |stack: &Stack| {
-        let own = stack.frames.iter().filter(|frame| frame.module == "mixed");
-        own.clone().count() > 0
-            && own.into_iter().all(|frame| {
-                frame.function.starts_with("mixed+0x") == (frame.kind == "unnamed") && !frame.function.is_empty()
-            })
+        let mut own = stack.frames.iter().filter(|frame| frame.module == "mixed");
+        own.all(|frame| {
+            !frame.function.is_empty() && frame.function.starts_with("mixed+0x") == (frame.kind == "unnamed")
+        })
     };
     profile.assert_share("named by module and offset", 100.0, |_| true, named);
     profile.assert_share(
@@ -91,7 +90,7 @@ fn a_static_position_independent_program_is_walked_to_its_root() {
     let program = host.rust_with("mixed", &["-Ctarget-feature=+crt-static", "-Crelocation-model=pie"]);
     let daemon = host.daemon(&only(FAST_HZ, "mixed"));
     let mixed = start(&program, &[]);
-    let profile = profile_after(&daemon, mixed.pid(), ENOUGH_SAMPLES / 2);
+    let profile = profile_once_known(&daemon, mixed.pid(), ENOUGH_SAMPLES / 2);
     profile.assert_rooted(ROOTED_PERCENT);
     assert_callers(&profile);
     assert_signals(&profile);

@@ -16,7 +16,7 @@ fn escape_sequences_and_markup_in_names_do_no_harm() {
     let program = host.path("folder").join(OsStr::from_bytes(NAME));
     fs::create_dir(host.path("folder")).unwrap();
     fs::rename(host.rust("named"), &program).unwrap();
-    let daemon = host.daemon(&only(FAST_HZ, "*/folder/*"));
+    let daemon = host.daemon(&only(FAST_HZ, &format!("{}/**", host.path("folder").display())));
     let named = Running::start(Command::new(&program).arg(OsStr::from_bytes(THREAD)));
     let pid = named.pid().to_string();
     wait_until_watched(&daemon, named.pid());

@@ -74,6 +74,11 @@ impl Stack {
             .map(|frame| &**frame)
     }
 
+    /// Whether its outermost frame is where the first thread of a program begins.
+    pub(crate) fn is_of_first_thread(&self) -> bool {
+        self.outermost().is_some_and(|frame| frame.is("_start"))
+    }
+
     pub(crate) fn outermost(&self) -> Option<&Frame> {
         self.frames.first().map(|frame| &**frame)
     }
@@ -142,10 +147,6 @@ impl Profile {
             profile.stacks.iter().map(|stack| stack.samples).sum::<u64>(),
             profile.samples
         );
-        println!(
-            "{} stopped {:?} lost {:?}",
-            profile.summary, profile.stopped, profile.lost
-        );
         profile
     }
 
@@ -166,6 +167,7 @@ impl Profile {
     /// At least this share of the stacks, in percent, reached a proven root.
     #[track_caller]
     pub(crate) fn assert_rooted(&self, percent: f64) {
+        println!("{}", self.summary);
         let share = share(self.rooted, self.samples);
         assert!(
             share >= percent,

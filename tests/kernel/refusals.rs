@@ -11,7 +11,7 @@ use profiler_tests::{
     programs::write_executable,
 };
 
-use crate::{FAST_HZ, failed_parts, host, only, only_line, profile_after, skip, start};
+use crate::{FAST_HZ, failed_parts, host, only, only_line, profile_after, profile_once_known, skip, start};
 
 /// Exit codes of the documentation.
 const FAILED: Option<i32> = Some(1);
@@ -71,8 +71,8 @@ fn damaged_programs_are_profiled_as_far_as_they_go() {
         let path = host.path(&format!("damaged-{name}"));
         write_executable(&path, &content);
         let running = start(&path, &[]);
-        println!("{name}");
         let profile = profile_after(&daemon, running.pid(), 300);
+        println!("{name}: {}", profile.summary);
         assert!(profile.rooted <= profile.samples);
         assert_unharmed(&daemon);
     }
@@ -80,7 +80,7 @@ fn damaged_programs_are_profiled_as_far_as_they_go() {
     let whole = host.path("damaged-not");
     write_executable(&whole, &content);
     let running = start(&whole, &[]);
-    profile_after(&daemon, running.pid(), 1_000).assert_rooted(99.0);
+    profile_once_known(&daemon, running.pid(), 1_000).assert_rooted(99.0);
 }
 
 #[test]

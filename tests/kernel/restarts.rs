@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duratio
 
 use profiler_tests::{daemon::DaemonOptions, programs::wait_for};
 
-use crate::{FAST_HZ, host, only, profile_after, start};
+use crate::{FAST_HZ, host, only, profile_once_known, start};
 
 #[test]
 fn a_killed_daemon_leaves_nothing_and_the_next_works_at_once() {
@@ -30,7 +30,7 @@ fn a_killed_daemon_leaves_nothing_and_the_next_works_at_once() {
     assert!(socket.exists(), "a killed daemon cannot remove its socket");
 
     let next = host.spawn(DaemonOptions::new(&config).on_socket(&socket)).ready();
-    profile_after(&next, deep.pid(), 200).assert_rooted(99.0);
+    profile_once_known(&next, deep.pid(), 500).assert_rooted(99.0);
     // The kernel frees what nobody holds when its readers are through.
     wait_for("end of the programs", Duration::from_secs(10), || {
         let loaded = loaded_programs(&list);
@@ -46,8 +46,8 @@ fn daemons_on_their_own_sockets_work_side_by_side() {
     let first = host.daemon(&only(FAST_HZ, "deep"));
     let second = host.daemon(&only(499, "deep"));
     let (one, two) = (
-        profile_after(&first, deep.pid(), 1_000),
-        profile_after(&second, deep.pid(), 500),
+        profile_once_known(&first, deep.pid(), 1_000),
+        profile_once_known(&second, deep.pid(), 500),
     );
     one.assert_rooted(99.0);
     two.assert_rooted(99.0);
@@ -61,8 +61,7 @@ fn daemons_on_their_own_sockets_work_side_by_side() {
     }
     // The end of one is nothing to the other.
     drop(first);
-    let before = second.process(deep.pid())["samples"].as_u64().unwrap();
-    profile_after(&second, deep.pid(), before + 500).assert_rooted(99.0);
+    profile_once_known(&second, deep.pid(), 500).assert_rooted(99.0);
 }
 
 #[test]

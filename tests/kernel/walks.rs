@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{FAST_HZ, host, only, profile::Stack, profile_after, skip, start};
+use crate::{FAST_HZ, host, only, profile::Stack, profile_once_known, skip, start};
 
 /// Calls of `descend` below each other.
 const DEPTH: usize = 400;
@@ -29,14 +29,14 @@ fn check_deep(walker_loop: &str) {
     assert_eq!(daemon.status()["sampling"]["walker_loop"], walker_loop);
     // Below its depth before it is ready, so that every sample is of the same stack.
     let deep = start(&program, &[]);
-    let profile = profile_after(&daemon, deep.pid(), 2_000);
+    let profile = profile_once_known(&daemon, deep.pid(), 2_000);
     profile.assert_rooted(99.5);
     let busy = |stack: &Stack| stack.has("stay_busy");
     profile.assert_share("busy at the bottom", 99.0, |_| true, busy);
     profile.assert_share("all calls", 100.0, busy, |stack| {
         stack.count("descend") == DEPTH
             && stack.has_in_order(&["_start", "main", "deep::main", "descend", "stay_busy"])
-            && stack.outermost().is_some_and(|frame| frame.is("_start"))
+            && stack.is_of_first_thread()
     });
     // What the runtime calls before `main` is the same each time, too.
     let depths = profile
@@ -57,7 +57,7 @@ fn realigned_frames_are_walked_from_within_and_from_below() {
     let program = host.c("realigned", "realigned", &["-mavx2", "-mforce-drap"]);
     let daemon = host.daemon(&only(FAST_HZ, "realigned"));
     let realigned = start(&program, &[]);
-    let profile = profile_after(&daemon, realigned.pid(), 4_000);
+    let profile = profile_once_known(&daemon, realigned.pid(), 4_000);
     profile.assert_rooted(99.0);
     for function in ["work_realigned", "work_with_stack_arguments"] {
         let called = |stack: &Stack| stack.has_in_order(&["_start", "main", "run", function]);
