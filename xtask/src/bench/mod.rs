@@ -1,5 +1,6 @@
 //! What the profiler costs and how true it is, next to what it promises.
 
+mod accuracy;
 mod agent;
 mod cost;
 mod report;
@@ -20,6 +21,8 @@ pub(crate) enum Name {
     Cost,
     /// Shares of a program whose profile is known.
     Truth,
+    /// Self time of functions next to perf's.
+    Accuracy,
     /// Time to the first flame graph, and to one of a process that is already watched.
     Start,
 }
@@ -29,6 +32,7 @@ impl Name {
         match self {
             Self::Cost => "cost",
             Self::Truth => "truth",
+            Self::Accuracy => "accuracy",
             Self::Start => "start",
         }
     }
@@ -59,6 +63,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
     if wanted("truth") {
         truth::run(&binaries, &interrupt)?;
+    }
+    if wanted("accuracy") {
+        accuracy::run(&binaries, &interrupt)?;
     }
     if wanted("start") {
         start::run(&binaries, &interrupt)?;
