@@ -12,6 +12,7 @@ use crate::compile::{CompileError, Limits};
 use crate::elf::{Elf, ElfError, Section64, Segment64};
 use crate::function::{Entries, Entry};
 use crate::identity::ContentId;
+use crate::linkage::LinkageTable;
 use crate::segments::Segments;
 
 /// What is read of `.eh_frame_hdr`: version, three encodings, and a pointer of at most 10 bytes (LEB128).
@@ -23,6 +24,7 @@ pub struct CallFrames<'data> {
     bytes: &'data [u8],
     link_address: u64,
     segments: Segments,
+    linkage: Option<LinkageTable>,
 }
 
 impl<'data> CallFrames<'data> {
@@ -42,10 +44,12 @@ impl<'data> CallFrames<'data> {
             Some(section) => read_section(&elf, section, limits)?,
             None => read_by_segment(&elf, limits)?,
         };
+        let linkage = LinkageTable::find(&elf, &segments);
         Ok(Self {
             bytes,
             link_address,
             segments,
+            linkage,
         })
     }
 
@@ -62,6 +66,11 @@ impl<'data> CallFrames<'data> {
     /// The executable segments of the object.
     pub fn segments(&self) -> &Segments {
         &self.segments
+    }
+
+    /// The procedure linkage table, if it has the usual form; call frame information that describes it goes first.
+    pub(crate) fn linkage(&self) -> Option<&LinkageTable> {
+        self.linkage.as_ref()
     }
 
     /// The digest under which processes share rows.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::call_frames::CallFrames;
 use crate::elf::ElfError;
 use crate::function::{Bytes, Entries, Entry, Function, OutOfWork, Parser};
+use crate::linkage::LinkageTable;
 use crate::rule::{self, UnsupportedRule};
 use crate::segments::Segments;
 use crate::table::{RowTable, Statistics, TableBuilder};
@@ -137,6 +138,26 @@ impl<'data> Compiler<'data> {
     fn run(mut self, call_frames: &CallFrames<'data>) -> Result<RowTable, CompileError> {
         let mut functions = self.list(call_frames)?;
         functions.sort_unstable_by_key(|function| (function.start, function.entry));
+        // Only where no function describes a part of it.
+        let linkage = call_frames.linkage().filter(|linkage| {
+            let range = &linkage.range;
+            !functions
+                .iter()
+                .any(|function| function.start < range.end && range.start < function.end)
+        });
+        let before = linkage.map_or(functions.len(), |linkage| {
+            functions.partition_point(|function| function.start < linkage.range.start)
+        });
+        let (before, after) = functions.split_at(before);
+        self.lay_out_all(before)?;
+        for (range, rule) in linkage.into_iter().flat_map(LinkageTable::rules) {
+            self.table.cover(range, rule)?;
+        }
+        self.lay_out_all(after)?;
+        self.table.finish(self.statistics)
+    }
+
+    fn lay_out_all(&mut self, functions: &[Function]) -> Result<(), CompileError> {
         for function in functions {
             // Where functions overlap, the one that begins first holds.
             let start = function.start.max(self.table.end());
@@ -149,7 +170,7 @@ impl<'data> Compiler<'data> {
                 Err(_) => self.statistics.functions_malformed += 1,
             }
         }
-        self.table.finish(self.statistics)
+        Ok(())
     }
 
     fn list(&mut self, call_frames: &CallFrames<'data>) -> Result<Vec<Function>, CompileError> {

@@ -9,8 +9,8 @@ use crate::call_frames::CallFrames;
 /// Goes into each digest, so that ids made for another layout of rows never match.
 const DOMAIN: &[u8] = b"profiler unwind rows 1\0";
 
-/// A digest (SHA-256) over all that rows are made of: the call frame information, its address and the executable
-/// segments. Objects with equal ids compile to equal rows under equal limits.
+/// A digest (SHA-256) over all that rows are made of: the call frame information, its address, the executable
+/// segments and the procedure linkage table. Objects with equal ids compile to equal rows under equal limits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentId(pub [u8; 32]);
 
@@ -26,6 +26,12 @@ impl ContentId {
             digest.update(segment.link_address.to_le_bytes());
             digest.update(segment.size.to_le_bytes());
         }
+        let linkage = call_frames
+            .linkage()
+            .map(|linkage| linkage.range.clone())
+            .unwrap_or_default();
+        digest.update(linkage.start.to_le_bytes());
+        digest.update(linkage.end.to_le_bytes());
         digest.update(call_frames.bytes());
         Self(digest.finalize().into())
     }

@@ -19,6 +19,7 @@ mod elf;
 mod expression;
 mod function;
 mod identity;
+mod linkage;
 mod rule;
 mod segments;
 mod table;

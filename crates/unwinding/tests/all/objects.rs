@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use object::elf::{SHT_NOBITS, SHT_X86_64_UNWIND};
 use object::read::ReadCache;
+use profiler_common::row::{CfaRule, RbpRule, Row};
 use profiler_unwinding::{BuildId, CallFrames, CompileError, ElfError, Limits, Segment, Segments, compile};
 
-use crate::support::{CODE, CODE_BYTES, EH_FRAME, EhFrame, Object, rows_at, usual_start};
+use crate::support::{CODE, CODE_BYTES, EH_FRAME, EhFrame, LINKAGE, Object, rows_at, usual_start};
 
 fn object() -> Object {
     Object::new(&EhFrame::of_function(16, &[]))
@@ -423,4 +424,78 @@ fn build_ids_are_read_from_notes() {
     assert_eq!(read(&note(b"GNU\0", 3, &[1; 65])), None);
     assert_eq!(read(&note(b"GNU\0", 3, &id)[..14]), None);
     assert_eq!(BuildId::read(&*object().file()).unwrap(), None);
+}
+
+/// `push [rip]; jmp [rip]; nop` and three times `jmp [rip]; push …; jmp …`.
+fn linkage() -> Vec<u8> {
+    let first = [0xff, 0x35, 0, 0, 0, 0, 0xff, 0x25, 0, 0, 0, 0, 0x0f, 0x1f, 0x40, 0];
+    let other = [0xff, 0x25, 0, 0, 0, 0, 0x68, 7, 0, 0, 0, 0xe9, 0, 0, 0, 0];
+    [first, other, other, other].concat()
+}
+
+#[test]
+fn a_linkage_table_that_nothing_describes_has_the_rules_of_its_form() {
+    let mut eh_frame = EhFrame::default();
+    let common = eh_frame.common("zR", 16, &usual_start());
+    eh_frame.function(common, CODE, 16, &[]);
+    eh_frame.function(common, LINKAGE + 64, 16, &[]);
+    let mut object = Object::new(&eh_frame);
+    object.linkage = linkage();
+    let row = |cfa, offset| Row::new(0, cfa, offset, RbpRule::Same, 0).unwrap();
+    let table = object.compile().unwrap();
+    for (offset, expected) in [
+        (0, row(CfaRule::Rsp, 16)),
+        (5, row(CfaRule::Rsp, 16)),
+        (6, row(CfaRule::Rsp, 24)),
+        (15, row(CfaRule::Rsp, 24)),
+        (16, row(CfaRule::Plt, 0)),
+        (63, row(CfaRule::Plt, 0)),
+        (64, row(CfaRule::Rsp, 8)),
+    ] {
+        let found = table.find(LINKAGE + offset).unwrap();
+        assert_eq!(found.at(0), expected, "offset {offset}");
+    }
+    assert_eq!(table.find(LINKAGE - 1).unwrap().cfa_rule(), CfaRule::Gap as u8);
+    // Objects that differ in it alone do not share rows.
+    let id = |object: &Object| {
+        CallFrames::read(&*object.file(), &Limits::default())
+            .unwrap()
+            .content_id()
+    };
+    let with = id(&object);
+    object.linkage.clear();
+    assert_ne!(id(&object), with);
+}
+
+#[test]
+fn a_linkage_table_is_left_alone_if_it_is_described_or_strange() {
+    let mut object = object();
+    let gap = |object: &Object| {
+        let table = object.compile().unwrap();
+        table
+            .find(LINKAGE + 16)
+            .is_none_or(|row| row.cfa_rule() == CfaRule::Gap as u8)
+    };
+    object.linkage = linkage();
+    assert!(!gap(&object));
+    for at in [0, 6, 16, 22, 27] {
+        object.linkage = linkage();
+        object.linkage[at] ^= 1;
+        assert!(gap(&object), "byte {at}");
+    }
+    object.linkage = linkage();
+    object.linkage.pop();
+    assert!(gap(&object), "part of an entry");
+    object.linkage = linkage()[..16].to_vec();
+    assert!(gap(&object), "no entry");
+    object.linkage = linkage();
+    object.code = vec![(CODE, LINKAGE + 32 - CODE)];
+    assert!(gap(&object), "not loaded as a whole");
+    // What describes one byte of it goes first.
+    let mut eh_frame = EhFrame::default();
+    let common = eh_frame.common("zR", 16, &usual_start());
+    eh_frame.function(common, LINKAGE + 40, 4, &[]);
+    let mut object = Object::new(&eh_frame);
+    object.linkage = linkage();
+    assert!(gap(&object), "described");
 }

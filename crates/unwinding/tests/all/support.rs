@@ -11,6 +11,8 @@ use profiler_unwinding::{CompileError, Limits, RowTable};
 /// Where assembled objects have their code, and how much.
 pub(crate) const CODE: u64 = 0x10_0000;
 pub(crate) const CODE_BYTES: u64 = 0x10_0000;
+/// Where assembled objects have their procedure linkage table: in the middle of the code.
+pub(crate) const LINKAGE: u64 = CODE + 0x2_0000;
 /// Where assembled objects have their `.eh_frame`.
 pub(crate) const EH_FRAME: u64 = 0x1000;
 
@@ -142,6 +144,8 @@ pub(crate) struct Object {
     pub(crate) eh_frame_hdr: bool,
     pub(crate) section_type: u32,
     pub(crate) section_flags: u64,
+    /// Bytes of a `.plt` that is linked at [`LINKAGE`].
+    pub(crate) linkage: Vec<u8>,
     /// Size that the section header claims.
     pub(crate) claimed_bytes: Option<u64>,
 }
@@ -155,6 +159,7 @@ impl Object {
             eh_frame_hdr: false,
             section_type: SHT_PROGBITS.0,
             section_flags: 2,
+            linkage: Vec::new(),
             claimed_bytes: None,
         }
     }
@@ -175,14 +180,24 @@ impl Object {
         file.extend([1, 0x1b, 0xff, 0xff]);
         file.extend(pointer.to_le_bytes());
         let names = file.len() as u64;
-        file.extend(b"\0.eh_frame\0.shstrtab\0");
+        file.extend(b"\0.eh_frame\0.shstrtab\0.plt\0");
+        file.resize(file.len().next_multiple_of(8), 0);
+        let linkage = file.len() as u64;
+        file.extend(&self.linkage);
         file.resize(file.len().next_multiple_of(8), 0);
         let sections = file.len() as u64;
         if self.section_headers {
             let claimed = self.claimed_bytes.unwrap_or(self.eh_frame.len() as u64);
             file.extend([0; 64]);
-            file.extend(section(1, self.section_type, self.section_flags, EH_FRAME, claimed));
-            file.extend(section(11, 3, 0, names, 21));
+            let linkage_bytes = self.linkage.len() as u64;
+            file.extend(
+                [
+                    section(1, self.section_type, self.section_flags, EH_FRAME, EH_FRAME, claimed),
+                    section(11, 3, 0, names, names, 26),
+                    section(21, SHT_PROGBITS.0, 6, LINKAGE, linkage, linkage_bytes),
+                ]
+                .concat(),
+            );
         }
         let mut headers = vec![program_header(PT_LOAD.0, PF_R.0, 0, sections)];
         headers.extend(
@@ -199,7 +214,7 @@ impl Object {
             start.extend(value.to_le_bytes());
         }
         start.extend([0, 0, 0, 0, 64, 0, 56, 0, headers.len() as u8, 0, 64, 0]);
-        start.extend(if self.section_headers { [3, 0, 2, 0] } else { [0; 4] });
+        start.extend(if self.section_headers { [4, 0, 2, 0] } else { [0; 4] });
         start.extend(headers.concat());
         file[..start.len()].copy_from_slice(&start);
         file
@@ -218,9 +233,9 @@ fn program_header(kind: u32, flags: u32, at: u64, size: u64) -> Vec<u8> {
     header
 }
 
-fn section(name: u32, kind: u32, flags: u64, at: u64, size: u64) -> Vec<u8> {
+fn section(name: u32, kind: u32, flags: u64, address: u64, offset: u64, size: u64) -> Vec<u8> {
     let mut header = [name.to_le_bytes(), kind.to_le_bytes()].concat();
-    for value in [flags, at, at, size, 0, 8, 0] {
+    for value in [flags, address, offset, size, 0, 8, 0] {
         header.extend(value.to_le_bytes());
     }
     header
