@@ -177,6 +177,20 @@ impl Profile {
         );
     }
 
+    /// The same of the stacks that were not pending, as they are for some milliseconds after a watch began.
+    #[track_caller]
+    pub(crate) fn assert_rooted_once_known(&self, percent: f64) {
+        let pending = self.stopped.get("pending").copied().unwrap_or_default();
+        println!("{}", self.summary);
+        let share = share(self.rooted, self.samples - pending);
+        assert!(
+            share >= percent,
+            "{share:.3} % rooted, not {percent}: {:?}",
+            self.stopped
+        );
+        assert!(pending * 4 < self.samples, "most of it is pending: {}", self.summary);
+    }
+
     /// At most this share of what should have been sampled was lost, in percent.
     #[track_caller]
     pub(crate) fn assert_lost_at_most(&self, percent: f64) {
