@@ -7,9 +7,9 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, sync_channel},
+        mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
@@ -22,13 +22,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{
     api::{self, SharedStore, access::Access},
     command::{self, EngineHandle},
-    engine::{Engine, EngineParts, NAMING_QUEUE, Naming},
+    engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState},
     kernel::{self, KernelTables, LoadError, Sampler, SamplerOptions, WalkerLoop, records::Pid},
+    naming::Namer,
     notify::ServiceManager,
     processes::{self, Clock, Now, Processes, walker_tables::WalkerTables},
     stacks::aggregate::{Aggregator, WindowLimits},
-    symbols::Symbols,
     unsampled::{self, NoWalker},
     waker::Waker,
 };
@@ -277,7 +277,7 @@ impl Stages<'_> {
                 }
             });
         })?;
-        let symbols = spawn("symbols", move || namer.run(&windows))?;
+        let symbols = spawn("symbols", move || namer.run(Path::new(PROC_ROOT), &windows))?;
         Ok(vec![sampling, symbols])
     }
 
@@ -340,56 +340,6 @@ impl From<LoadError> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         Self::Daemon(error)
-    }
-}
-
-/// Names windows and stores them.
-struct Namer {
-    settings: profiler_config::Symbols,
-    health: Arc<Health>,
-    store: SharedStore,
-}
-
-impl Namer {
-    fn run(self, windows: &Receiver<Naming>) {
-        let mut symbols = Symbols::new(&self.settings, Path::new(PROC_ROOT));
-        self.health.report(Part::Symbols, PartState::Active);
-        let mut told = None;
-        self.tell(&symbols, &mut told);
-        while let Ok(Naming { window, waiting }) = windows.recv() {
-            let profile = symbols.name(&window);
-            self.tell(&symbols, &mut told);
-            self.store
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(profile, SystemTime::now());
-            for reply in waiting {
-                if reply.send(Ok(())).is_err() {
-                    tracing::trace!("nobody waits for the window any more");
-                }
-            }
-        }
-    }
-}
-
-impl Namer {
-    /// Reports how kernel functions are named, if that has changed.
-    fn tell(&self, symbols: &Symbols, told: &mut Option<PartState>) {
-        let state = kernel_symbols_state(symbols);
-        if told.as_ref() != Some(&state) {
-            self.health.report(Part::KernelSymbols, state.clone());
-            *told = Some(state);
-        }
-    }
-}
-
-fn kernel_symbols_state(symbols: &Symbols) -> PartState {
-    match symbols.kernel_error() {
-        None => PartState::Active,
-        Some(error) => PartState::Failed {
-            reason: error.to_string(),
-            remedy: "Give the daemon CAP_SYSLOG, and set kernel.kptr_restrict to 0 or 1.".to_owned(),
-        },
     }
 }
 

@@ -204,17 +204,14 @@ impl Engine {
     fn take_records(&mut self) {
         // What happened before this moment is in the rings; later records may not all be.
         let before = Now::read();
-        let records = self.parts.sampler.drain_lifecycle();
-        let known_until = records
-            .last()
-            .map_or(before.monotonic_ns, |last| last.time_ns.max(before.monotonic_ns));
+        let records = self.parts.sampler.drain_lifecycle(before.monotonic_ns);
         for record in &records {
             if let crate::kernel::records::LifecycleEvent::Lost { count } = record.event {
                 self.lifecycle_lost += count;
             }
             self.parts.processes.on_lifecycle(record, before);
         }
-        self.parts.processes.walker_mut().set_known_until(known_until);
+        self.parts.processes.walker_mut().set_known_until(before.monotonic_ns);
         self.parts.processes.poll(Now::read());
     }
 

@@ -15,6 +15,7 @@ pub mod health;
 #[allow(unsafe_code, reason = "the only door to the kernel; each block says why it is sound")]
 pub mod kernel;
 pub mod logging;
+pub mod naming;
 pub mod notify;
 pub mod processes;
 pub mod stacks;

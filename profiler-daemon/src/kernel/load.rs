@@ -173,6 +173,10 @@ impl LoadError {
                 "Run the daemon as root or with CAP_BPF and CAP_PERFMON; in a container, allow bpf and perf_event_open in its \
                  seccomp profile."
             }
+            Self::PerfEvent { source, .. } if source.raw_os_error() == Some(libc::EINVAL) => {
+                "Set sampling.hz to at most the sysctl kernel.perf_event_max_sample_rate, which the kernel lowers by itself \
+                 when samples take long, or raise that one."
+            }
             _ => "",
         }
     }
@@ -322,4 +326,25 @@ fn check_host() -> Result<(), LoadError> {
 /// The release of the running kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_the_kernel_refuses_has_its_remedy() {
+        let error = |code| LoadError::PerfEvent {
+            event: "the CPU clock",
+            cpu: 0,
+            source: io::Error::from_raw_os_error(code),
+        };
+        assert!(
+            error(libc::EINVAL)
+                .remedy()
+                .contains("kernel.perf_event_max_sample_rate")
+        );
+        assert!(error(libc::EACCES).remedy().contains("CAP_PERFMON"));
+        assert_eq!(error(libc::ENODEV).remedy(), "");
+    }
 }

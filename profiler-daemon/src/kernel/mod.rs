@@ -5,21 +5,26 @@
 
 mod allocator;
 mod btf;
+mod cost;
 mod lifecycle;
 mod load;
 mod peer_groups;
 mod perf_event;
 pub mod records;
+mod sample_rings;
 mod sampler;
+mod shards;
 mod sys;
 mod tables;
 
+pub use cost::KernelCost;
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
 pub use load::{LoadError, WalkerLoop, kernel_release};
 pub use peer_groups::peer_groups;
+pub use sample_rings::SampleBatch;
 #[cfg(feature = "fuzzing")]
-pub(crate) use sampler::decode as decode_sample;
-pub use sampler::{KernelCost, SampleBatch, Sampler, SamplerOptions, SamplingCounts};
+pub(crate) use sample_rings::decode as decode_sample;
+pub use sampler::{Sampler, SamplerOptions, SamplingCounts};
 pub use tables::KernelTables;

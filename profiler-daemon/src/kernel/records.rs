@@ -82,6 +82,9 @@ pub struct MapRecord {
     pub path: Vec<u8>,
 }
 
+/// The generation of entries that the kernel marked as pending by itself, at an exec. The daemon's own begin with 1.
+pub const MARKED_GENERATION: u32 = 0;
+
 /// One sample, borrowed from the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RawSample<'a> {
@@ -91,7 +94,7 @@ pub struct RawSample<'a> {
     pub pid: Pid,
     /// The thread.
     pub tid: u32,
-    /// Generation of the process's tables that its user stack was walked with.
+    /// Generation of the process's tables that its user stack was walked with, or [`MARKED_GENERATION`].
     pub generation: u32,
     /// Name of the thread without the terminating zero.
     pub thread_name: &'a [u8],

@@ -4,43 +4,30 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
     time::Duration,
 };
 
 use aya::{
     Ebpf,
     maps::{ArrayOfMaps, MapData, PerCpuArray, RingBuf},
-    programs::Program,
     util::online_cpus,
 };
 use aya_log::EbpfLogger;
-use profiler_common::{
-    counters::Counter,
-    cpu::{CpuSampleHeader, flags},
-    limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_RINGS},
-    stop::StopReason,
-};
+use profiler_common::counters::Counter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zerocopy::FromBytes;
 
 use super::{
+    cost::{self, KernelCost},
     lifecycle::{LifecycleRing, MalformedRecord},
     load::{self, LoadError, Loaded, WalkerLoop, take_map},
     perf_event::CpuClock,
-    records::{Lifecycle, Pid, RawSample},
+    records::{Lifecycle, LifecycleEvent, RawSample},
+    sample_rings::{self, SampleBatch},
     tables::KernelTables,
 };
 
 /// Pages of a lifecycle ring: within `kernel.perf_event_mlock_kb` of a stock kernel.
 const LIFECYCLE_PAGES: usize = 64;
-/// Time for which a ring of samples can hold what its CPUs produce at their deepest.
-const RING_SECONDS: f64 = 0.25;
-const MIN_RING_BYTES: u32 = 1 << 18;
-const MAX_RING_BYTES: u32 = 1 << 23;
-
-/// The rings of samples, and the programs' array that holds them.
-type Rings = (Vec<RingBuf<MapData>>, ArrayOfMaps<MapData, MapData>);
 type CounterValues = [u64; Counter::ALL.len()];
 
 /// How to sample.
@@ -70,27 +57,6 @@ impl SamplingCounts {
     }
 }
 
-/// Samples as the kernel wrote them. As large as the rings at most.
-#[derive(Debug, Default)]
-pub struct SampleBatch {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-/// What the programs cost the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelCost {
-    /// Time in all programs, where BPF statistics are enabled; otherwise the time that the CPU program measured itself, which
-    /// leaves out its entry and the runs for processes that are not watched.
-    pub time: Duration,
-    /// Whether `time` is from BPF statistics.
-    pub from_bpf_statistics: bool,
-    /// Runs of the CPU program.
-    pub runs: u64,
-    /// Memory of all maps and programs that this process holds.
-    pub bytes: u64,
-}
-
 /// Sampling while it runs. All of it ends when this is dropped or the daemon dies: nothing is pinned.
 pub struct Sampler {
     object: Ebpf,
@@ -101,6 +67,8 @@ pub struct Sampler {
     /// Time counted by clocks of CPUs that went away.
     past_counted: Duration,
     lifecycle: Vec<LifecycleRing>,
+    /// Lifecycle records that are not due yet.
+    held: Vec<Lifecycle>,
     rings: Vec<RingBuf<MapData>>,
     /// Holds the rings in the programs' array.
     _ring_map: ArrayOfMaps<MapData, MapData>,
@@ -129,7 +97,7 @@ impl Sampler {
         let mut loaded = load::load(options.walker_loop)?;
         let tables = KernelTables::new(&mut loaded.object, options.max_row_bytes)?;
         let cpus = cpus()?;
-        let (rings, ring_map) = open_rings(&mut loaded.object, &cpus, options.sample_hz)?;
+        let (rings, ring_map) = sample_rings::open(&mut loaded.object, &cpus, options.sample_hz)?;
         let lifecycle = cpus.iter().map(|cpu| open_lifecycle(*cpu)).collect::<Result<_, _>>()?;
         let counters = PerCpuArray::try_from(take_map(&mut loaded.object, "COUNTERS")?)?;
         let diagnostics = match EbpfLogger::init(&mut loaded.object) {
@@ -159,6 +127,7 @@ impl Sampler {
             clocks: Vec::new(),
             past_counted: Duration::ZERO,
             lifecycle,
+            held: Vec::new(),
             rings,
             _ring_map: ring_map,
             counters,
@@ -178,10 +147,8 @@ impl Sampler {
             .partition(|clock| online.contains(&clock.cpu));
         self.clocks = kept;
         self.past_counted += gone.iter().filter_map(|clock| clock.counted().ok()).sum::<Duration>();
+        self.follow_lifecycle(&online)?;
         for cpu in online {
-            if !self.lifecycle.iter().any(|ring| ring.cpu == cpu) {
-                self.lifecycle.push(open_lifecycle(cpu)?);
-            }
             if self.clocks.iter().any(|clock| clock.cpu == cpu) {
                 continue;
             }
@@ -198,6 +165,30 @@ impl Sampler {
                 }
             })?;
             self.clocks.push(clock);
+        }
+        Ok(())
+    }
+
+    /// Opens the lifecycle ring of each CPU that came, and closes those of CPUs that went away: the kernel does not revive
+    /// the event of a CPU that comes back. What happened on a CPU before its ring was open is lost, and said to be.
+    fn follow_lifecycle(&mut self, online: &[u32]) -> Result<(), LoadError> {
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lifecycle)
+            .into_iter()
+            .partition(|ring| online.contains(&ring.cpu));
+        self.lifecycle = kept;
+        for mut ring in gone {
+            self.take_records(&mut ring);
+        }
+        for cpu in online {
+            if self.lifecycle.iter().any(|ring| ring.cpu == *cpu) {
+                continue;
+            }
+            self.lifecycle.push(open_lifecycle(*cpu)?);
+            // Of an unknown number: it may be none.
+            self.held.push(Lifecycle {
+                time_ns: 0,
+                event: LifecycleEvent::Lost { count: 0 },
+            });
         }
         Ok(())
     }
@@ -237,25 +228,31 @@ impl Sampler {
         }
     }
 
-    /// Takes all lifecycle records, in the order of their times.
-    pub fn drain_lifecycle(&mut self) -> Vec<Lifecycle> {
-        let mut records = Vec::new();
-        let mut malformed: Option<MalformedRecord> = None;
-        for ring in &mut self.lifecycle {
-            ring.drain(|record| match record {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    self.malformed_lifecycle += 1;
-                    malformed = Some(error);
-                }
-            });
+    /// Takes the lifecycle records up to a time that is past, in the order of their times.
+    ///
+    /// Rings are emptied one after the other. Without a limit a record could come before an older one of a ring that was
+    /// emptied earlier: the end of a process before its beginning. What is newer waits for the next call.
+    pub fn drain_lifecycle(&mut self, until_ns: u64) -> Vec<Lifecycle> {
+        let mut rings = std::mem::take(&mut self.lifecycle);
+        for ring in &mut rings {
+            self.take_records(ring);
         }
+        self.lifecycle = rings;
+        take_due(&mut self.held, until_ns)
+    }
+
+    fn take_records(&mut self, ring: &mut LifecycleRing) {
+        let mut malformed: Option<MalformedRecord> = None;
+        ring.drain(|record| match record {
+            Ok(record) => self.held.push(record),
+            Err(error) => {
+                self.malformed_lifecycle += 1;
+                malformed = Some(error);
+            }
+        });
         if let Some(error) = malformed {
             tracing::warn!(%error, "passed over");
         }
-        // Stable: records of one CPU stay in their order where times are equal.
-        records.sort_by_key(|record| record.time_ns);
-        records
     }
 
     /// Logs what the programs said of rare cases.
@@ -270,27 +267,12 @@ impl Sampler {
     /// They are copied, so that lifecycle records can be drained between this and looking at them: whatever happened to a
     /// process before a sample of it was taken is in the lifecycle rings by then.
     pub fn drain_samples(&mut self, batch: &mut SampleBatch) {
-        batch.bytes.clear();
-        batch.ends.clear();
-        for ring in &mut self.rings {
-            while let Some(item) = ring.next() {
-                batch.bytes.extend_from_slice(&item);
-                batch.ends.push(batch.bytes.len());
-            }
-        }
+        batch.fill(&mut self.rings);
     }
 
     /// Looks at the samples of a batch.
-    pub fn decode_samples(&mut self, batch: &SampleBatch, mut take: impl FnMut(RawSample<'_>)) {
-        let mut frames = Vec::with_capacity(FRAME_SLOTS);
-        let mut start = 0;
-        for end in &batch.ends {
-            match decode(&batch.bytes[start..*end], &mut frames) {
-                Some(sample) => take(sample),
-                None => self.malformed_samples += 1,
-            }
-            start = *end;
-        }
+    pub fn decode_samples(&mut self, batch: &SampleBatch, take: impl FnMut(RawSample<'_>)) {
+        self.malformed_samples += batch.decode(take);
     }
 
     /// Samples and lifecycle records that did not have their layout: a defect, not a loss of the kernel.
@@ -321,68 +303,17 @@ impl Sampler {
 
     /// What the programs cost. `counts` are those of the same moment.
     pub fn cost(&self, counts: &SamplingCounts) -> KernelCost {
-        let mut cost = KernelCost {
-            runs: counts.get(Counter::Runs),
-            ..KernelCost::default()
-        };
-        for (_, program) in self.object.programs() {
-            let descriptor = match program {
-                Program::PerfEvent(program) => program.fd(),
-                Program::BtfTracePoint(program) => program.fd(),
-                _ => continue,
-            };
-            let Ok(descriptor) = descriptor else { continue };
-            let Ok(facts) = DescriptorFacts::read(descriptor.as_fd()) else {
-                continue;
-            };
-            cost.time += Duration::from_nanos(facts.run_time_ns);
-        }
-        cost.bytes = held_bpf_bytes();
-        cost.from_bpf_statistics = !cost.time.is_zero();
-        if !cost.from_bpf_statistics {
-            cost.time = Duration::from_nanos(counts.get(Counter::SampleNanoseconds));
-        }
-        cost
+        cost::measure(&self.object, counts)
     }
 }
 
-/// What `/proc/self/fdinfo` says of a map or program.
-#[derive(Clone, Copy, Debug, Default)]
-struct DescriptorFacts {
-    run_time_ns: u64,
-    memory_bytes: u64,
-}
-
-impl DescriptorFacts {
-    fn read(descriptor: BorrowedFd<'_>) -> io::Result<Self> {
-        use std::os::fd::AsRawFd as _;
-        let path = PathBuf::from(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()));
-        Ok(Self::parse(&std::fs::read_to_string(path)?))
-    }
-
-    fn parse(text: &str) -> Self {
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .and_then(|value| value.trim().parse().ok())
-                .unwrap_or_default()
-        };
-        Self {
-            run_time_ns: field("run_time_ns:"),
-            memory_bytes: field("memlock:"),
-        }
-    }
-}
-
-/// Bytes of all maps and programs that this process has descriptors of.
-fn held_bpf_bytes() -> u64 {
-    let Ok(descriptors) = std::fs::read_dir("/proc/self/fdinfo") else {
-        return 0;
-    };
-    descriptors
-        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
-        .map(|text| DescriptorFacts::parse(&text).memory_bytes)
-        .sum()
+/// Takes the records up to a time out of `held`, in the order of their times.
+fn take_due(held: &mut Vec<Lifecycle>, until_ns: u64) -> Vec<Lifecycle> {
+    // Stable: records of one CPU stay in their order where times are equal.
+    held.sort_by_key(|record| record.time_ns);
+    let due = held.partition_point(|record| record.time_ns <= until_ns);
+    let later = held.split_off(due);
+    std::mem::replace(held, later)
 }
 
 fn cpus() -> Result<Vec<u32>, LoadError> {
@@ -400,126 +331,30 @@ fn open_lifecycle(cpu: u32) -> Result<LifecycleRing, LoadError> {
     })
 }
 
-/// Makes the rings of samples and gives them to the programs.
-fn open_rings(object: &mut Ebpf, cpus: &[u32], sample_hz: u32) -> Result<Rings, LoadError> {
-    let mut ring_map: ArrayOfMaps<MapData, MapData> = ArrayOfMaps::try_from(take_map(object, "RINGS")?)?;
-    let highest = cpus.iter().max().copied().unwrap_or_default();
-    let rings = (0..=highest / CPUS_PER_RING)
-        .take(MAX_RINGS as usize)
-        .map(|index| {
-            let sharers = cpus.iter().filter(|cpu| **cpu / CPUS_PER_RING == index).count() as u32;
-            let description = aya_obj::Map::new_from_params(
-                aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32,
-                0,
-                0,
-                ring_bytes(sharers, sample_hz),
-                0,
-            );
-            let map = MapData::create(description, "SAMPLES", None)?;
-            ring_map.set(index, &map, 0)?;
-            Ok(RingBuf::try_from(aya::maps::Map::RingBuf(map))?)
-        })
-        .collect::<Result<_, LoadError>>()?;
-    Ok((rings, ring_map))
-}
-
-/// A power of two that holds what `cpus` CPUs produce in [`RING_SECONDS`], within bounds.
-fn ring_bytes(cpus: u32, sample_hz: u32) -> u32 {
-    let record = size_of::<CpuSampleHeader>() + FRAME_SLOTS * size_of::<u64>();
-    let bytes = f64::from(cpus.max(1)) * f64::from(sample_hz) * RING_SECONDS * record as f64;
-    (bytes as u32).clamp(MIN_RING_BYTES, MAX_RING_BYTES).next_power_of_two()
-}
-
-/// The sample in a record, its addresses copied to `frames`; `None` if the record contradicts itself.
-pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
-    let (header, rest) = CpuSampleHeader::read_from_prefix(record).ok()?;
-    let (kernel, user) = (usize::from(header.kernel_frames), usize::from(header.user_frames));
-    let addresses = rest.get(..(kernel + user) * size_of::<u64>())?;
-    frames.clear();
-    frames.extend(
-        addresses
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|bytes| u64::from_ne_bytes(*bytes)),
-    );
-    let (kernel_frames, user_frames) = frames.split_at_checked(kernel)?;
-    let name_at = std::mem::offset_of!(CpuSampleHeader, thread_name);
-    let thread_name = record.get(name_at..name_at + header.thread_name.len())?;
-    let end = thread_name
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(thread_name.len());
-    Some(RawSample {
-        time_ns: header.time_ns,
-        pid: Pid(header.pid),
-        tid: header.tid,
-        generation: header.generation,
-        thread_name: &thread_name[..end],
-        in_kernel: header.flags & flags::IN_KERNEL != 0,
-        kernel_stack_incomplete: header.flags & flags::KERNEL_STACK_INCOMPLETE != 0,
-        stop: StopReason::from_number(header.stop)?,
-        kernel_frames,
-        user_frames,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
-
     use super::*;
-
-    fn header(kernel_frames: u16, user_frames: u16) -> CpuSampleHeader {
-        let mut thread_name = [0; 16];
-        thread_name[..4].copy_from_slice(b"work");
-        CpuSampleHeader {
-            time_ns: 1,
-            pid: 2,
-            tid: 3,
-            generation: 4,
-            cpu: 5,
-            kernel_frames,
-            user_frames,
-            stop: StopReason::Root as u8,
-            flags: flags::IN_KERNEL,
-            reserved: 0,
-            thread_name,
-        }
-    }
+    use crate::kernel::records::Pid;
 
     #[test]
-    fn decodes_both_stacks() {
-        let mut record = header(1, 2).as_bytes().to_vec();
-        record.extend([10u64, 20, 30].as_bytes());
-        // Rings pad records; what follows is not part of one.
-        record.extend([0; 8]);
-        let mut frames = Vec::new();
-        let sample = decode(&record, &mut frames).unwrap();
-        assert_eq!((sample.kernel_frames, sample.user_frames), (&[10][..], &[20, 30][..]));
-        assert_eq!(
-            (sample.thread_name, sample.stop, sample.in_kernel),
-            (&b"work"[..], StopReason::Root, true)
-        );
-    }
-
-    #[test]
-    fn refuses_what_contradicts_itself() {
-        let mut frames = Vec::new();
-        assert!(decode(&[], &mut frames).is_none());
-        let mut short = header(1, 2).as_bytes().to_vec();
-        short.extend([10u64, 20].as_bytes());
-        assert!(decode(&short, &mut frames).is_none());
-        let mut unknown_stop = header(0, 0);
-        unknown_stop.stop = 200;
-        assert!(decode(unknown_stop.as_bytes(), &mut frames).is_none());
-    }
-
-    #[test]
-    fn rings_are_powers_of_two_within_bounds() {
-        for (cpus, hertz) in [(1, 1), (2, 99), (16, 99), (16, 4999), (0, 10_000)] {
-            let bytes = ring_bytes(cpus, hertz);
-            assert!(bytes.is_power_of_two() && (MIN_RING_BYTES..=MAX_RING_BYTES).contains(&bytes));
-        }
+    fn records_of_several_rings_come_in_the_order_of_time() {
+        let fork = |time_ns, pid| Lifecycle {
+            time_ns,
+            event: LifecycleEvent::Fork {
+                pid: Pid(pid),
+                parent: Pid(1),
+            },
+        };
+        let exit = |time_ns, pid| Lifecycle {
+            time_ns,
+            event: LifecycleEvent::Exit { pid: Pid(pid) },
+        };
+        // The second ring was emptied after the first, and after process 3 had both begun and ended.
+        let mut held = vec![fork(5, 2), exit(4, 2), exit(9, 3)];
+        assert_eq!(take_due(&mut held, 6), [exit(4, 2), fork(5, 2)]);
+        held.extend([fork(8, 3), fork(20, 4)]);
+        assert_eq!(take_due(&mut held, 12), [fork(8, 3), exit(9, 3)]);
+        assert_eq!(take_due(&mut held, 19), []);
+        assert_eq!(take_due(&mut held, 20), [fork(20, 4)]);
     }
 }

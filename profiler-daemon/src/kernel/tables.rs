@@ -11,10 +11,10 @@ use std::{
 
 use aya::{
     Ebpf, Pod,
-    maps::{ArrayOfMaps, HashMap as BpfHashMap, Map, MapData},
+    maps::{HashMap as BpfHashMap, Map, MapData},
 };
 use profiler_common::{
-    limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, ROWS_PER_SHARD, SHARD_SHIFT},
+    limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, SHARD_SHIFT},
     process::{Mapping, ProcessEntry, kind, state},
     row::{Page, Row},
 };
@@ -24,12 +24,12 @@ use zerocopy::IntoBytes;
 use super::{
     allocator::{Allocator, Run},
     load::{LoadError, take_map},
-    records::Pid,
+    records::{MARKED_GENERATION, Pid},
+    shards::Shards,
     sys::SharedMemory,
 };
 use crate::processes::walker_tables::{Backing, TableId, TablesFull, WalkerMapping, WalkerTables};
 
-const MMAPABLE: u32 = 1 << 10;
 const ROW_BYTES: usize = size_of::<Row>();
 
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,7 @@ unsafe impl Pod for EntryValue {}
 pub struct KernelTables {
     processes: BpfHashMap<MapData, u32, EntryValue>,
     execs: BpfHashMap<MapData, u32, u64>,
-    shard_maps: ArrayOfMaps<MapData, MapData>,
-    shards: Vec<Shard>,
+    shards: Shards,
     mapping_memory: SharedMemory,
     page_memory: SharedMemory,
     /// Kept open, so that their memory is seen among what the daemon holds.
@@ -60,12 +59,6 @@ pub struct KernelTables {
     generation: u32,
     known_until_ns: u64,
     failed_updates: u64,
-}
-
-#[derive(Debug)]
-struct Shard {
-    memory: SharedMemory,
-    map: MapData,
 }
 
 /// A table of rows in the kernel.
@@ -98,8 +91,7 @@ impl KernelTables {
         Ok(Self {
             processes: map_of(object, "PROCESSES")?,
             execs: map_of(object, "EXECS")?,
-            shard_maps: map_of(object, "SHARDS")?,
-            shards: Vec::new(),
+            shards: Shards::new(map_of(object, "SHARDS")?),
             mapping_memory,
             page_memory,
             _shared: [mapping_map, page_map],
@@ -137,9 +129,11 @@ impl KernelTables {
         !self.retired.is_empty()
     }
 
-    /// Gives back what no entry refers to any more. Waits for a grace period: some 20 ms.
+    /// Gives back what no entry refers to any more. Waits for two grace periods: some 40 ms.
     pub fn reclaim(&mut self) {
-        if self.retired.is_empty() {
+        // A fork that was copying an entry when it was replaced has written its copy after the first grace period, so that
+        // it is seen below. Walks that began with an entry that is not seen have ended after the second.
+        if self.retired.is_empty() || !self.shards.wait_for_grace_period() {
             return;
         }
         let mut referenced = HashSet::new();
@@ -153,7 +147,7 @@ impl KernelTables {
                 Err(_) => return,
             }
         }
-        if !self.wait_for_grace_period() {
+        if !self.shards.wait_for_grace_period() {
             return;
         }
         let (kept, freed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
@@ -169,13 +163,6 @@ impl KernelTables {
                 self.free_if_unused(table);
             }
         }
-    }
-
-    /// An update of a map of maps returns only after all programs that ran before it have ended
-    /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
-    fn wait_for_grace_period(&mut self) -> bool {
-        let Some(shard) = self.shards.first() else { return true };
-        self.shard_maps.set(0, &shard.map, 0).is_ok()
     }
 
     fn free_if_unused(&mut self, table: TableId) {
@@ -210,44 +197,6 @@ impl KernelTables {
         }
         self.reclaim();
         allocator(self).allocate(count).ok_or(full)
-    }
-
-    /// Makes sure that shards up to the end of a run of rows exist.
-    fn add_shards(&mut self, rows: Run) -> Result<(), TablesFull> {
-        while (self.shards.len() as u64) << SHARD_SHIFT < u64::from(rows.first) + u64::from(rows.count) {
-            let full = TablesFull {
-                table: "rows (no memory for another shard)",
-                wanted: u64::from(rows.count),
-                capacity: (self.shards.len() as u64) << SHARD_SHIFT,
-            };
-            let shard = Shard::create().map_err(|error| {
-                tracing::warn!(%error, "the kernel refused another shard of rows");
-                full
-            })?;
-            let index = self.shards.len() as u32;
-            self.shard_maps.set(index, &shard.map, 0).map_err(|error| {
-                tracing::warn!(%error, "the kernel refused another shard of rows");
-                full
-            })?;
-            self.shards.push(shard);
-        }
-        Ok(())
-    }
-
-    fn write_rows(&self, first: u32, rows: &[Row]) {
-        let mut index = first as usize;
-        let mut rest = rows;
-        let per_shard = ROWS_PER_SHARD as usize;
-        while !rest.is_empty() {
-            let offset = index % per_shard;
-            let (now, later) = rest.split_at(rest.len().min(per_shard - offset));
-            let words: Vec<u64> = now.iter().map(|row| row.0).collect();
-            self.shards[index / per_shard]
-                .memory
-                .write(offset * ROW_BYTES, words.as_bytes());
-            index += now.len();
-            rest = later;
-        }
     }
 
     fn set_entry(&mut self, pid: Pid, entry: ProcessEntry) -> Result<(), TablesFull> {
@@ -293,7 +242,7 @@ impl KernelTables {
 impl WalkerTables for KernelTables {
     fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
         let rows = self.allocate("rows", |tables| &mut tables.rows, table.rows.len())?;
-        if let Err(full) = self.add_shards(rows) {
+        if let Err(full) = self.shards.grow_to(rows) {
             self.rows.free(rows);
             return Err(full);
         }
@@ -304,7 +253,7 @@ impl WalkerTables for KernelTables {
                 return Err(full);
             }
         };
-        self.write_rows(rows.first, &table.rows);
+        self.shards.write(rows.first, &table.rows);
         let page_words: Vec<u64> = table
             .pages
             .iter()
@@ -343,8 +292,7 @@ impl WalkerTables for KernelTables {
         let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
         self.mapping_memory
             .write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
-        // 0 stands for an entry that the kernel marked itself.
-        self.generation = self.generation.wrapping_add(1).max(1);
+        self.generation = self.generation.wrapping_add(1).max(MARKED_GENERATION + 1);
         let entry = ProcessEntry {
             generation: self.generation,
             state: state::READY,
@@ -372,7 +320,7 @@ impl WalkerTables for KernelTables {
             return self.set_entry(
                 pid,
                 ProcessEntry {
-                    generation: 0,
+                    generation: MARKED_GENERATION,
                     state: state::PENDING,
                     first_mapping: 0,
                     mapping_count: 0,
@@ -394,22 +342,6 @@ impl WalkerTables for KernelTables {
 
     fn watched(&self) -> Vec<Pid> {
         self.processes.keys().filter_map(Result::ok).map(Pid).collect()
-    }
-}
-
-impl Shard {
-    fn create() -> Result<Self, LoadError> {
-        let array = aya_obj::Map::new_from_params(
-            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-            size_of::<u32>() as u32,
-            ROW_BYTES as u32,
-            ROWS_PER_SHARD,
-            MMAPABLE,
-        );
-        let map = MapData::create(array, "SHARD", None)?;
-        let memory = SharedMemory::map(map.fd().as_fd(), ROWS_PER_SHARD as usize * ROW_BYTES)
-            .map_err(|source| LoadError::ShareMap { map: "SHARD", source })?;
-        Ok(Self { memory, map })
     }
 }
 

@@ -1,0 +1,82 @@
+//! The thread that names windows and stores them.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, PoisonError, mpsc::Receiver},
+    time::SystemTime,
+};
+
+use crate::{
+    api::SharedStore,
+    engine::Naming,
+    health::{Health, Part, PartState},
+    symbols::{Limitation, Symbols},
+};
+
+/// Limitations that are remembered, so that each is told once.
+const MAX_TOLD: usize = 1024;
+
+/// Names windows and stores them.
+#[derive(Debug)]
+pub struct Namer {
+    /// How.
+    pub settings: profiler_config::Symbols,
+    /// Where the state of naming is reported.
+    pub health: Arc<Health>,
+    /// Where profiles go.
+    pub store: SharedStore,
+}
+
+impl Namer {
+    /// Names windows until nobody sends any more. `proc_root` is where procfs is mounted.
+    pub fn run(self, proc_root: &Path, windows: &Receiver<Naming>) {
+        let mut symbols = Symbols::new(&self.settings, proc_root);
+        let mut told = Told::default();
+        self.health.report(Part::Symbols, PartState::Active);
+        self.tell(&symbols, &mut told);
+        while let Ok(Naming { window, waiting }) = windows.recv() {
+            let profile = symbols.name(&window);
+            self.tell(&symbols, &mut told);
+            self.store
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(profile, SystemTime::now());
+            for reply in waiting {
+                if reply.send(Ok(())).is_err() {
+                    tracing::trace!("nobody waits for the window any more");
+                }
+            }
+        }
+    }
+
+    /// Reports how kernel functions are named, and logs what cannot be named well; each only when it is news.
+    fn tell(&self, symbols: &Symbols, told: &mut Told) {
+        let state = kernel_symbols_state(symbols);
+        if told.kernel.as_ref() != Some(&state) {
+            self.health.report(Part::KernelSymbols, state.clone());
+            told.kernel = Some(state);
+        }
+        for Limitation { object, reason } in symbols.limitations() {
+            if told.limitations.len() < MAX_TOLD && told.limitations.insert((object.to_string(), reason.clone())) {
+                tracing::info!(%object, %reason, "not all of an object can be named");
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    kernel: Option<PartState>,
+    limitations: HashSet<(String, String)>,
+}
+
+fn kernel_symbols_state(symbols: &Symbols) -> PartState {
+    match symbols.kernel_error() {
+        None => PartState::Active,
+        Some(error) => PartState::Failed {
+            reason: error.to_string(),
+            remedy: "Give the daemon CAP_SYSLOG, and set kernel.kptr_restrict to 0 or 1.".to_owned(),
+        },
+    }
+}
