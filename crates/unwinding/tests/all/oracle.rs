@@ -64,20 +64,18 @@ pub(crate) fn check_against_gimli(call_frames: &CallFrames<'_>, table: &RowTable
     let mut eh_frame = EhFrame::new(call_frames.bytes(), LittleEndian);
     eh_frame.set_address_size(8);
     let bases = BaseAddresses::default().set_eh_frame(call_frames.link_address());
-    let loaded = |address: u64| {
-        let mut segments = call_frames.segments().executable().iter();
-        segments.any(|segment| segment.link_range().contains(&address))
-    };
-    let mut functions = functions(&eh_frame, &bases);
-    functions.retain(|entry| entry.len() > 0 && loaded(entry.initial_address()));
-    functions.sort_by_key(|entry| entry.initial_address());
+    let mut functions: Vec<_> = functions(&eh_frame, &bases)
+        .into_iter()
+        .filter_map(|entry| loaded_end(call_frames, &entry).map(|end| (entry, end)))
+        .collect();
+    functions.sort_by_key(|(entry, _)| entry.initial_address());
     let mut context = UnwindContext::<_, Storage>::new_in();
     let mut checked = 0;
     let mut end_before = 0;
-    for entry in &functions {
-        let end = entry.initial_address().saturating_add(entry.len());
+    for (entry, end) in &functions {
+        let end = *end;
         let mut check = |address: u64, expected: Outcome, inexact: bool| {
-            if address >= end_before && address < end && loaded(address) {
+            if address >= end_before && address < end {
                 compare(table, address, expected, inexact, entry);
                 checked += 1;
             }
@@ -107,11 +105,23 @@ pub(crate) fn check_against_gimli(call_frames: &CallFrames<'_>, table: &RowTable
     checked + check_gaps(table, &functions)
 }
 
+/// Where the code of a function ends that is loaded: in the segment that begins last before it. `None` if it has none.
+fn loaded_end(call_frames: &CallFrames<'_>, entry: &FrameDescriptionEntry<Bytes<'_>>) -> Option<u64> {
+    let start = entry.initial_address();
+    let end = start.checked_add(entry.len()).filter(|end| *end > start)?;
+    let mut segments = call_frames.segments().executable().iter().rev();
+    let segment = segments.find(|segment| segment.link_address <= start)?;
+    segment
+        .link_range()
+        .contains(&start)
+        .then(|| end.min(segment.link_range().end))
+}
+
 /// Right behind each function that no other follows, and in front of the first, there must be nothing.
-fn check_gaps(table: &RowTable, functions: &[FrameDescriptionEntry<Bytes<'_>>]) -> usize {
+fn check_gaps(table: &RowTable, functions: &[(FrameDescriptionEntry<Bytes<'_>>, u64)]) -> usize {
     let mut checked = 0;
     let mut end_before = 0;
-    for entry in functions {
+    for (entry, end) in functions {
         let start = entry.initial_address();
         if start > end_before && end_before > 0 {
             for address in [end_before, start - 1] {
@@ -126,7 +136,7 @@ fn check_gaps(table: &RowTable, functions: &[FrameDescriptionEntry<Bytes<'_>>]) 
                 }
             }
         }
-        end_before = end_before.max(start.saturating_add(entry.len()));
+        end_before = end_before.max(*end);
     }
     checked
 }
