@@ -183,6 +183,9 @@ impl KernelSymbolsBuilder {
         // What lies behind the end of the kernel's text is code that was freed after boot.
         self.entries
             .retain(|entry| entry.module != 0 || entry.address < text_end);
+        if self.entries.is_empty() {
+            return Err(KernelSymbolsError::Empty);
+        }
         // Stable: of several names for an address the first listed stays.
         self.entries.sort_by_key(|entry| entry.address);
         self.entries.dedup_by_key(|entry| entry.address);
@@ -322,6 +325,12 @@ ffffffffc0009000 t bpf_prog_6deef7357e7b4530\t[bpf]
         assert_eq!(error, KernelSymbolsError::Hidden { symbols: 2 });
         assert!(error.to_string().contains("CAP_SYSLOG"));
         assert_eq!(KernelSymbols::parse(b"").unwrap_err(), KernelSymbolsError::Empty);
+    }
+
+    #[test]
+    fn nothing_but_freed_code_is_an_error() {
+        let text = b"ffffffff81001000 T _etext\nffffffff82000000 t freed_after_boot\n";
+        assert_eq!(KernelSymbols::parse(text).unwrap_err(), KernelSymbolsError::Empty);
     }
 
     #[test]
