@@ -14,6 +14,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod folded;
+mod fuzz;
 mod licences;
 mod metadata;
 mod privilege;
@@ -63,6 +64,8 @@ enum Verb {
     },
     /// Measure cost, truth and waiting times, next to what is promised.
     Bench(bench::Arguments),
+    /// Run what parses bytes of others on made-up input, and say whether it held.
+    Fuzz(fuzz::Arguments),
     /// Build or check the committed object of the programs that run in the kernel.
     #[command(subcommand)]
     Ebpf(ebpf::Verb),
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Demo { built } => demo::run(built.as_deref()),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf(verb) => ebpf::run(verb),
     };
     match result {

@@ -1,0 +1,122 @@
+//! The fuzz targets: built by the stable compiler with libFuzzer's instrumentation, run from their committed corpora.
+//!
+//! In: `fuzz/`. Out: how often each target ran and whether it crashed. What the runs find besides stays under
+//! `target/fuzz/corpus`, where the next run takes it up; `--adopt` puts the best of it into the committed corpora.
+
+mod build;
+mod corpus;
+mod session;
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use build::Built;
+use targets::{TARGETS, Target};
+
+/// Seconds that each target gets by default.
+const DEFAULT_SECONDS: u64 = 10;
+/// Seconds that each target gets as a part of the tests.
+const TEST_TIME: Duration = Duration::from_secs(5);
+
+/// Which targets to run, and for how long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this target.
+    target: Option<String>,
+    /// Seconds for each target.
+    #[arg(long, default_value_t = DEFAULT_SECONDS)]
+    seconds: u64,
+    /// Run the target on this input alone, as often as not: once.
+    #[arg(long, value_name = "FILE", requires = "target")]
+    input: Option<PathBuf>,
+    /// Afterwards put the inputs that reach most code, made few, into the committed corpus.
+    #[arg(long, conflicts_with = "input")]
+    adopt: bool,
+}
+
+/// Builds the targets and runs them one after the other, also when one crashes.
+///
+/// # Errors
+/// There is no such target, the build fails, or a target crashed.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let chosen = chosen(arguments.target.as_deref())?;
+    let built = build::run(&chosen)?;
+    if let Some(input) = &arguments.input {
+        return chosen
+            .iter()
+            .try_for_each(|target| session::once(&built, target, input));
+    }
+    run_all(&built, &chosen, Duration::from_secs(arguments.seconds))?;
+    if arguments.adopt {
+        chosen.iter().try_for_each(|target| corpus::adopt(&built, target))?;
+    }
+    Ok(())
+}
+
+/// Runs the targets whose sources changed since they last passed here, as a part of the tests.
+///
+/// # Errors
+/// The build fails, or a target crashed.
+pub(crate) fn run_changed() -> Result<()> {
+    let mut chosen = Vec::new();
+    for target in &TARGETS {
+        if target.has_passed()? {
+            println!("{}: not run, it passed with these sources before", target.name);
+        } else {
+            chosen.push(target);
+        }
+    }
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    run_all(&build::run(&chosen)?, &chosen, TEST_TIME)
+}
+
+/// Why the targets cannot be built here, if they cannot.
+pub(crate) fn missing() -> Option<String> {
+    build::missing_compiler()
+}
+
+fn chosen(name: Option<&str>) -> Result<Vec<&'static Target>> {
+    let chosen: Vec<_> = TARGETS
+        .iter()
+        .filter(|target| name.is_none_or(|name| name == target.name))
+        .collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+        bail!(
+            "there is no target {}; there are {}",
+            name.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    Ok(chosen)
+}
+
+fn run_all(built: &Built, chosen: &[&Target], time: Duration) -> Result<()> {
+    let mut crashed = Vec::new();
+    for target in chosen {
+        match session::fuzz(built, target, time)? {
+            session::Outcome::Clean => target.note_passed()?,
+            session::Outcome::Crashed => crashed.push(target.name),
+        }
+    }
+    if !crashed.is_empty() {
+        bail!("crashed: {}", crashed.join(", "));
+    }
+    Ok(())
+}
+
+/// The folder of the fuzz targets.
+fn folder() -> PathBuf {
+    crate::workspace::root().join("fuzz")
+}
+
+/// A path as one would type it in the checkout.
+fn shown(path: &Path) -> String {
+    let root = crate::workspace::root();
+    path.strip_prefix(&root).unwrap_or(path).display().to_string()
+}
