@@ -283,7 +283,9 @@ impl<T: WalkerTables> Processes<T> {
         let stat = match self.proc.stat(pid) {
             Ok(stat) if stat.zombie && stat.threads <= 1 => return self.end_image(id, since_ns, now),
             Ok(stat) => stat,
-            Err(_) => return self.end_image(id, since_ns, now),
+            Err(ScanError::Gone) => return self.end_image(id, since_ns, now),
+            // It may well run: the daemon may have no descriptor left to look with.
+            Err(_) => return,
         };
         if image.start_ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
             // Its successor is taken in as any other new process.
