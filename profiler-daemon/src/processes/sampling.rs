@@ -46,6 +46,20 @@ impl<T: WalkerTables> Processes<T> {
         })
     }
 
+    /// Notes a sample taken while the kernel held the process's entry to be outdated. The kernel marks an entry at the end
+    /// of an exec, when the records of the program and its mappings may already be taken and written: no further record
+    /// need follow that would have the entry written again.
+    pub fn note_outdated(&mut self, pid: Pid, time_ns: u64) {
+        let Some(id) = self.running(pid).map(|image| image.id) else {
+            return;
+        };
+        let image = self.images.get_mut(&id);
+        if let Some(image) = image.filter(|image| image.walker.has_entry && image.from_ns <= time_ns) {
+            image.walker.must_write = true;
+            self.dirty.insert(id);
+        }
+    }
+
     /// The image that a process ran at a time, or, if that is over, the one that it ran last: a process that has told of its
     /// end still uses the CPU to give back its memory.
     fn sampled_image(&mut self, pid: Pid, time_ns: u64) -> Option<&mut Image> {

@@ -434,6 +434,25 @@ fn an_entry_that_the_kernel_copied_too_late_to_be_heard_of_is_removed() {
 }
 
 #[test]
+fn an_entry_that_the_kernel_marked_after_the_last_record_is_written_again() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&rust_program()))]);
+    let writes = owner.walker().writes;
+    owner.note_outdated(Pid(7), START_NS + 1);
+    owner.poll(at(base, 2));
+    assert_eq!(owner.walker().writes, writes + 1);
+    // A sample of what ran before the exec says nothing about the entry that there is now.
+    owner.on_lifecycle(&exec(10, 7, "api"), at(base, 11));
+    owner.on_lifecycle(&map(11, 7, CODE, CODE + 0x1000, &rust_program()), at(base, 11));
+    settle(&mut owner, at(base, 12));
+    let writes = owner.walker().writes;
+    owner.note_outdated(Pid(7), START_NS + 9);
+    owner.note_outdated(Pid(8), START_NS + 9);
+    owner.poll(at(base, 13));
+    assert_eq!(owner.walker().writes, writes);
+}
+
+#[test]
 fn streams_and_leases_end() {
     let proc = FakeProc::new();
     let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&native_program()))]);
@@ -717,6 +736,24 @@ fn lost_records_are_made_good() {
     assert_eq!(owner.tallies().repairs, 1);
     owner.poll(at(base, 6 * SECOND_NS));
     assert_eq!(owner.tallies().repairs, 2);
+}
+
+#[test]
+fn a_process_that_cannot_be_looked_at_has_not_ended() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&rust_program()))]);
+    owner.poll(at(base, SECOND_NS));
+    // As when the daemon has no descriptor left: an error, but not that there is no such process.
+    let stat = proc.root().join("7/stat");
+    std::fs::remove_file(&stat).unwrap();
+    std::fs::create_dir(&stat).unwrap();
+    owner.on_lifecycle(
+        &event(2 * SECOND_NS, LifecycleEvent::Lost { count: 1 }),
+        at(base, 3 * SECOND_NS),
+    );
+    owner.poll(at(base, 4 * SECOND_NS));
+    assert_eq!(owner.tallies().repairs, 1);
+    assert_eq!(watched(&owner), [7]);
 }
 
 #[test]

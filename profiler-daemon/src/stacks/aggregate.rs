@@ -15,7 +15,7 @@ use profiler_common::stop::StopReason;
 
 use super::window::{RawStack, StackWindow, WindowProcess};
 use crate::{
-    kernel::records::RawSample,
+    kernel::records::{MARKED_GENERATION, RawSample},
     processes::{Image, ImageId, Processes, walker_tables::WalkerTables},
 };
 
@@ -98,6 +98,9 @@ impl Aggregator {
             self.add_lost(LOST_UNKNOWN_PROCESS, 1);
             return;
         };
+        if sample.generation == MARKED_GENERATION {
+            processes.note_outdated(sample.pid, sample.time_ns);
+        }
         let thread = self.thread(sample.thread_name);
         self.key.clear();
         let kernel_frames = sample.kernel_frames.len() as u64;

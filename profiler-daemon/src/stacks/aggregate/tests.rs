@@ -9,7 +9,7 @@ use profiler_common::stop::StopReason;
 
 use super::{Aggregator, LOST_UNKNOWN_PROCESS, LOST_WINDOW_FULL, WindowLimits};
 use crate::{
-    kernel::records::{Pid, RawSample},
+    kernel::records::{MARKED_GENERATION, Pid, RawSample},
     processes::{
         Processes,
         double::WalkerDouble,
@@ -85,6 +85,24 @@ fn shown(location: &Location) -> String {
         Location::Object { object, link_address } => format!("{}+{link_address:x}", object.name),
         Location::Unmapped { runtime_address } => format!("?{runtime_address:x}"),
     }
+}
+
+#[test]
+fn an_entry_that_the_kernel_marked_is_written_again() {
+    let mut host = Host::new();
+    let mut aggregator = aggregator(WindowLimits::default());
+    let writes = host.owner.walker().writes;
+    aggregator.on_sample(&sample(10, 7, "worker", &[CODE]), &mut host.owner);
+    host.owner.poll(at(host.base, 11));
+    assert_eq!(host.owner.walker().writes, writes);
+    let pending = RawSample {
+        generation: MARKED_GENERATION,
+        stop: StopReason::Pending,
+        ..sample(20, 7, "worker", &[CODE])
+    };
+    aggregator.on_sample(&pending, &mut host.owner);
+    host.owner.poll(at(host.base, 21));
+    assert_eq!(host.owner.walker().writes, writes + 1);
 }
 
 #[test]
