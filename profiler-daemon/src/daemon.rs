@@ -23,7 +23,7 @@ use crate::{
     api::{self, SharedStore, access::Access},
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
-    health::{Health, Part, PartState},
+    health::{Health, Part, PartState, Sentinel},
     kernel::{self, KernelTables, LoadError, Sampler, SamplerOptions, WalkerLoop, records::Pid},
     naming::Namer,
     notify::ServiceManager,
@@ -269,7 +269,9 @@ impl Stages<'_> {
         let manager = self.manager;
         let interval = manager.watchdog_interval();
         let mut last_sign = Instant::now();
+        let sentinel = Sentinel::new(Part::Sampling, Arc::clone(self.health));
         let sampling = spawn("sampling", move || {
+            let _sentinel = sentinel;
             engine.run(|| {
                 if interval.is_some_and(|interval| last_sign.elapsed() >= interval / 2) {
                     last_sign = Instant::now();
@@ -277,7 +279,11 @@ impl Stages<'_> {
                 }
             });
         })?;
-        let symbols = spawn("symbols", move || namer.run(Path::new(PROC_ROOT), &windows))?;
+        let sentinel = Sentinel::new(Part::Symbols, Arc::clone(self.health));
+        let symbols = spawn("symbols", move || {
+            let _sentinel = sentinel;
+            namer.run(Path::new(PROC_ROOT), &windows);
+        })?;
         Ok(vec![sampling, symbols])
     }
 

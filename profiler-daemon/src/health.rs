@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -131,6 +132,33 @@ impl Health {
     /// All states, now and whenever one changes.
     pub fn subscribe(&self) -> watch::Receiver<Parts> {
         self.parts.subscribe()
+    }
+}
+
+/// Reports a part as failed when its thread panics: nothing else would tell that it does not work any more. Held by
+/// that thread as long as it works.
+#[derive(Debug)]
+pub struct Sentinel {
+    part: Part,
+    health: Arc<Health>,
+}
+
+impl Sentinel {
+    /// Watches over a part on the calling thread.
+    pub fn new(part: Part, health: Arc<Health>) -> Self {
+        Self { part, health }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let state = PartState::Failed {
+                reason: "its thread panicked".to_owned(),
+                remedy: "Restart the daemon, and report the panic that it wrote to standard error.".to_owned(),
+            };
+            self.health.report(self.part, state);
+        }
     }
 }
 
@@ -282,5 +310,25 @@ mod tests {
         }
         let after = OwnCost::read(Path::new("/proc")).unwrap();
         assert!(after.resident_anon_bytes >= before.resident_anon_bytes + (memory.len() as u64) / 2);
+    }
+
+    #[test]
+    fn a_part_whose_thread_panics_has_failed() {
+        let health = Arc::new(Health::new());
+        for part in [Part::Sampling, Part::Symbols] {
+            health.report(part, PartState::Active);
+        }
+        let work = |part, panics: bool| {
+            let sentinel = Sentinel::new(part, Arc::clone(&health));
+            let thread = std::thread::spawn(move || {
+                let _sentinel = sentinel;
+                assert!(!panics, "a defect");
+            });
+            thread.join()
+        };
+        work(Part::Sampling, false).unwrap();
+        work(Part::Symbols, true).unwrap_err();
+        assert_eq!(health.state(Part::Sampling), Some(PartState::Active));
+        assert!(matches!(health.state(Part::Symbols), Some(PartState::Failed { .. })));
     }
 }
