@@ -310,6 +310,9 @@ impl Engine {
         let (malformed_samples, malformed_records) = sampler.malformed();
         add("malformed_sample", malformed_samples);
         add("malformed_lifecycle_record", malformed_records);
+        add("process_refused", tallies.refused_processes);
+        add("unwind_table_job_refused", tallies.refused_jobs);
+        add("walker_entry_refused", self.parts.processes.walker().failed_updates());
         EngineStatus {
             sample_hz: sampler.sample_hz(),
             walker_loop: sampler.walker_loop().name().to_owned(),
