@@ -18,8 +18,6 @@ use targets::{TARGETS, Target};
 
 /// Seconds that each target gets by default.
 const DEFAULT_SECONDS: u64 = 10;
-/// Seconds that each target gets as a part of the tests.
-const TEST_TIME: Duration = Duration::from_secs(5);
 
 /// Which targets to run, and for how long.
 #[derive(Debug, clap::Args)]
@@ -32,6 +30,9 @@ pub(crate) struct Arguments {
     /// Run the target on this input alone, as often as not: once.
     #[arg(long, value_name = "FILE", requires = "target")]
     input: Option<PathBuf>,
+    /// Leave out targets that passed with the sources as they are.
+    #[arg(long, conflicts_with_all = ["target", "input"])]
+    changed: bool,
     /// Afterwards put the inputs that reach most code, made few, into the committed corpus.
     #[arg(long, conflicts_with = "input")]
     adopt: bool,
@@ -42,7 +43,13 @@ pub(crate) struct Arguments {
 /// # Errors
 /// There is no such target, the build fails, or a target crashed.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let chosen = chosen(arguments.target.as_deref())?;
+    let mut chosen = chosen(arguments.target.as_deref())?;
+    if arguments.changed {
+        leave_out_passed(&mut chosen)?;
+    }
+    if chosen.is_empty() {
+        return Ok(());
+    }
     let built = build::run(&chosen)?;
     if let Some(input) = &arguments.input {
         return chosen
@@ -56,28 +63,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs the targets whose sources changed since they last passed here, as a part of the tests.
-///
-/// # Errors
-/// The build fails, or a target crashed.
-pub(crate) fn run_changed() -> Result<()> {
-    let mut chosen = Vec::new();
-    for target in &TARGETS {
+/// Leaves out the targets that passed with the sources as they are, and says which.
+fn leave_out_passed(chosen: &mut Vec<&'static Target>) -> Result<()> {
+    let mut changed = Vec::new();
+    for target in chosen.drain(..) {
         if target.has_passed()? {
             println!("{}: not run, it passed with these sources before", target.name);
         } else {
-            chosen.push(target);
+            changed.push(target);
         }
     }
-    if chosen.is_empty() {
-        return Ok(());
-    }
-    run_all(&build::run(&chosen)?, &chosen, TEST_TIME)
-}
-
-/// Why the targets cannot be built here, if they cannot.
-pub(crate) fn missing() -> Option<String> {
-    build::missing_compiler()
+    *chosen = changed;
+    Ok(())
 }
 
 fn chosen(name: Option<&str>) -> Result<Vec<&'static Target>> {
