@@ -32,10 +32,11 @@ pub fn run(data: &[u8]) {
         return;
     };
     check(&profile);
-    for process in profile.processes.iter().take(2) {
+    if let Some(process) = profile.processes.last().filter(|_| profile.processes.len() > 1) {
         let part = profile.filter(|other| other == process);
         assert!(part.processes.iter().all(|other| other == process));
         check(&part);
+        check_crossing(&part);
     }
     check_crossing(&profile);
     profile.top(10);
