@@ -5,7 +5,10 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::steps::Steps;
-use crate::{command, ebpf, licences, tidy, workspace};
+use crate::{command, ebpf, licences, metadata, tidy, workspace};
+
+/// The fuzz targets are no part of the workspace.
+const FUZZ_MANIFEST: &str = "--manifest-path=fuzz/Cargo.toml";
 
 /// Runs all checks, also when one fails.
 ///
@@ -14,6 +17,9 @@ use crate::{command, ebpf, licences, tidy, workspace};
 pub(crate) fn run(rebuild_ebpf: bool) -> Result<()> {
     let mut steps = Steps::default();
     steps.run("formatting", || cargo(&["fmt", "--all", "--", "--check"], &[]));
+    steps.run("formatting of fuzz targets", || {
+        cargo(&["fmt", FUZZ_MANIFEST, "--", "--check"], &[])
+    });
     steps.run("tidy", tidy::run);
     steps.run("licences", licences::check);
     steps.run("clippy", || {
@@ -28,6 +34,16 @@ pub(crate) fn run(rebuild_ebpf: bool) -> Result<()> {
                 "--",
                 "--deny=warnings",
             ],
+            &[],
+        )
+    });
+    steps.run("clippy of fuzz targets", || {
+        // Their library alone, beside the other artefacts: no C++ compiler, and little to build anew.
+        let target = metadata::target_directory(&metadata::of_workspace()?)?;
+        let target = format!("--target-dir={}", target.display());
+        let what = ["clippy", FUZZ_MANIFEST, &target, "--lib", "--no-default-features"];
+        cargo(
+            &[&what[..], &["--locked", "--quiet", "--", "--deny=warnings"]].concat(),
             &[],
         )
     });
