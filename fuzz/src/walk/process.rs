@@ -169,7 +169,7 @@ impl Process {
         let (mapping, offset) = (usize::from(choice >> 12), u64::from(choice & 0xfff));
         match self.mappings.get(mapping) {
             Some(mapping) if offset == 0xfff => mapping.end,
-            Some(mapping) => mapping.start.wrapping_add(offset * 16 % 0x1_0007),
+            Some(mapping) => mapping.start.wrapping_add(offset * 17),
             None => u64::from(choice),
         }
     }
