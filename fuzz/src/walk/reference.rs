@@ -68,7 +68,7 @@ pub(super) fn expected(walk: &Walk, process: &Process) -> Expected {
                     let rows = process.plain[page].iter();
                     let row = rows
                         .filter(|row| u64::from(row.page_offset) <= link_address & 0xffff)
-                        .last();
+                        .next_back();
                     row.map_or(Err(StopReason::NoRow), |row| by_row(walk, process, row, interrupted))
                 }
             }
