@@ -102,7 +102,8 @@ impl Tree {
 fn is_generated(path: &str) -> bool {
     path.contains("/generated/")
         || path.contains("/prebuilt/")
-        || path == "Cargo.lock"
+        || path.starts_with("fuzz/corpus/")
+        || path.ends_with("Cargo.lock")
         || path.starts_with("LICENSE")
         || path.contains("/LICENSE")
 }
