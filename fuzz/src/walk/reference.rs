@@ -65,10 +65,8 @@ pub(super) fn expected(walk: &Walk, process: &Process) -> Expected {
             match process.pages.get(page) {
                 None | Some(&Page::NOT_LOADED) => Err(StopReason::PageNotLoaded),
                 Some(_) => {
-                    let rows = process.plain[page].iter();
-                    let row = rows
-                        .filter(|row| u64::from(row.page_offset) <= link_address & 0xffff)
-                        .next_back();
+                    let mut rows = process.plain[page].iter();
+                    let row = rows.rfind(|row| u64::from(row.page_offset) <= link_address & 0xffff);
                     row.map_or(Err(StopReason::NoRow), |row| by_row(walk, process, row, interrupted))
                 }
             }
