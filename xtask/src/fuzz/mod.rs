@@ -18,8 +18,6 @@ use targets::{TARGETS, Target};
 
 /// Seconds that each target gets by default.
 const DEFAULT_SECONDS: u64 = 10;
-/// Seconds that each target gets as a part of the tests.
-const TEST_SECONDS: u64 = 5;
 
 /// Which targets to run, and for how long.
 #[derive(Debug, clap::Args)]
@@ -63,25 +61,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         chosen.iter().try_for_each(|target| corpus::adopt(&built, target))?;
     }
     Ok(())
-}
-
-/// Runs the targets whose sources changed since they last passed here, as a part of the tests.
-///
-/// # Errors
-/// The build fails, or a target crashed.
-pub(crate) fn run_changed() -> Result<()> {
-    run(&Arguments {
-        target: None,
-        seconds: TEST_SECONDS,
-        input: None,
-        changed: true,
-        adopt: false,
-    })
-}
-
-/// What is missing here to build the targets, if anything is.
-pub(crate) fn missing() -> Option<String> {
-    build::missing_compiler()
 }
 
 /// Leaves out the targets that passed with the sources as they are, and says which.
