@@ -4,6 +4,7 @@ mod accuracy;
 mod agent;
 mod cost;
 mod report;
+mod soak;
 mod start;
 mod truth;
 
@@ -25,6 +26,8 @@ pub(crate) enum Name {
     Accuracy,
     /// Time to the first flame graph, and to one of a process that is already watched.
     Start,
+    /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
+    Soak,
 }
 
 impl Name {
@@ -34,6 +37,7 @@ impl Name {
             Self::Truth => "truth",
             Self::Accuracy => "accuracy",
             Self::Start => "start",
+            Self::Soak => "soak",
         }
     }
 }
@@ -43,6 +47,9 @@ impl Name {
 pub(crate) struct Arguments {
     /// Only this one.
     name: Option<Name>,
+    /// How long to soak.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
     /// Folder of binaries that are already built.
     #[arg(long, hide = true)]
     built: Option<PathBuf>,
@@ -60,6 +67,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     };
     let interrupt = Interrupt::install()?;
+    if matches!(arguments.name, Some(Name::Soak)) {
+        return soak::run(&binaries, arguments.minutes, &interrupt);
+    }
     let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
     if wanted("truth") {
         truth::run(&binaries, &interrupt)?;

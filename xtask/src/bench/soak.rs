@@ -1,0 +1,183 @@
+//! Whether the daemon stays as it is while processes come and go: memory, descriptors and lost samples over minutes.
+//!
+//! In: a daemon beside 500 idle processes, a churn of brief ones, storms of exec, and a program that loads and unloads
+//! plugins. Out: a line a minute, and the slope of what may not grow.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use profiler_tests::programs;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::agent::Usage;
+use super::report;
+use crate::binaries::Binaries;
+use crate::children::{Interrupt, Running};
+use crate::session::Session;
+
+const IDLE: usize = 500;
+/// Until caches, history and allocator have their size: profiles of this age are dropped.
+const RETENTION: &str = "[store]\nretention = \"1m\"\nwindow = \"1s\"\n";
+const READING_EVERY: Duration = Duration::from_secs(10);
+/// The part of the time at the start that is not looked at: everything fills.
+const SETTLING: f64 = 0.25;
+/// Budgets: the daemon may grow by 1 MB a day; what an hour can show of that is drowned by its own windows.
+const RESIDENT_MB_PER_HOUR: f64 = 1.0;
+const KERNEL_MB_PER_HOUR: f64 = 0.1;
+const DESCRIPTORS_PER_HOUR: f64 = 1.0;
+const LOST_PERCENT: f64 = 0.1;
+
+/// What is seen at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    hours: f64,
+    resident_bytes: u64,
+    kernel_bytes: u64,
+    descriptors: usize,
+    watched: u64,
+    samples: u64,
+    rooted: u64,
+    lost: u64,
+}
+
+pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> Result<()> {
+    let folder = TempDir::with_prefix("profiler-soak-").context("cannot make a folder")?;
+    let session = Session::start(binaries, RETENTION, interrupt)?;
+    let _company = company(folder.path())?;
+    let (start, length) = (Instant::now(), Duration::from_secs(minutes * 60));
+    println!("soak: {minutes} minutes beside {IDLE} idle processes, brief ones, storms of exec, and dlopen");
+    println!(
+        "{:>8} {:>12} {:>10} {:>6} {:>8} {:>10} {:>8}",
+        "seconds", "resident kB", "kernel kB", "fds", "watched", "samples", "lost"
+    );
+    let mut readings = Vec::new();
+    while start.elapsed() < length {
+        interrupt.sleep(READING_EVERY)?;
+        let reading = Reading::take(&session, start.elapsed())?;
+        println!(
+            "{:>8.0} {:>12} {:>10} {:>6} {:>8} {:>10} {:>8}",
+            reading.hours * 3600.0,
+            reading.resident_bytes / 1024,
+            reading.kernel_bytes / 1024,
+            reading.descriptors,
+            reading.watched,
+            reading.samples,
+            reading.lost
+        );
+        readings.push(reading);
+    }
+    print(&readings)
+}
+
+/// The processes beside the daemon. They end with what is returned.
+fn company(folder: &Path) -> Result<Vec<Running>> {
+    let soak = programs::compile_rust(folder, "soak", &[]);
+    let dl = programs::compile_rust(folder, "dl", &[]);
+    let plugins = ["alpha", "beta"].map(|name| {
+        let flags = ["-shared", "-fPIC", &format!("-DHOT=plugin_{name}")];
+        programs::compile_c(folder, "plugin", &format!("{name}.so"), &flags)
+    });
+    let quiet = |command: &mut Command| Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()));
+    let mut company = vec![
+        quiet(Command::new(&dl).args(plugins))?,
+        quiet(Command::new(&soak).arg("churn"))?,
+    ];
+    for _ in 0..IDLE {
+        company.push(quiet(Command::new(&soak).arg("idle"))?);
+    }
+    Ok(company)
+}
+
+impl Reading {
+    fn take(session: &Session, elapsed: Duration) -> Result<Self> {
+        let pid = session.daemon_pid();
+        let usage = Usage::read(Path::new("/proc"), pid)?;
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the daemon's descriptors")?;
+        let status = session.cli_output(&["status", "--json"])?;
+        let status: Value = serde_json::from_str(&status).context("status is no JSON")?;
+        let sampling = &status["sampling"];
+        let number = |value: &Value, what: &str| value.as_u64().with_context(|| format!("status has no {what}"));
+        let lost = sampling["lost"].as_object().context("status counts no losses")?;
+        Ok(Self {
+            hours: elapsed.as_secs_f64() / 3600.0,
+            resident_bytes: usage.resident_bytes,
+            kernel_bytes: usage.kernel_bytes,
+            descriptors: descriptors.count(),
+            watched: number(&status["watched_processes"], "watched_processes")?,
+            samples: number(&sampling["run_outcomes"]["delivered"], "delivered samples")?,
+            rooted: sampling["stop_reasons"]["root"].as_u64().unwrap_or(0),
+            lost: lost.values().filter_map(Value::as_u64).sum(),
+        })
+    }
+}
+
+fn print(readings: &[Reading]) -> Result<()> {
+    let settled = &readings[(readings.len() as f64 * SETTLING) as usize..];
+    let [first, .., last] = settled else {
+        bail!("{} readings are too few for a slope; ask for more minutes", readings.len());
+    };
+    let samples = last.samples - first.samples;
+    if samples == 0 {
+        bail!("no sample was delivered: nothing was measured");
+    }
+    let slope_of = |value: fn(&Reading) -> f64| slope(settled.iter().map(|reading| (reading.hours, value(reading))));
+    report::head(&format!("soak: after {:.0} minutes", last.hours * 60.0));
+    report::at_most(
+        "RssAnon + RssShmem",
+        "MB/h",
+        slope_of(|reading| reading.resident_bytes as f64 / 1e6),
+        RESIDENT_MB_PER_HOUR,
+    );
+    report::at_most(
+        "BPF memory",
+        "MB/h",
+        slope_of(|reading| reading.kernel_bytes as f64 / 1e6),
+        KERNEL_MB_PER_HOUR,
+    );
+    report::at_most(
+        "descriptors",
+        "1/h",
+        slope_of(|reading| reading.descriptors as f64),
+        DESCRIPTORS_PER_HOUR,
+    );
+    report::fact("watched processes", "1/h", slope_of(|reading| reading.watched as f64));
+    report::fact("samples", "count", samples as f64);
+    let rooted = (last.rooted - first.rooted) as f64 * 100.0 / samples as f64;
+    report::fact("samples with a proven root", "%", rooted);
+    let lost = last.lost - first.lost;
+    report::at_most(
+        "samples lost",
+        "%",
+        lost as f64 * 100.0 / (samples + lost) as f64,
+        LOST_PERCENT,
+    );
+    Ok(())
+}
+
+/// The slope of a straight line through points, by least squares.
+fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+    let count = points.clone().count() as f64;
+    let (sum_x, sum_y) = points.clone().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    let (mean_x, mean_y) = (sum_x / count, sum_y / count);
+    let (over, under) = points.fold((0.0, 0.0), |(over, under), (x, y)| {
+        (over + (x - mean_x) * (y - mean_y), under + (x - mean_x) * (x - mean_x))
+    });
+    over / under
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_slope_whatever_shakes_it() {
+        let points = [(0.0, 5.0), (1.0, 7.0), (2.0, 9.0)];
+        assert!((slope(points.into_iter()) - 2.0).abs() < 1e-9);
+        let shaken = (0..100).map(|at| (f64::from(at), f64::from(at % 2)));
+        assert!(slope(shaken).abs() < 0.001);
+    }
+}
