@@ -37,6 +37,14 @@ pub(crate) fn run(rebuild_ebpf: bool) -> Result<()> {
             &[],
         )
     });
+    steps.run("clippy of kernel tests", || {
+        // `cargo test` leaves the target out, and so does --all-targets.
+        let what = ["clippy", "--package=profiler-tests", "--test=kernel"];
+        cargo(
+            &[&what[..], &["--locked", "--quiet", "--", "--deny=warnings"]].concat(),
+            &[],
+        )
+    });
     steps.run("clippy of fuzz targets", || {
         // Their library alone, beside the other artefacts: no C++ compiler, and little to build anew.
         let target = metadata::target_directory(&metadata::of_workspace()?)?;

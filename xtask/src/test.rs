@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::binaries::Binaries;
 use crate::privilege::{self, Privilege};
 use crate::steps::Steps;
-use crate::{check, command, ebpf, metadata, workspace};
+use crate::{check, command, ebpf, fuzz, metadata, workspace};
 
 /// One ring of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -49,6 +49,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Ring::Unit) {
         steps.run("unit ring", || unit(filter));
+    }
+    if arguments.ring.is_none() && filter.is_none() && privilege::in_ci() {
+        match fuzz::missing() {
+            None => steps.run("fuzz targets", fuzz::brief),
+            Some(reason) => steps.skip("fuzz targets", &reason),
+        }
     }
     if wanted(Ring::Kernel) {
         match Privilege::probe() {

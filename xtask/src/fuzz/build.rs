@@ -62,7 +62,7 @@ pub(super) fn run(chosen: &[&Target]) -> Result<Built> {
 }
 
 /// What is missing for the fuzzer itself, which is C++.
-fn missing_compiler() -> Option<String> {
+pub(super) fn missing_compiler() -> Option<String> {
     let compiler = env::var("CXX").unwrap_or_else(|_unset| "c++".to_owned());
     let found = Command::new(&compiler)
         .arg("--version")

@@ -14,8 +14,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use build::Built;
+use session::Length;
 use targets::{TARGETS, Target};
 
+/// Executions of each target in a brief run.
+const BRIEF_RUNS: u64 = 20_000;
 /// Seconds that each target gets by default.
 const DEFAULT_SECONDS: u64 = 10;
 
@@ -56,11 +59,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .iter()
             .try_for_each(|target| session::once(&built, target, input));
     }
-    run_all(&built, &chosen, Duration::from_secs(arguments.seconds))?;
+    run_all(&built, &chosen, &Length::Time(Duration::from_secs(arguments.seconds)))?;
     if arguments.adopt {
         chosen.iter().try_for_each(|target| corpus::adopt(&built, target))?;
     }
     Ok(())
+}
+
+/// Runs every target for the same number of executions from the same seed and the committed corpora alone: what it says
+/// depends on the sources only.
+///
+/// # Errors
+/// The build fails, or a target crashed.
+pub(crate) fn brief() -> Result<()> {
+    let chosen = chosen(None)?;
+    let built = build::run(&chosen)?;
+    run_all(&built, &chosen, &Length::Runs(BRIEF_RUNS))
+}
+
+/// What is missing to build the targets; `None` if nothing is.
+pub(crate) fn missing() -> Option<String> {
+    build::missing_compiler()
 }
 
 /// Leaves out the targets that passed with the sources as they are, and says which.
@@ -93,10 +112,10 @@ fn chosen(name: Option<&str>) -> Result<Vec<&'static Target>> {
     Ok(chosen)
 }
 
-fn run_all(built: &Built, chosen: &[&Target], time: Duration) -> Result<()> {
+fn run_all(built: &Built, chosen: &[&Target], length: &Length) -> Result<()> {
     let mut crashed = Vec::new();
     for target in chosen {
-        match session::fuzz(built, target, time)? {
+        match session::fuzz(built, target, length)? {
             session::Outcome::Clean => target.note_passed()?,
             session::Outcome::Crashed => crashed.push(target.name),
         }

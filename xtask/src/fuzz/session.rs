@@ -28,19 +28,36 @@ pub(super) enum Outcome {
     Crashed,
 }
 
-/// Runs a target for a time, from the committed corpus and what earlier runs found.
-pub(super) fn fuzz(built: &Built, target: &Target, time: Duration) -> Result<Outcome> {
-    for folder in [target.found(), target.artifacts()] {
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+/// How long a run is, and what it begins with.
+#[derive(Debug)]
+pub(super) enum Length {
+    /// A search for as long as this, from the committed corpus and what earlier runs found.
+    Time(Duration),
+    /// So many executions, the same ones each time, from the committed corpus alone.
+    Runs(u64),
+}
+
+/// Runs a target.
+pub(super) fn fuzz(built: &Built, target: &Target, length: &Length) -> Result<Outcome> {
+    let passing = tempfile::tempdir().context("cannot make a folder")?;
+    let found = match length {
+        Length::Time(_) => target.found(),
+        Length::Runs(_) => passing.path().to_path_buf(),
+    };
+    for folder in [&found, &target.artifacts()] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let mut command = bounded(built, target);
-    command.arg(format!("-max_total_time={}", time.as_secs().max(1)));
+    match length {
+        Length::Time(time) => command.arg(format!("-max_total_time={}", time.as_secs().max(1))),
+        Length::Runs(runs) => command.args([format!("-runs={runs}"), "-seed=1".to_owned()]),
+    };
     command.arg("-print_final_stats=1");
     if let Some(dictionary) = target.dictionary() {
         command.arg(joined("-dict=", &dictionary));
     }
     // New inputs go to the first folder.
-    command.arg(target.found());
+    command.arg(found);
     command.args(target.seeds().is_dir().then(|| target.seeds()));
     let start = Instant::now();
     let (succeeded, log) = logged(&mut command, &target.log())?;
