@@ -43,7 +43,7 @@ pub struct Statistics {
     pub code_bytes: u64,
     /// Bytes of code among them with an unsupported rule.
     pub unsupported_bytes: u64,
-    unsupported_rules: [u64; UnsupportedRule::ALL.len()],
+    pub(crate) unsupported_rules: [u64; UnsupportedRule::ALL.len()],
 }
 
 impl Statistics {

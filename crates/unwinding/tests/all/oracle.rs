@@ -44,6 +44,7 @@ const REGISTERS: Walk = Walk {
     uprobe_returns: 0,
     stop: 0,
     reserved: 0,
+    relocation: profiler_common::process::Relocation::NONE,
 };
 
 /// Made-up memory: every word is a plausible stack address that depends on where it is read.
