@@ -177,8 +177,11 @@ impl MappedObject {
 
     fn stand_in(&self, reason: &str) -> &Arc<CodeObject> {
         self.opaque.get_or_init(|| {
-            let source = CodeSource::Opaque {
-                reason: reason.to_owned(),
+            let source = match self.kind {
+                ObjectKind::Anonymous => CodeSource::Anonymous,
+                _ => CodeSource::Opaque {
+                    reason: reason.to_owned(),
+                },
             };
             Arc::new(CodeObject {
                 name: Arc::clone(&self.name),
@@ -190,8 +193,10 @@ impl MappedObject {
     /// Whether the file has been written to since it was opened.
     fn has_changed(&self) -> bool {
         self.built.get().is_some_and(|built| match &built.code.source {
-            CodeSource::File { identity, descriptor } => identity_of(descriptor).ok().as_ref() != Some(identity),
-            CodeSource::Vdso | CodeSource::Opaque { .. } => false,
+            CodeSource::File {
+                identity, descriptor, ..
+            } => identity_of(descriptor).ok().as_ref() != Some(identity),
+            CodeSource::Vdso | CodeSource::Anonymous | CodeSource::Opaque { .. } => false,
         })
     }
 
@@ -378,6 +383,7 @@ mod tests {
         let source = CodeSource::File {
             identity: identity_of(file).unwrap(),
             descriptor: file.try_clone().unwrap().into(),
+            path: b"/a"[..].into(),
         };
         Arc::new(Built {
             code: Arc::new(CodeObject {
@@ -425,6 +431,8 @@ mod tests {
         assert!(matches!(&code.source, CodeSource::Opaque { reason } if reason == "unreadable"));
         assert_eq!(address, 0x210);
         let memory = MappedObject::anonymous("[anon]");
-        assert_eq!(memory.place(0x5000, 0x200, 0x5010).1, 0x5010);
+        let (code, address) = memory.place(0x5000, 0x200, 0x5010);
+        assert!(matches!(code.source, CodeSource::Anonymous));
+        assert_eq!(address, 0x5010);
     }
 }

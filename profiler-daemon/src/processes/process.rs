@@ -285,6 +285,11 @@ impl Image {
         }
     }
 
+    /// When the process started, in ticks since boot, if it has been read.
+    pub fn start_ticks(&self) -> Option<u64> {
+        self.start_ticks
+    }
+
     /// Takes over when the process started, as `/proc` has it.
     pub(super) fn set_start(&mut self, ticks: u64, clock: &Clock) {
         // What profiles show of a process must not change once they show it.

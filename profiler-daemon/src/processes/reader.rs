@@ -105,6 +105,7 @@ impl Reader {
         let source = CodeSource::File {
             identity,
             descriptor: file.descriptor,
+            path: place.path.as_slice().into(),
         };
         let built = Arc::new(Built {
             code: Arc::new(CodeObject {
@@ -168,7 +169,9 @@ impl Reader {
     fn compile_again(&mut self, object: &MappedObject) -> Result<RowTable, String> {
         let built = object.built().ok_or("the object was never built")?;
         let compiled = match &built.code.source {
-            CodeSource::File { identity, descriptor } => unwind::compile(
+            CodeSource::File {
+                identity, descriptor, ..
+            } => unwind::compile(
                 &ReadCache::new(BoundedFile::new(descriptor, identity.length, MAX_OBJECT_BYTES)),
                 |_| false,
             ),
@@ -176,6 +179,7 @@ impl Reader {
                 let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
                 unwind::compile(&image[..], |_| false)
             }
+            CodeSource::Anonymous => return Err("memory without a file has no rows".to_owned()),
             CodeSource::Opaque { reason } => return Err(reason.clone()),
         };
         let (content, table) = compiled.map_err(|error| error.to_string())?;

@@ -160,6 +160,7 @@ impl Aggregator {
             };
             let process = by_image.entry(id).or_insert_with(|| WindowProcess {
                 label: image.label(),
+                start_ticks: image.start_ticks(),
                 stacks: HashMap::new(),
                 stops: self.stops.remove(&id).unwrap_or_default(),
             });

@@ -43,10 +43,15 @@ pub enum CodeSource {
         identity: FileIdentity,
         /// Opened under the rules for hostile targets; read it with bounded `pread`s, never map it.
         descriptor: OwnedFd,
+        /// Where a process that maps it has it, as the kernel told: in the root of that process or in ours. It may be
+        /// anything, and another file may lie there now.
+        path: Box<[u8]>,
     },
     /// The kernel's own shared object, the same in every 64-bit process.
     Vdso,
-    /// Memory without a file, or a file that could not be opened; the reason says why.
+    /// Memory without a file, of any process: addresses in it are runtime addresses.
+    Anonymous,
+    /// A file that could not be opened, or has no code there; the reason says why.
     Opaque {
         /// Why it cannot be read.
         reason: String,
@@ -120,6 +125,8 @@ pub struct RawStack {
 pub struct WindowProcess {
     /// The process.
     pub label: ProcessLabel,
+    /// When it started, in ticks since boot, if known: tells it from another with its id.
+    pub start_ticks: Option<u64>,
     /// Samples by stack.
     pub stacks: HashMap<RawStack, u64>,
     /// Samples by why their user stack ended.

@@ -36,6 +36,7 @@ fn object(path: &Path, name: &str) -> Arc<CodeObject> {
         source: CodeSource::File {
             identity,
             descriptor: file.into(),
+            path: path.as_os_str().as_encoded_bytes().into(),
         },
     })
 }
@@ -108,6 +109,7 @@ fn window(stacks: &[(&[u64], &[Location], u64)], stops: &[(StopReason, u64)]) ->
         end: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
         processes: vec![WindowProcess {
             label: label(),
+            start_ticks: None,
             stacks: stacks.collect(),
             stops: stops.iter().copied().collect(),
         }],

@@ -168,12 +168,14 @@ impl Symbols {
         let addresses: Vec<u64> = pending.locations.iter().map(|(_, address)| *address).collect();
         let object = pending.object;
         match &object.source {
-            CodeSource::File { identity, descriptor } => {
+            CodeSource::File {
+                identity, descriptor, ..
+            } => {
                 let file = ObjectFile::new(descriptor.as_fd(), identity.length);
                 self.objects.resolve(key, &object.name, &file, &addresses)
             }
             CodeSource::Vdso => self.objects.resolve(key, &object.name, &self.vdso, &addresses),
-            CodeSource::Opaque { .. } => vec![Frames::default(); addresses.len()],
+            CodeSource::Anonymous | CodeSource::Opaque { .. } => vec![Frames::default(); addresses.len()],
         }
     }
 }
@@ -182,7 +184,7 @@ fn key_of(object: &CodeObject) -> Option<ObjectKey> {
     match &object.source {
         CodeSource::File { identity, .. } => Some(ObjectKey::File(*identity)),
         CodeSource::Vdso => Some(ObjectKey::Vdso),
-        CodeSource::Opaque { .. } => None,
+        CodeSource::Anonymous | CodeSource::Opaque { .. } => None,
     }
 }
 
@@ -237,7 +239,13 @@ impl NamedLocation {
     }
 
     fn without_name(object: &CodeObject, link_address: u64, builder: &mut ProfileBuilder) -> Self {
-        if matches!(object.source, CodeSource::Opaque { .. }) && object.name.starts_with('[') {
+        let is_memory = match object.source {
+            CodeSource::Anonymous => true,
+            // The page of the uprobes.
+            CodeSource::Opaque { .. } => object.name.starts_with('['),
+            CodeSource::File { .. } | CodeSource::Vdso => false,
+        };
+        if is_memory {
             return Self::of_memory(&object.name, builder);
         }
         let function = format!("{}+{link_address:#x}", object.name);
