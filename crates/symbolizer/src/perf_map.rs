@@ -124,8 +124,10 @@ mod tests {
 
     #[test]
     fn lines_as_compilers_write_them() {
-        let map = map("1000 20 py::f:/a b.py\n0x2000 0x10 LazyCompile:~g\r\n3000 10 \n4000 0 h\nx y z\n\n\
-                       ffffffffffffffff 2 over\n5000 8 \u{1b}[31m<b>\n");
+        let map = map(
+            "1000 20 py::f:/a b.py\n0x2000 0x10 LazyCompile:~g\r\n3000 10 \n4000 0 h\nx y z\n\n\
+                       ffffffffffffffff 2 over\n5000 8 \u{1b}[31m<b>\n",
+        );
         let name = |address| map.find(address).map(|name| &**name);
         assert_eq!(name(0xfff), None);
         assert_eq!(name(0x1000), Some("py::f:/a b.py"));

@@ -9,6 +9,7 @@
 use std::{
     io::{self, Read, Seek, SeekFrom},
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -97,6 +98,20 @@ pub fn open_executable(proc: &ProcFs, pid: Pid) -> Result<TargetFile, OpenError>
     let handle = rustix::fs::open(proc.path(pid, "exe"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| refused("opening the program", error))?;
     open_if_same(&handle, None, Way::Mapping)
+}
+
+/// Opens what lies at an absolute path in a root, if it is a regular file. No link leads out of the root.
+pub fn open_in_root(root: &Path, path: &[u8]) -> Result<TargetFile, OpenError> {
+    let Some(relative) = path.strip_prefix(b"/").filter(|relative| !relative.is_empty()) else {
+        return Err(OpenError::Gone);
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())
+        .map_err(|error| refused("opening the root", error))?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let handle = rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve)
+        .map_err(|error| refused("opening it by its path", error))?;
+    open_if_same(&handle, None, Way::Path)
 }
 
 fn open_by_path(proc: &ProcFs, place: &MappedPlace) -> Result<TargetFile, OpenError> {

@@ -77,6 +77,15 @@ pub struct ProcStat {
     pub start_ticks: u64,
 }
 
+/// Who a process is to its own kind and to file systems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its id in its own PID namespace.
+    pub own_pid: u32,
+    /// The effective user id, which owns the files that it makes.
+    pub effective_user_id: u32,
+}
+
 /// The executable mappings of a process at one moment, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapsScan {
@@ -136,6 +145,13 @@ impl ProcFs {
         let path = self.path(pid, "status");
         let text = read_bounded(&path, MAX_SMALL_FILE_BYTES)?;
         parse_user_id(&text).ok_or(ScanError::Malformed { path })
+    }
+
+    /// Reads who a process is to others from `/proc/PID/status`.
+    pub fn credentials(&self, pid: Pid) -> Result<Credentials, ScanError> {
+        let path = self.path(pid, "status");
+        let text = read_bounded(&path, MAX_SMALL_FILE_BYTES)?;
+        parse_credentials(&text).ok_or(ScanError::Malformed { path })
     }
 
     /// Path of the program as the process sees it, without the mark of deleted files.
@@ -285,6 +301,19 @@ pub(crate) fn parse_user_id(text: &[u8]) -> Option<u32> {
     })
 }
 
+/// From the text of `/proc/PID/status`: `Uid:` has the real id first, then the effective one; `NSpid:` the ids in all
+/// namespaces, the process's own last.
+pub(crate) fn parse_credentials(text: &[u8]) -> Option<Credentials> {
+    let field = |name: &[u8]| {
+        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        str::from_utf8(line).ok().map(str::split_ascii_whitespace)
+    };
+    Some(Credentials {
+        own_pid: field(b"NSpid:")?.next_back()?.parse().ok()?,
+        effective_user_id: field(b"Uid:")?.nth(1)?.parse().ok()?,
+    })
+}
+
 pub(crate) fn parse_stat(text: &[u8]) -> Option<ProcStat> {
     // The name stands in parentheses and may hold any of them itself.
     let open = text.iter().position(|&byte| byte == b'(')?;
@@ -340,6 +369,19 @@ mod tests {
                 (false, false, 3, 4242)
             );
         }
+    }
+
+    #[test]
+    fn credentials_are_those_of_the_innermost_namespace() {
+        let text = b"Name:\tx\nUid:\t1000\t0\t0\t0\nNSpid:\t4242\t17\t1\n";
+        let expected = Credentials {
+            own_pid: 1,
+            effective_user_id: 0,
+        };
+        assert_eq!(parse_credentials(text), Some(expected));
+        assert_eq!(parse_credentials(b"Uid:\t1000\nNSpid:\t1\n"), None);
+        let own = ProcFs::new("/proc").credentials(Pid(std::process::id())).unwrap();
+        assert_eq!(own.effective_user_id, rustix::process::geteuid().as_raw());
     }
 
     #[test]

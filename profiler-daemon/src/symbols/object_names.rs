@@ -8,10 +8,15 @@ use std::{
 
 use profiler_symbolizer::{DebugError, Limits, ObjectSymbols, ReadAt};
 
-use super::frame_cache::{Frames, ObjectKey};
+use super::{
+    debug_file::{DebugFile, DebugSearch},
+    frame_cache::{Frames, ObjectKey},
+};
 
 /// Addresses named at a time: the bound on what one batch holds and takes.
 const BATCH: usize = 4096;
+/// Debug files that are held open.
+const MAX_DEBUG_FILES: usize = 128;
 /// What an entry costs beside the tables.
 const ENTRY_BYTES: usize = 512;
 
@@ -37,13 +42,31 @@ pub(super) struct ObjectNames {
 struct Object {
     /// `None` if it cannot be read.
     symbols: Option<ObjectSymbols>,
+    debug_file: Option<DebugFile>,
     limitation: Option<Limitation>,
     last_use: u64,
 }
 
 impl Object {
     fn memory_bytes(&self) -> usize {
-        ENTRY_BYTES + self.symbols.as_ref().map_or(0, ObjectSymbols::memory_bytes)
+        let tables = self.tables().map(ObjectSymbols::memory_bytes);
+        ENTRY_BYTES + tables.sum::<usize>()
+    }
+
+    fn unit_bytes(&self) -> usize {
+        self.tables().map(ObjectSymbols::unit_bytes).sum()
+    }
+
+    fn forget_units(&mut self) {
+        let debug_file = self.debug_file.as_mut().map(|file| &mut file.symbols);
+        for symbols in self.symbols.iter_mut().chain(debug_file) {
+            symbols.forget_units();
+        }
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &ObjectSymbols> {
+        let debug_file = self.debug_file.as_ref().map(|file| &file.symbols);
+        self.symbols.iter().chain(debug_file)
     }
 }
 
@@ -57,19 +80,24 @@ impl ObjectNames {
         }
     }
 
-    /// Names addresses of an object; each gets its frames, empty where there is no name.
+    /// Names addresses of an object; each gets its frames, empty where there is no name. `search` tells where its debug
+    /// file may be.
     pub(super) fn resolve(
         &mut self,
         key: ObjectKey,
         name: &Arc<str>,
         source: &dyn ReadAt,
+        search: Option<DebugSearch<'_>>,
         link_addresses: &[u64],
     ) -> Vec<Frames> {
         self.uses += 1;
+        if !self.objects.contains_key(&key) {
+            self.close_debug_files();
+        }
         let object = self
             .objects
             .entry(key)
-            .or_insert_with(|| load(name, source, &self.limits));
+            .or_insert_with(|| load(name, source, search, &self.limits));
         object.last_use = self.uses;
         let mut frames = Vec::with_capacity(link_addresses.len());
         for batch in link_addresses.chunks(BATCH) {
@@ -96,6 +124,18 @@ impl ObjectNames {
         self.objects.values().map(Object::memory_bytes).sum()
     }
 
+    /// Forgets the object that was not used for longest of those with a debug file, if there are too many of them.
+    fn close_debug_files(&mut self) {
+        let open = self.objects.iter().filter(|(_, object)| object.debug_file.is_some());
+        if open.clone().count() < MAX_DEBUG_FILES {
+            return;
+        }
+        let oldest = open.min_by_key(|(_, object)| object.last_use).map(|(key, _)| *key);
+        if let Some(oldest) = oldest {
+            self.objects.remove(&oldest);
+        }
+    }
+
     /// Frees what was not used for longest until the rest fits: first what debug information left, then whole objects.
     fn trim(&mut self) {
         let mut bytes = self.memory_bytes();
@@ -109,9 +149,9 @@ impl ObjectNames {
             .collect();
         by_age.sort_unstable_by_key(|(last_use, _)| *last_use);
         for (_, key) in &by_age {
-            if let Some(symbols) = self.objects.get_mut(key).and_then(|object| object.symbols.as_mut()) {
-                bytes -= symbols.unit_bytes();
-                symbols.forget_units();
+            if let Some(object) = self.objects.get_mut(key) {
+                bytes -= object.unit_bytes();
+                object.forget_units();
             }
             if bytes <= self.max_bytes {
                 return;
@@ -126,64 +166,99 @@ impl ObjectNames {
     }
 }
 
-fn load(name: &Arc<str>, source: &dyn ReadAt, limits: &Limits) -> Object {
-    let limitation = |reason: String| {
-        Some(Limitation {
+fn load(name: &Arc<str>, source: &dyn ReadAt, search: Option<DebugSearch<'_>>, limits: &Limits) -> Object {
+    let limited = |reason: String| Object {
+        symbols: None,
+        debug_file: None,
+        limitation: Some(Limitation {
             object: Arc::clone(name),
             reason,
-        })
+        }),
+        last_use: 0,
     };
-    match guarded(|| ObjectSymbols::load(source, limits)) {
-        Some(Ok(symbols)) => {
-            let error = symbols.functions_error();
-            let limitation = error.and_then(|error| limitation(format!("its symbol tables cannot be used: {error}")));
-            Object {
-                symbols: Some(symbols),
-                limitation,
-                last_use: 0,
-            }
-        }
-        Some(Err(error)) => Object {
-            symbols: None,
-            limitation: limitation(format!("it cannot be read: {error}")),
-            last_use: 0,
-        },
-        None => Object {
-            symbols: None,
-            limitation: limitation(BROKEN.to_owned()),
-            last_use: 0,
-        },
+    let symbols = match guarded(|| ObjectSymbols::load(source, limits)) {
+        Some(Ok(symbols)) => symbols,
+        Some(Err(error)) => return limited(format!("it cannot be read: {error}")),
+        None => return limited(BROKEN.to_owned()),
+    };
+    let mut reason = symbols
+        .functions_error()
+        .map(|error| format!("its symbol tables cannot be used: {error}"));
+    let search = search.filter(|_| !symbols.has_debug_info());
+    let debug_file = search.and_then(|search| {
+        let found = guarded(|| search.find(&symbols, source, limits)).unwrap_or_else(|| Err(BROKEN.to_owned()));
+        found.unwrap_or_else(|error| {
+            reason.get_or_insert(error);
+            None
+        })
+    });
+    Object {
+        limitation: reason.and_then(|reason| limited(reason).limitation),
+        symbols: Some(symbols),
+        debug_file,
+        last_use: 0,
     }
 }
 
+/// Names a batch of addresses by the debug file first, and by the object where that has nothing.
 fn resolve_batch(object: &mut Object, name: &Arc<str>, source: &dyn ReadAt, link_addresses: &[u64]) -> Vec<Frames> {
-    let nothing = || vec![Frames::default(); link_addresses.len()];
-    let Some(symbols) = &mut object.symbols else {
-        return nothing();
-    };
-    let Some(resolution) = guarded(|| symbols.resolve(source, link_addresses)) else {
-        let reason = BROKEN.to_owned();
-        object.symbols = None;
-        object.limitation = Some(Limitation {
-            object: Arc::clone(name),
-            reason,
-        });
-        return nothing();
-    };
-    if let Some(error) = resolution.debug_error {
-        let lasting = error.is_lasting();
-        if lasting {
-            symbols.ignore_debug_info();
+    let mut frames = vec![Frames::default(); link_addresses.len()];
+    let mut errors = Vec::new();
+    if let Some(file) = &mut object.debug_file {
+        let (symbols, source) = file.parts();
+        match resolve_with(symbols, &source, link_addresses) {
+            Some((found, error)) => {
+                frames = found;
+                errors.extend(error);
+            }
+            None => {
+                object.debug_file = None;
+                errors.push((BROKEN.to_owned(), true));
+            }
         }
+    }
+    let missing: Vec<usize> = (0..frames.len()).filter(|place| frames[*place].is_empty()).collect();
+    if let Some(symbols) = object.symbols.as_mut().filter(|_| !missing.is_empty()) {
+        let addresses: Vec<u64> = missing.iter().map(|place| link_addresses[*place]).collect();
+        match resolve_with(symbols, source, &addresses) {
+            Some((found, error)) => {
+                for (place, found) in missing.into_iter().zip(found) {
+                    frames[place] = found;
+                }
+                errors.extend(error);
+            }
+            None => {
+                object.symbols = None;
+                errors.push((BROKEN.to_owned(), true));
+            }
+        }
+    }
+    for (reason, lasting) in errors {
         // A lasting error says more than an earlier one.
         if lasting || object.limitation.is_none() {
             object.limitation = Some(Limitation {
                 object: Arc::clone(name),
-                reason: without_debug_info(&error),
+                reason,
             });
         }
     }
-    resolution.frames
+    frames
+}
+
+/// What one table names, with what keeps it from naming well and whether that lasts; `None` if it breaks the reader.
+fn resolve_with(
+    symbols: &mut ObjectSymbols,
+    source: &dyn ReadAt,
+    link_addresses: &[u64],
+) -> Option<(Vec<Frames>, Option<(String, bool)>)> {
+    let resolution = guarded(|| symbols.resolve(source, link_addresses))?;
+    let error = resolution.debug_error.map(|error| {
+        if error.is_lasting() {
+            symbols.ignore_debug_info();
+        }
+        (without_debug_info(&error), error.is_lasting())
+    });
+    Some((resolution.frames, error))
 }
 
 /// What is said of an object that breaks the reader.

@@ -1,7 +1,7 @@
 //! Names for all addresses of a window.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::AsFd,
     path::Path,
     sync::Arc,
@@ -13,12 +13,15 @@ use profiler_profile::{Frame, FrameKind, Profile, ProfileBuilder, Quality};
 use profiler_symbolizer::{KernelSymbol, Limits};
 
 use super::{
+    debug_file::DebugSearch,
     frame_cache::{FrameCache, Frames, ObjectKey},
     kernel_names::{KernelNames, KernelNamesError},
     object_file::ObjectFile,
     object_names::{Limitation, ObjectNames},
+    perf_maps::PerfMaps,
 };
 use crate::{
+    kernel::records::Pid,
     processes::{own_vdso, scan::ProcFs},
     stacks::window::{CodeObject, CodeSource, Location, StackWindow, WindowProcess},
 };
@@ -27,6 +30,8 @@ use crate::{
 const KERNEL: &str = "[kernel]";
 /// Stands for addresses in no known mapping.
 const UNMAPPED: &str = "[unmapped]";
+/// Module of code that a process generated and named.
+const GENERATED: &str = "[jit]";
 
 /// Names windows, and keeps what helps with the next one.
 #[derive(Debug)]
@@ -34,7 +39,9 @@ pub struct Symbols {
     kernel: KernelNames,
     objects: ObjectNames,
     frames: FrameCache,
+    perf_maps: PerfMaps,
     vdso: Vec<u8>,
+    proc: ProcFs,
 }
 
 /// How a location appears in the profile that is being built.
@@ -48,24 +55,30 @@ struct NamedLocation {
 /// The addresses of one object that are not named yet.
 struct Pending<'w> {
     object: &'w Arc<CodeObject>,
+    /// One of the processes that map it.
+    pid: Pid,
     locations: Vec<(&'w Location, u64)>,
 }
 
 impl Symbols {
     /// Reads the kernel's names, which takes a while: call it on the thread that names windows. `proc_root` is where
-    /// procfs is mounted. Half of the configured bytes are for the tables of objects, half for frames.
+    /// procfs is mounted. Half of the configured bytes are for the tables of objects, a quarter for frames, and a quarter
+    /// for perf maps.
     pub fn new(settings: &profiler_config::Symbols, proc_root: &Path) -> Self {
         let limits = Limits {
             debug_bytes: settings.max_debug_info_bytes,
             ..Limits::default()
         };
-        let half = usize::try_from(settings.cache_bytes / 2).unwrap_or(usize::MAX);
+        let quarter = usize::try_from(settings.cache_bytes / 4).unwrap_or(usize::MAX / 4);
+        let proc = ProcFs::new(proc_root);
         Self {
             kernel: KernelNames::read(proc_root, Instant::now()),
-            objects: ObjectNames::new(half, limits),
-            frames: FrameCache::new(half),
+            objects: ObjectNames::new(2 * quarter, limits),
+            frames: FrameCache::new(quarter),
+            perf_maps: PerfMaps::new(quarter),
             // Without it, its functions have no names; its absence is an object that cannot be read.
-            vdso: own_vdso(&ProcFs::new(proc_root)).unwrap_or_default(),
+            vdso: own_vdso(&proc).unwrap_or_default(),
+            proc,
         }
     }
 
@@ -76,12 +89,18 @@ impl Symbols {
 
     /// Which objects cannot be named, or not well.
     pub fn limitations(&self) -> Vec<Limitation> {
-        self.objects.limitations()
+        let mut limitations = self.objects.limitations();
+        limitations.extend(self.perf_maps.limitations());
+        limitations
     }
 
     /// Memory held between windows, the kernel's names included.
     pub fn memory_bytes(&self) -> usize {
-        self.kernel.memory_bytes() + self.objects.memory_bytes() + self.frames.memory_bytes() + self.vdso.len()
+        self.kernel.memory_bytes()
+            + self.objects.memory_bytes()
+            + self.frames.memory_bytes()
+            + self.perf_maps.memory_bytes()
+            + self.vdso.len()
     }
 
     /// Names everything in a window.
@@ -95,10 +114,14 @@ impl Symbols {
         };
         for process in &window.processes {
             let mut quality = stack_quality(process);
+            let generated = name_generated(&mut self.perf_maps, &self.proc, process, &mut builder);
             for (stack, count) in &process.stacks {
                 let mut frames = Vec::with_capacity(stack.kernel.len() + 2 * stack.user.len());
                 for location in stack.user.iter().rev() {
-                    if let Some(named) = named.get(location) {
+                    if let Some(number) = generated_address(location).and_then(|address| generated.get(&address)) {
+                        frames.push(*number);
+                        quality.named_user_frames += count;
+                    } else if let Some(named) = named.get(location) {
                         frames.extend_from_slice(&named.frames);
                         quality.named_user_frames += if named.is_named { *count } else { 0 };
                     }
@@ -126,8 +149,11 @@ impl Symbols {
     ) -> HashMap<&'w Location, NamedLocation> {
         let mut named: HashMap<&Location, NamedLocation> = HashMap::new();
         let mut pending: HashMap<ObjectKey, Pending<'w>> = HashMap::new();
-        let stacks = window.processes.iter().flat_map(|process| process.stacks.keys());
-        for location in stacks.flat_map(|stack| &stack.user) {
+        let locations = window.processes.iter().flat_map(|process| {
+            let locations = process.stacks.keys().flat_map(|stack| &stack.user);
+            locations.map(|location| (Pid(process.label.pid), location))
+        });
+        for (pid, location) in locations {
             if named.contains_key(location) {
                 continue;
             }
@@ -141,6 +167,7 @@ impl Symbols {
                             let pending = pending.entry(key);
                             let pending = pending.or_insert_with(|| Pending {
                                 object,
+                                pid,
                                 locations: Vec::new(),
                             });
                             pending.locations.push((location, *link_address));
@@ -169,12 +196,21 @@ impl Symbols {
         let object = pending.object;
         match &object.source {
             CodeSource::File {
-                identity, descriptor, ..
+                identity,
+                descriptor,
+                path,
             } => {
                 let file = ObjectFile::new(descriptor.as_fd(), identity.length);
-                self.objects.resolve(key, &object.name, &file, &addresses)
+                let search = DebugSearch {
+                    proc: &self.proc,
+                    pid: pending.pid,
+                    path,
+                    identity: *identity,
+                    descriptor: descriptor.as_fd(),
+                };
+                self.objects.resolve(key, &object.name, &file, Some(search), &addresses)
             }
-            CodeSource::Vdso => self.objects.resolve(key, &object.name, &self.vdso, &addresses),
+            CodeSource::Vdso => self.objects.resolve(key, &object.name, &self.vdso, None, &addresses),
             CodeSource::Anonymous | CodeSource::Opaque { .. } => vec![Frames::default(); addresses.len()],
         }
     }
@@ -186,6 +222,42 @@ fn key_of(object: &CodeObject) -> Option<ObjectKey> {
         CodeSource::Vdso => Some(ObjectKey::Vdso),
         CodeSource::Anonymous | CodeSource::Opaque { .. } => None,
     }
+}
+
+/// The runtime address of a location in memory without a file.
+fn generated_address(location: &Location) -> Option<u64> {
+    match location {
+        Location::Object { object, link_address } if matches!(object.source, CodeSource::Anonymous) => {
+            Some(*link_address)
+        }
+        _ => None,
+    }
+}
+
+/// Frames of the code that a process generated and named, by runtime address.
+fn name_generated(
+    perf_maps: &mut PerfMaps,
+    proc: &ProcFs,
+    process: &WindowProcess,
+    builder: &mut ProfileBuilder,
+) -> HashMap<u64, u32> {
+    let locations = process.stacks.keys().flat_map(|stack| &stack.user);
+    let addresses: HashSet<u64> = locations.filter_map(generated_address).collect();
+    let Some(start_ticks) = process.start_ticks.filter(|_| !addresses.is_empty()) else {
+        return HashMap::new();
+    };
+    let map = perf_maps.of(proc, (process.label.pid, start_ticks));
+    let named = addresses.into_iter().filter_map(|address| {
+        let number = builder.number(Frame {
+            kind: FrameKind::Native,
+            function: Arc::clone(map.find(address)?),
+            module: GENERATED.into(),
+            file: Arc::default(),
+            line: 0,
+        });
+        Some((address, number))
+    });
+    named.collect()
 }
 
 /// What is known of a process's stacks before they have names.
