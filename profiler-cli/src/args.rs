@@ -125,6 +125,9 @@ pub(crate) enum Verb {
     Man {
         /// The command
         verb: Option<String>,
+        /// Write the pages of the program and all its commands to files in this folder
+        #[arg(long, value_name = "DIR", conflicts_with = "verb", value_hint = ValueHint::DirPath)]
+        directory: Option<PathBuf>,
     },
 }
 

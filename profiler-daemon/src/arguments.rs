@@ -73,3 +73,23 @@ impl Arguments {
         Ok(sources)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_page_has_every_flag() {
+        let page = include_str!("../../packaging/man/profiler-daemon.8").replace("\\-", "-");
+        let mut command = Arguments::command();
+        command.build();
+        for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(
+                page.contains(&format!("--{flag}")),
+                "--{flag} is not in the manual page"
+            );
+        }
+    }
+}

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use profiler_config::Targets;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{kernel::records::Pid, waker::Waker};
@@ -60,6 +61,15 @@ pub enum Command {
         id: WatchId,
         /// `None` if no such watch is known.
         reply: Reply<Option<WatchProgress>>,
+    },
+    /// Take these settings from now on.
+    Configure {
+        /// Which processes are watched.
+        targets: Targets,
+        /// Length of the windows after the current one.
+        window: Duration,
+        /// Answered when it is done.
+        reply: Reply<()>,
     },
     /// Report on sampling.
     Status {

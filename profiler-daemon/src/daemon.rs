@@ -18,9 +18,10 @@ use std::{
 use profiler_config::Config;
 use profiler_store::Store;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::Signal;
 
 use crate::{
-    api::{self, SharedStore, access::Access},
+    api::{self, SharedStore, ShownConfiguration, access::Access},
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState, Sentinel},
@@ -28,6 +29,7 @@ use crate::{
     naming::Namer,
     notify::ServiceManager,
     processes::{self, Clock, Now, Processes, walker_tables::WalkerTables},
+    reload::{Reloader, Source},
     stacks::aggregate::{Aggregator, WindowLimits},
     unsampled::{self, NoWalker},
     waker::Waker,
@@ -74,9 +76,11 @@ pub struct Configured {
     pub files: Vec<PathBuf>,
 }
 
-/// Runs until `shutdown` is done.
+/// Runs until `shutdown` is done. Reads the configuration again at each signal of `hangups`.
 pub async fn run(
     configured: Configured,
+    source: Source,
+    mut hangups: Signal,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
     let Configured { config, toml, files } = configured;
@@ -93,11 +97,12 @@ pub async fn run(
         tracing::warn!(groups = %missing_groups.join(", "), "groups do not exist: only root and the daemon's own user have their roles");
     }
     // First of all, so that a second daemon on the same socket does no work that it must undo.
-    let socket = api::bind(&config.api.socket, access.socket_gid())?;
-    let store: SharedStore = Arc::new(Mutex::new(Store::new(profiler_store::Limits {
-        retention: config.store.retention,
-        max_bytes: usize::try_from(config.store.max_bytes).unwrap_or(usize::MAX),
-    })));
+    let socket = match api::passed()? {
+        Some(socket) => socket,
+        None => api::bind(&config.api.socket, access.socket_gid())?,
+    };
+    health.report(Part::Configuration, PartState::Active);
+    let store: SharedStore = Arc::new(Mutex::new(Store::new(store_limits(&config.store))));
     health.report(Part::Store, PartState::Active);
     let waker = Waker::new().map_err(|source| DaemonError::Start {
         what: "a descriptor to wake the sampling loop",
@@ -115,25 +120,54 @@ pub async fn run(
         manager,
     };
     let threads = stages.start(commands)?;
+    let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = api::Identity {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: kernel::kernel_release(),
         started: SystemTime::now(),
-        configuration: toml,
-        configuration_files: files,
+        configuration: Arc::clone(&shown),
         proc_root: PROC_ROOT.into(),
     };
     tracing::info!(socket = %socket.path().display(), "serving");
     health.report(Part::Api, PartState::Active);
     manager.ready();
+    let mut reloader = Reloader {
+        config,
+        source,
+        engine: engine.clone(),
+        store: Arc::clone(&store),
+        shown,
+        health: Arc::clone(&health),
+        manager,
+    };
+    let reports = manager.report(health.subscribe());
     let context = Arc::new(api::Context::new(identity, engine.clone(), store, Arc::clone(&health)));
-    let served = api::serve(socket, context, access, shutdown).await;
+    let served = tokio::select! {
+        served = api::serve(socket, context, access, shutdown) => served,
+        never = async {
+            while hangups.recv().await.is_some() {
+                reloader.reload().await;
+            }
+            std::future::pending().await
+        } => match never {},
+        never = reports => match never {},
+    };
+    // Its handle of the sampling loop, so that only ours is left to be dropped.
+    drop(reloader);
     manager.stopping();
     tracing::info!("stopping");
     stop.store(true, Ordering::Release);
     waker.wake();
     end(threads, engine);
     Ok(served?)
+}
+
+/// How much the store keeps.
+pub(crate) fn store_limits(config: &profiler_config::Store) -> profiler_store::Limits {
+    profiler_store::Limits {
+        retention: config.retention,
+        max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
+    }
 }
 
 /// Each mapped object keeps a descriptor open until its last window is named, and shells give out 1024.

@@ -282,6 +282,13 @@ impl Engine {
                 processes.poll(now);
             }
             Command::WatchProgress { id, reply } => send(reply, processes.watch_progress(id)),
+            Command::Configure { targets, window, reply } => {
+                processes.set_targets(targets, now);
+                processes.poll(now);
+                // The current window keeps the end that it was given.
+                self.parts.window_length = window;
+                send(reply, ());
+            }
             Command::Status { reply } => send(reply, self.status()),
         }
     }

@@ -19,6 +19,8 @@ const MAX_STATUS_BYTES: u64 = 64 << 10;
 /// The parts of the daemon, in the order of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
+    /// The settings: what is in force, or why a reload changed nothing.
+    Configuration,
     /// The programs in the kernel that take stacks.
     Sampling,
     /// Following processes through their lives.
@@ -39,6 +41,7 @@ impl Part {
     /// Its name in the status.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Configuration => "configuration",
             Self::Sampling => "sampling",
             Self::Lifecycle => "lifecycle",
             Self::Discovery => "discovery",

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod naming;
 pub mod notify;
 pub mod processes;
+pub mod reload;
 pub mod stacks;
 pub mod symbols;
 pub mod unsampled;

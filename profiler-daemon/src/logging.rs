@@ -20,6 +20,7 @@ use tracing_subscriber::{
         format::{Writer, debug_fn},
     },
     layer::SubscriberExt,
+    reload,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -49,6 +50,12 @@ pub enum LogError {
     Journal {
         /// Why.
         source: io::Error,
+    },
+    /// The level cannot be changed any more.
+    #[error("the level of the log cannot be changed: {source}")]
+    Switch {
+        /// Why.
+        source: reload::Error,
     },
     /// There is a subscriber already.
     #[error("logging is set up already: {source}")]
@@ -111,10 +118,37 @@ fn is_stream(journal_stream: &OsStr, descriptor: impl AsFd) -> bool {
     named.is_some() && named == actual
 }
 
+/// Changes what is written while the daemon runs.
+#[derive(Clone)]
+pub struct LevelSwitch {
+    filter: reload::Handle<EnvFilter, Layered>,
+    directives: Option<String>,
+}
+
+impl std::fmt::Debug for LevelSwitch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let directives = &self.directives;
+        f.debug_struct("LevelSwitch")
+            .field("directives", directives)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LevelSwitch {
+    /// Takes the level of this configuration. Directives of the environment go before it, as at the start.
+    pub fn set(&self, config: &Log) -> Result<(), LogError> {
+        let filter = filter(config, self.directives.as_deref())?;
+        self.filter.reload(filter).map_err(|source| LogError::Switch { source })
+    }
+}
+
+/// What the filter is put on.
+type Layered = tracing_subscriber::layer::Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
+
 /// Sets up logging for the process. `directives` is the value of [`DIRECTIVES_VARIABLE`], which goes before the
 /// configured level.
-pub fn init(config: &Log, directives: Option<&str>) -> Result<(), LogError> {
-    let filter = filter(config, directives)?;
+pub fn init(config: &Log, directives: Option<&str>) -> Result<LevelSwitch, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(config, directives)?);
     let look = Surroundings::read().look(config.format);
     let output = match (look, tracing_journald::layer()) {
         (Look::Journal, Ok(journal)) => journal
@@ -131,7 +165,11 @@ pub fn init(config: &Log, directives: Option<&str>) -> Result<(), LogError> {
         .with(output)
         .with(filter)
         .try_init()
-        .map_err(|source| LogError::Twice { source })
+        .map_err(|source| LogError::Twice { source })?;
+    Ok(LevelSwitch {
+        filter: handle,
+        directives: directives.map(str::to_owned),
+    })
 }
 
 fn filter(config: &Log, directives: Option<&str>) -> Result<EnvFilter, LogError> {

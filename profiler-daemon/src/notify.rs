@@ -1,8 +1,11 @@
 //! Tells the service manager how the daemon is doing. Without systemd nothing happens.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use crate::health::{PartState, Parts};
 
 /// Longest text for the service manager.
 const MAX_STATUS_BYTES: usize = 512;
@@ -26,6 +29,14 @@ impl ServiceManager {
         send(NotifyState::Ready);
     }
 
+    /// The daemon reads its configuration again, until it says [`Self::ready`].
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => send_all(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(%error, "the service manager cannot be told of the reload"),
+        }
+    }
+
     /// The daemon is about to end.
     pub fn stopping(&self) {
         send(NotifyState::Stopping);
@@ -35,6 +46,18 @@ impl ServiceManager {
     pub fn status(&self, text: &str) {
         // A line break would begin another assignment of the protocol.
         send(NotifyState::Status(&profiler_profile::visible(text, MAX_STATUS_BYTES)));
+    }
+
+    /// Says what the parts are doing whenever that changes, for ever.
+    pub async fn report(self, mut parts: watch::Receiver<Parts>) -> Infallible {
+        loop {
+            let line = status_line(&parts.borrow_and_update());
+            self.status(&line);
+            if parts.changed().await.is_err() {
+                // Nobody reports any more; what was said last stays.
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// The sampling loop still turns. To be called at least every [`Self::watchdog_interval`].
@@ -50,8 +73,33 @@ impl ServiceManager {
     }
 }
 
+/// What the parts are doing, in one line: what does not work comes first.
+pub fn status_line(parts: &Parts) -> String {
+    let mut troubles = Vec::new();
+    let mut active = Vec::new();
+    for (part, state) in parts {
+        match state {
+            PartState::Active => active.push(part.name()),
+            PartState::Disabled { .. } => {}
+            PartState::Unsupported { reason, .. } => {
+                troubles.push(format!("{} is not possible: {reason}", part.name()))
+            }
+            PartState::Failed { reason, .. } => troubles.push(format!("{} failed: {reason}", part.name())),
+        }
+    }
+    if troubles.is_empty() {
+        format!("All is well: {}", active.join(", "))
+    } else {
+        troubles.join("; ")
+    }
+}
+
 fn send(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+    send_all(&[state]);
+}
+
+fn send_all(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager cannot be told");
     }
 }
@@ -98,6 +146,18 @@ mod tests {
         assert_eq!(receive(), "STATUS=line\\nREADY=0");
         assert_eq!(receive(), "WATCHDOG=1");
         assert_eq!(receive(), "STOPPING=1");
+    }
+
+    #[test]
+    fn what_does_not_work_is_what_is_said() {
+        use crate::health::Part;
+        let mut parts = vec![(Part::Sampling, PartState::Active), (Part::Api, PartState::Active)];
+        assert_eq!(status_line(&parts), "All is well: sampling, api");
+        parts[0].1 = PartState::Failed {
+            reason: "its thread panicked".to_owned(),
+            remedy: "Restart it.".to_owned(),
+        };
+        assert_eq!(status_line(&parts), "sampling failed: its thread panicked");
     }
 
     #[test]

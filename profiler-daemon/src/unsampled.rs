@@ -12,7 +12,7 @@ use crate::{
     command::{Command, EngineStatus, FlushError, WatchError},
     kernel::records::Pid,
     processes::{
-        Processes,
+        Now, Processes,
         walker_tables::{TableId, TablesFull, WalkerMapping, WalkerTables},
     },
 };
@@ -61,6 +61,10 @@ pub fn answer(
             Command::Watch { reply, .. } => reply.send(Err(WatchError::Unsupported { reason })).is_ok(),
             Command::EndWatch { .. } => true,
             Command::WatchProgress { reply, .. } => reply.send(None).is_ok(),
+            Command::Configure { targets, reply, .. } => {
+                processes.set_targets(targets, Now::read());
+                reply.send(()).is_ok()
+            }
             Command::Status { reply } => reply.send(EngineStatus::default()).is_ok(),
         };
         if !taken {

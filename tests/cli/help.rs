@@ -71,4 +71,25 @@ fn completions_and_manual_pages_are_made() {
         "{}",
         page.text()
     );
+    let folder = tempfile::tempdir().unwrap();
+    run(&["man", "--directory", folder.path().to_str().unwrap()]).expect_success();
+    let mut names: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "profiler-cli-completions.1",
+            "profiler-cli-config-check.1",
+            "profiler-cli-config-show.1",
+            "profiler-cli-config.1",
+            "profiler-cli-doctor.1",
+            "profiler-cli-flamegraph.1",
+            "profiler-cli-ps.1",
+            "profiler-cli-status.1",
+            "profiler-cli.1",
+        ]
+    );
 }

@@ -12,6 +12,7 @@ mod check;
 mod children;
 mod command;
 mod demo;
+mod dist;
 mod ebpf;
 mod folded;
 mod fuzz;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Build, check, test, demo and benchmark the profiler.
+/// Build, check, test, demo, benchmark and pack the profiler.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -64,6 +65,8 @@ enum Verb {
     },
     /// Measure cost, truth and waiting times, next to what is promised.
     Bench(bench::Arguments),
+    /// Build the Debian package below target/dist.
+    Dist(dist::Arguments),
     /// Run what parses bytes of others on made-up input, and say whether it held.
     Fuzz(fuzz::Arguments),
     /// Build or check the committed object of the programs that run in the kernel.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Demo { built } => demo::run(built.as_deref()),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf(verb) => ebpf::run(verb),
     };

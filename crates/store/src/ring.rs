@@ -99,6 +99,13 @@ impl Store {
         }
     }
 
+    /// Keeps so much from now on, and drops what is beyond it.
+    pub fn set_limits(&mut self, limits: Limits, now: SystemTime) {
+        self.limits = limits;
+        self.expire(now);
+        self.make_room();
+    }
+
     /// Keeps a window, and drops what it displaces. What was dropped is counted in [`Status::dropped`].
     pub fn insert(&mut self, profile: Profile, now: SystemTime) {
         self.expire(now);

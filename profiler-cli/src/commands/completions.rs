@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -17,6 +18,15 @@ pub(crate) fn run(shell: Shell) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
     io::stdout().lock().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the manual pages of the program and of all its commands.
+pub(crate) fn man_pages(directory: &Path) -> Result<ExitCode, CliError> {
+    clap_mangen::generate_to(Args::command(), directory).map_err(|source| CliError::WriteFile {
+        path: directory.to_path_buf(),
+        source,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

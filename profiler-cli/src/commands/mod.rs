@@ -25,7 +25,11 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         Verb::Doctor(args) => doctor::run(connection, args).await,
         Verb::Config { verb } => config::run(connection, verb).await,
         Verb::Completions { shell } => completions::run(*shell),
-        Verb::Man { verb } => completions::man(verb.as_deref()),
+        Verb::Man {
+            directory: Some(directory),
+            ..
+        } => completions::man_pages(directory),
+        Verb::Man { verb, .. } => completions::man(verb.as_deref()),
     }
 }
 

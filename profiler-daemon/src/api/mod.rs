@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use crate::{command::EngineHandle, health::Health};
 
 pub use server::{ServeError, serve};
-pub use socket::{BindError, BoundSocket, bind};
+pub use socket::{BindError, BoundSocket, bind, passed};
 
 /// Watches that streams may hold at one time. Each keeps a place in the queue of commands, so that its end is
 /// never refused.
@@ -41,6 +41,18 @@ const MAX_QUERIES: usize = 2;
 /// The store as the API and the stage that fills it share it. Held only while windows are picked or put in.
 pub type SharedStore = Arc<Mutex<Store>>;
 
+/// The configuration in force, as the API shows it. A reload replaces it.
+pub type SharedConfiguration = Arc<Mutex<ShownConfiguration>>;
+
+/// A configuration as it is shown.
+#[derive(Clone, Debug, Default)]
+pub struct ShownConfiguration {
+    /// The whole of it as TOML.
+    pub toml: String,
+    /// The files it was read from, the least important first.
+    pub files: Vec<PathBuf>,
+}
+
 /// What the API tells of the daemon besides what it measures.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -50,10 +62,8 @@ pub struct Identity {
     pub kernel_release: String,
     /// When the daemon started.
     pub started: SystemTime,
-    /// The effective configuration as TOML.
-    pub configuration: String,
-    /// The files it was read from, the least important first.
-    pub configuration_files: Vec<PathBuf>,
+    /// The configuration in force.
+    pub configuration: SharedConfiguration,
     /// Where procfs is mounted.
     pub proc_root: PathBuf,
 }

@@ -2,7 +2,8 @@
 //! never share it.
 //!
 //! A lock file beside the socket tells a live daemon from a dead one without a race; it stays behind, empty. The socket
-//! is made in a directory of its own that only we may enter, and takes its place by one rename.
+//! is made in a directory of its own that only we may enter, and takes its place by one rename. A socket that the service
+//! manager passes is its own affair: it is only checked.
 
 use std::{
     fs::DirBuilder,
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use listenfd::ListenFd;
 use rustix::{
     fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags},
     io::Errno,
@@ -50,6 +52,12 @@ pub enum BindError {
         /// As it was given.
         path: PathBuf,
     },
+    /// The service manager passed something else than one unix socket that listens.
+    #[error("the service manager passed {what}; one unix stream socket that listens is expected")]
+    Passed {
+        /// What it passed.
+        what: String,
+    },
     /// The system refused.
     #[error("{}: cannot {what}: {source}", path.display())]
     Io {
@@ -66,23 +74,65 @@ fn process(pid: Option<i32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// A socket that listens, and is removed when this is dropped.
+/// A socket that listens. One that was bound here is removed when this is dropped; one that was passed stays.
 #[derive(Debug)]
 pub struct BoundSocket {
+    path: PathBuf,
     listener: UnixListener,
-    place: Place,
+    place: Option<Place>,
 }
 
 impl BoundSocket {
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.place.path
+        &self.path
     }
 
-    /// The listener, and what keeps its place.
-    pub(super) fn into_parts(self) -> (UnixListener, Place) {
+    /// The listener, and what keeps its place if it was bound here.
+    pub(super) fn into_parts(self) -> (UnixListener, Option<Place>) {
         (self.listener, self.place)
     }
+}
+
+/// The socket that the service manager passed (sd_listen_fds(3)), if it passed one. To be called once.
+pub fn passed() -> Result<Option<BoundSocket>, BindError> {
+    let refused = |error: io::Error| BindError::Passed {
+        what: error.to_string(),
+    };
+    match sd_notify::listen_fds().map_err(refused)?.len() {
+        0 => return Ok(None),
+        1 => {}
+        count => {
+            return Err(BindError::Passed {
+                what: format!("{count} descriptors"),
+            });
+        }
+    }
+    let listener = ListenFd::from_env().take_unix_listener(0).map_err(refused)?;
+    let Some(listener) = listener else { return Ok(None) };
+    accept_passed(listener).map(Some)
+}
+
+/// Checks what was passed.
+fn accept_passed(listener: UnixListener) -> Result<BoundSocket, BindError> {
+    let refused = |error: io::Error| BindError::Passed {
+        what: error.to_string(),
+    };
+    let listens = rustix::net::sockopt::socket_acceptconn(&listener).map_err(|errno| refused(errno.into()))?;
+    if !listens {
+        return Err(BindError::Passed {
+            what: "a socket that does not listen".to_owned(),
+        });
+    }
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    // Without a name it cannot be found by path, but whoever passed it knows how it is reached.
+    let path = address.as_pathname().map(Path::to_path_buf).unwrap_or_default();
+    Ok(BoundSocket {
+        path,
+        listener,
+        place: None,
+    })
 }
 
 /// The socket's place in the file system, held until this is dropped.
@@ -153,7 +203,11 @@ pub fn bind(path: &Path, group: Option<u32>) -> Result<BoundSocket, BindError> {
         identity: (stat.st_dev, stat.st_ino),
         _lock: lock,
     };
-    Ok(BoundSocket { listener, place })
+    Ok(BoundSocket {
+        path: path.to_path_buf(),
+        listener,
+        place: Some(place),
+    })
 }
 
 /// `.NAME.SUFFIX` in the socket's directory.
@@ -389,5 +443,22 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(bound);
         assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_socket_that_was_passed_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s.sock");
+        let bound = accept_passed(UnixListener::bind(&path).unwrap()).unwrap();
+        assert_eq!(bound.path(), path);
+        drop(bound);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_passed_socket_must_listen() {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let error = accept_passed(UnixListener::from(socket)).unwrap_err();
+        assert!(error.to_string().contains("a socket that does not listen"), "{error}");
     }
 }

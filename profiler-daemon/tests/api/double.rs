@@ -118,6 +118,7 @@ async fn answer(command: Command, script: &Shared) {
         }
         Command::EndWatch { id } => script.lock().seen.push(Seen::End(id)),
         Command::WatchProgress { reply, .. } => drop(reply.send(script.lock().progress)),
+        Command::Configure { reply, .. } => drop(reply.send(())),
         Command::Status { reply } => drop(reply.send(script.lock().status.clone())),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use profiler_daemon::{
-    api::{self, Context, Identity, ServeError, SharedStore, access::Access},
+    api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
     command::{self, EngineHandle},
     health::Health,
 };
@@ -57,8 +57,10 @@ impl Server {
             version: "1.2.3".to_owned(),
             kernel_release: "6.1.0-test".to_owned(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-            configuration: CONFIGURATION.to_owned(),
-            configuration_files: vec![PathBuf::from("/etc/profiler/config.toml")],
+            configuration: Arc::new(Mutex::new(ShownConfiguration {
+                toml: CONFIGURATION.to_owned(),
+                files: vec![PathBuf::from("/etc/profiler/config.toml")],
+            })),
             proc_root: PathBuf::from("/proc"),
         };
         let context = Arc::new(Context::new(

@@ -1,6 +1,10 @@
 //! Reports on the daemon itself.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use profiler_proto::v1::{
     ApiStatus, GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse,
@@ -88,14 +92,11 @@ impl StatusService for Reports {
 
     async fn get_config(&self, request: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
         peer::require(&request, Role::Read).map_err(ApiError::from)?;
-        let identity = &self.context.identity;
+        let shown = &self.context.identity.configuration;
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Response::new(GetConfigResponse {
-            toml: identity.configuration.clone(),
-            files: identity
-                .configuration_files
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect(),
+            toml: shown.toml,
+            files: shown.files.iter().map(|path| path.display().to_string()).collect(),
         }))
     }
 }
