@@ -272,6 +272,9 @@ impl Stages<'_> {
             targets: self.config.targets.clone(),
             own_pid: Pid(std::process::id()),
             clock: Clock::read(),
+            state_dir: self.config.state_dir.clone(),
+            max_cached_row_bytes: self.config.walker.max_cached_row_bytes,
+            health: Arc::clone(self.health),
             wake: Some(Box::new(move || waker.wake())),
         };
         Ok(Processes::new(tables, options)?)

@@ -27,6 +27,10 @@ pub enum Part {
     Lifecycle,
     /// Finding processes to watch.
     Discovery,
+    /// Opening the files of processes and making unwind tables of them.
+    UnwindTables,
+    /// Unwind tables kept on disk.
+    RowCache,
     /// Names of kernel functions.
     KernelSymbols,
     /// Names of functions in processes.
@@ -45,6 +49,8 @@ impl Part {
             Self::Sampling => "sampling",
             Self::Lifecycle => "lifecycle",
             Self::Discovery => "discovery",
+            Self::UnwindTables => "unwind_tables",
+            Self::RowCache => "row_cache",
             Self::KernelSymbols => "kernel_symbols",
             Self::Symbols => "symbols",
             Self::Store => "store",

@@ -88,6 +88,8 @@ pub struct Store {
 pub struct Walker {
     /// Kernel memory for unwind rows of all objects.
     pub max_row_bytes: u64,
+    /// Room below the state directory for rows of objects that were seen before; none are kept for 0.
+    pub max_cached_row_bytes: u64,
 }
 
 /// Who may ask, and where.
@@ -180,6 +182,7 @@ impl Default for Config {
             },
             walker: Walker {
                 max_row_bytes: 48 * MIB,
+                max_cached_row_bytes: 256 * MIB,
             },
             api: Api {
                 socket: PathBuf::from("/run/profiler/profiler.sock"),

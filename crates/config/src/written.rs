@@ -74,6 +74,7 @@ pub(crate) struct Store {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Walker {
     max_row_bytes: Option<Size<SHARD_BYTES, ALL_SHARDS_BYTES>>,
+    max_cached_row_bytes: Option<Size<0, { 64 * GIB }>>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -127,6 +128,10 @@ impl Written {
             &mut config.walker.max_row_bytes,
             walker.max_row_bytes.map(|size| size.0),
         );
+        set(
+            &mut config.walker.max_cached_row_bytes,
+            walker.max_cached_row_bytes.map(|size| size.0),
+        );
         set(&mut config.api.socket, api.socket.map(|path| path.0));
         set(&mut config.api.read_group, api.read_group.map(|name| name.0));
         set(&mut config.api.act_group, api.act_group.map(|name| name.0));
@@ -167,6 +172,7 @@ impl From<&Config> for Written {
             },
             walker: Walker {
                 max_row_bytes: Some(Size(config.walker.max_row_bytes)),
+                max_cached_row_bytes: Some(Size(config.walker.max_cached_row_bytes)),
             },
             api: Api {
                 socket: Some(SocketPath(config.api.socket.clone())),

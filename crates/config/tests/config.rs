@@ -82,6 +82,7 @@ fn every_key_is_meant_as_written() {
         window = "1s"
         [walker]
         max_row_bytes = "2MiB"
+        max_cached_row_bytes = "0B"
         [api]
         socket = "/tmp/x.sock"
         read_group = "staff"
@@ -115,6 +116,7 @@ fn every_key_is_meant_as_written() {
         (config.store.max_bytes, config.walker.max_row_bytes),
         (2 << 20, 2 << 20)
     );
+    assert_eq!(config.walker.max_cached_row_bytes, 0);
     assert_eq!(config.api.socket, Path::new("/tmp/x.sock"));
     assert_eq!(
         (config.api.read_group.as_str(), config.api.act_group.as_str()),

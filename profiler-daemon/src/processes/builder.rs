@@ -23,6 +23,7 @@ use super::{
     objects::{Built, MappedObject},
     process::ImageId,
     reader::Reader,
+    row_cache::RowCache,
     scan::ProcFs,
 };
 use crate::kernel::records::Pid;
@@ -141,7 +142,7 @@ struct Lane {
 impl Lane {
     fn start(
         name: &str,
-        proc: ProcFs,
+        reader: Reader,
         outbox: SyncSender<Outcome>,
         gate: Arc<Gate>,
         wake: Option<Wake>,
@@ -149,7 +150,7 @@ impl Lane {
         let (jobs, inbox) = sync_channel(QUEUE);
         // Not joined at the end: what it reads at that time may take long.
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut reader = Reader::new(proc);
+            let mut reader = reader;
             while let Ok(job) = inbox.recv() {
                 gate.wait();
                 let outcome = reader.run(job);
@@ -190,11 +191,14 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Starts the threads. They read `/proc` under the given root.
-    pub(super) fn start(proc: &ProcFs, wake: Option<Wake>) -> io::Result<Self> {
+    /// Starts the threads. They read `/proc` under the given root, and keep rows on disk.
+    pub(super) fn start(proc: &ProcFs, rows: Arc<RowCache>, wake: Option<Wake>) -> io::Result<Self> {
         let (outbox, outcomes) = sync_channel(OUTCOMES);
         let gate = Arc::new(Gate::default());
-        let lane = |name| Lane::start(name, proc.clone(), outbox.clone(), Arc::clone(&gate), wake.clone());
+        let lane = |name| {
+            let reader = Reader::new(proc.clone(), Arc::clone(&rows));
+            Lane::start(name, reader, outbox.clone(), Arc::clone(&gate), wake.clone())
+        };
         Ok(Self {
             ordinary: lane("objects")?,
             large: lane("large-objects")?,
@@ -264,7 +268,8 @@ mod tests {
     }
 
     fn builder() -> Builder {
-        Builder::start(&ProcFs::new("/proc"), None).unwrap()
+        let rows = RowCache::new("".as_ref(), 0, Arc::default());
+        Builder::start(&ProcFs::new("/proc"), Arc::new(rows), None).unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -129,6 +129,9 @@ impl FakeProc {
                 monotonic_zero: SystemTime::UNIX_EPOCH,
                 ticks_per_second: 100,
             },
+            state_dir: self.directory.path().to_owned(),
+            max_cached_row_bytes: 0,
+            health: Arc::default(),
             wake: None,
         };
         Processes::new(WalkerDouble::default(), options).unwrap()

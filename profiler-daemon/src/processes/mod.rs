@@ -7,7 +7,7 @@
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
 //! `retarget`, `entries`, `upkeep`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
-//! `builder`, `reader`).
+//! `builder`, `reader`, `row_cache`).
 
 mod builder;
 pub mod discovery;
@@ -26,6 +26,7 @@ pub mod owner;
 pub mod process;
 mod reader;
 mod retarget;
+mod row_cache;
 mod sampling;
 pub mod scan;
 pub mod service;

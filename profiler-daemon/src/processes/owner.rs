@@ -13,12 +13,13 @@ use super::{
     discovery::Marks,
     objects::Objects,
     process::{Clock, Image, ImageId, StartError},
+    row_cache::RowCache,
     scan::ProcFs,
     tables::RowTables,
     walker_tables::WalkerTables,
     watching::Stream,
 };
-use crate::{command::WatchId, kernel::records::Pid};
+use crate::{command::WatchId, health::Health, kernel::records::Pid};
 
 /// Processes known at one time, watched or not.
 const MAX_KNOWN: usize = 1 << 16;
@@ -35,6 +36,12 @@ pub struct Options {
     pub own_pid: Pid,
     /// Turns times of the kernel into times of day.
     pub clock: Clock,
+    /// Directory for what outlives the daemon.
+    pub state_dir: PathBuf,
+    /// Room in it for rows of objects that were seen before.
+    pub max_cached_row_bytes: u64,
+    /// Where it is reported what does not work.
+    pub health: Arc<Health>,
     /// Called from another thread whenever [`Processes::poll`] has something to apply.
     pub wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -116,7 +123,8 @@ impl<T: WalkerTables> Processes<T> {
     pub fn new(walker: T, options: Options) -> Result<Self, StartError> {
         let proc = ProcFs::new(options.proc_root);
         let wake = options.wake.map(Arc::from);
-        let builder = Builder::start(&proc, wake).map_err(|reason| StartError::Thread { reason })?;
+        let rows = RowCache::new(&options.state_dir, options.max_cached_row_bytes, options.health);
+        let builder = Builder::start(&proc, Arc::new(rows), wake).map_err(|reason| StartError::Thread { reason })?;
         let mut processes = Self {
             walker,
             proc,

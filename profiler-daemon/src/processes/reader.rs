@@ -10,13 +10,14 @@ use std::{
 };
 
 use object::ReadCache;
-use profiler_unwinding::{ContentId, RowTable, Segments};
+use profiler_unwinding::{CompileError, ContentId, RowTable, Segments};
 
 use super::{
     builder::{Identity, Job, Outcome},
     discovery::{self, Marks},
     files::{BoundedFile, MappedPlace, TargetFile, open_executable, open_mapped},
     objects::{Built, MappedObject, ObjectKind},
+    row_cache::RowCache,
     scan::{ProcFs, ScanError},
     service,
     unwind::{self, UnwindSummary},
@@ -38,15 +39,17 @@ const MAX_VDSO_BYTES: u64 = 1 << 20;
 /// What a thread remembers of what it read.
 pub(super) struct Reader {
     proc: ProcFs,
+    rows: Arc<RowCache>,
     built: HashMap<FileIdentity, Weak<Built>>,
     unwind: HashMap<ContentId, Weak<UnwindSummary>>,
     marks: HashMap<FileIdentity, Marks>,
 }
 
 impl Reader {
-    pub(super) fn new(proc: ProcFs) -> Self {
+    pub(super) fn new(proc: ProcFs, rows: Arc<RowCache>) -> Self {
         Self {
             proc,
+            rows,
             built: HashMap::new(),
             unwind: HashMap::new(),
             marks: HashMap::new(),
@@ -143,13 +146,13 @@ impl Reader {
         ))
     }
 
-    /// Compiles rows, unless equal content was compiled before and its summary is still in use.
+    /// Compiles rows, unless equal content was compiled before and its summary is still in use, or its rows are on disk.
     fn compile<'data, R: object::ReadRef<'data>>(
         &mut self,
         data: R,
     ) -> (Result<Arc<UnwindSummary>, String>, Option<RowTable>) {
         let mut shared = None;
-        let compiled = unwind::compile(data, |content| {
+        let compiled = self.rows_of(data, |content| {
             shared = self.unwind.get(content).and_then(Weak::upgrade);
             shared.is_some()
         });
@@ -166,18 +169,36 @@ impl Reader {
         }
     }
 
+    /// Rows for an object's content, from disk if they are kept there; none if `is_known` says that they are not needed.
+    fn rows_of<'data, R: object::ReadRef<'data>>(
+        &self,
+        data: R,
+        is_known: impl FnOnce(&ContentId) -> bool,
+    ) -> Result<(ContentId, Option<RowTable>), CompileError> {
+        let mut kept = None;
+        let (content, compiled) = unwind::compile(data, |content| {
+            let is_needed = !is_known(content);
+            kept = if is_needed { self.rows.load(content) } else { None };
+            !is_needed || kept.is_some()
+        })?;
+        if let Some(table) = &compiled {
+            self.rows.store(&content, table);
+        }
+        Ok((content, compiled.or(kept)))
+    }
+
     fn compile_again(&mut self, object: &MappedObject) -> Result<RowTable, String> {
         let built = object.built().ok_or("the object was never built")?;
         let compiled = match &built.code.source {
             CodeSource::File {
                 identity, descriptor, ..
-            } => unwind::compile(
+            } => self.rows_of(
                 &ReadCache::new(BoundedFile::new(descriptor, identity.length, MAX_OBJECT_BYTES)),
                 |_| false,
             ),
             CodeSource::Vdso => {
                 let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
-                unwind::compile(&image[..], |_| false)
+                self.rows_of(&image[..], |_| false)
             }
             CodeSource::Anonymous => return Err("memory without a file has no rows".to_owned()),
             CodeSource::Opaque { reason } => return Err(reason.clone()),
