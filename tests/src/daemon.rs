@@ -18,7 +18,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::programs::{self, send_signal, wait_for};
+use crate::{
+    programs::{self, send_signal, wait_for},
+    service,
+};
 
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -101,8 +104,17 @@ impl Host {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may give files away");
             without_rights(&self.copy_for_everybody(&self.daemon))
         } else {
-            Command::new(&self.daemon)
+            let service = service::user().map_or_else(Vec::new, |user| {
+                service::give(folder.path(), &user);
+                service::prefix(&user)
+            });
+            let service = service.iter().map(String::as_str);
+            let prefix: Vec<_> = options.through.iter().copied().chain(service).collect();
+            through(&prefix, &self.daemon)
         };
+        let state = options
+            .state_dir
+            .map_or_else(|| folder.path().join("state"), Path::to_path_buf);
         command
             .args([
                 OsStr::new("--config"),
@@ -110,7 +122,7 @@ impl Host {
                 OsStr::new("--socket"),
                 socket.as_ref(),
             ])
-            .args([OsStr::new("--state-dir"), folder.path().join("state").as_ref()])
+            .args([OsStr::new("--state-dir"), state.as_ref()])
             .stdin(Stdio::null())
             .stdout(log_file.try_clone().expect("a descriptor can be copied"))
             .stderr(log_file);
@@ -162,11 +174,23 @@ fn without_rights(program: &Path) -> Command {
     command
 }
 
+/// A command that runs a program at the end of another command's arguments.
+fn through(prefix: &[&str], program: &Path) -> Command {
+    let Some((first, rest)) = prefix.split_first() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 /// How to start a daemon.
 #[derive(Clone, Copy, Debug)]
 pub struct DaemonOptions<'a> {
     config: &'a str,
     socket: Option<&'a Path>,
+    state_dir: Option<&'a Path>,
+    through: &'a [&'a str],
     unprivileged: bool,
 }
 
@@ -176,7 +200,25 @@ impl<'a> DaemonOptions<'a> {
         Self {
             config,
             socket: None,
+            state_dir: None,
+            through: &[],
             unprivileged: false,
+        }
+    }
+
+    /// With this state directory.
+    pub fn with_state_dir(self, state_dir: &'a Path) -> Self {
+        Self {
+            state_dir: Some(state_dir),
+            ..self
+        }
+    }
+
+    /// Started by a command that takes a program and its arguments at its end and becomes it.
+    pub fn through(self, prefix: &'a [&'a str]) -> Self {
+        Self {
+            through: prefix,
+            ..self
         }
     }
 
@@ -248,6 +290,32 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its anonymous and shared resident memory.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the daemon runs");
+        let kibibytes = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            number.expect("the kernel says how much memory is resident")
+        };
+        (kibibytes("RssAnon:") + kibibytes("RssShmem:")) << 10
+    }
+
+    /// What its descriptors refer to.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn descriptors(&self) -> Vec<PathBuf> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the daemon runs");
+        // One may be closed while we look.
+        descriptors
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .collect()
     }
 
     /// Its socket.

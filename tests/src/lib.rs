@@ -1,5 +1,6 @@
-//! The harness of the tests that run the real daemon: see `daemon` and `programs`.
+//! The harness of the tests that run the real daemon: see `daemon`, `programs` and `service`.
 #![forbid(unsafe_code)]
 
 pub mod daemon;
 pub mod programs;
+mod service;

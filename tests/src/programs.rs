@@ -3,7 +3,7 @@
 //! In: the name of a source and flags of its compiler. Out: a path, or a running process that has said `ready`.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -33,7 +33,7 @@ pub fn compile_rust(folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
         .args(["-Crelro-level=partial", "-o"])
         .args([&program, &source(&format!("{name}.rs"))])
         .args(flags);
-    compile(command);
+    provide(&program, name, flags, command);
     program
 }
 
@@ -48,8 +48,32 @@ pub fn compile_c(folder: &Path, name: &str, output: &str, flags: &[&str]) -> Pat
         .args(["-O2", "-fomit-frame-pointer", "-o"])
         .args([&program, &source(&format!("{name}.c"))])
         .args(flags);
-    compile(command);
+    provide(&program, name, flags, command);
     program
+}
+
+/// Compiles a program, and keeps a copy in the folder that `PROFILER_TEST_KEEP_PROGRAMS` names. Where there are no
+/// compilers, `PROFILER_TEST_PROGRAMS` names such a folder, and the program is taken from there.
+fn provide(program: &Path, name: &str, flags: &[&str], compiler: Command) {
+    let kept_in = |folder| env::var_os(folder).map(|folder| Path::new(&folder).join(kept_name(name, flags)));
+    let copy = |from: &Path, to: &Path| {
+        fs::copy(from, to)
+            .unwrap_or_else(|error| panic!("cannot copy {} to {}: {error}", from.display(), to.display()));
+    };
+    if let Some(kept) = kept_in("PROFILER_TEST_PROGRAMS") {
+        copy(&kept, program);
+        return;
+    }
+    compile(compiler);
+    if let Some(kept) = kept_in("PROFILER_TEST_KEEP_PROGRAMS") {
+        copy(program, &kept);
+    }
+}
+
+/// A name for what is compiled from this source with these flags.
+fn kept_name(name: &str, flags: &[&str]) -> String {
+    let words: Vec<_> = std::iter::once(&name).chain(flags).copied().collect();
+    words.join(" ").replace('/', "%")
 }
 
 fn source(name: &str) -> PathBuf {

@@ -24,6 +24,7 @@ mod session;
 mod steps;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::path::PathBuf;

@@ -1,13 +1,15 @@
 //! The rings of tests: what needs nothing, then what needs a kernel and root.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::binaries::Binaries;
 use crate::privilege::{self, Privilege};
 use crate::steps::Steps;
-use crate::{check, command, ebpf, fuzz, metadata, workspace};
+use crate::{check, command, ebpf, fuzz, metadata, vm, workspace};
 
 /// One ring of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,8 +28,29 @@ pub(crate) struct Arguments {
     /// Only this ring, without the checks.
     #[arg(long)]
     ring: Option<Ring>,
-    /// Only tests whose name contains this, without the checks.
-    filter: Option<String>,
+    /// The kernel ring also in a virtual machine, with the kernel of this release of Debian.
+    #[arg(long, value_name = "RELEASE", num_args = 0..=1, default_missing_value = "bookworm")]
+    vm: Option<vm::Release>,
+    /// Only this ring, or only tests whose name contains this, or both in this order; without the checks.
+    #[arg(num_args = 0..=2, value_names = ["RING", "FILTER"])]
+    words: Vec<String>,
+}
+
+impl Arguments {
+    /// The one ring, and what names of tests must contain.
+    fn selection(&self) -> Result<(Option<Ring>, Option<&str>)> {
+        use clap::ValueEnum as _;
+        let named = self.words.first().and_then(|word| Ring::from_str(word, false).ok());
+        let words = match (self.ring, named) {
+            (None, Some(_)) => &self.words[1..],
+            _ => &self.words[..],
+        };
+        match words {
+            [] => Ok((self.ring.or(named), None)),
+            [filter] => Ok((self.ring.or(named), Some(filter.as_str()))),
+            [_, word, ..] => bail!("what is `{word}`? Give one ring and one filter"),
+        }
+    }
 }
 
 /// Runs the checks and the rings in order, also when one fails.
@@ -36,13 +59,13 @@ pub(crate) struct Arguments {
 /// Something failed, or the kernel ring could not run where it must.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut steps = Steps::default();
-    let filter = arguments.filter.as_deref();
-    let wanted = |ring| arguments.ring.is_none_or(|only| only == ring);
-    if arguments.ring.is_none() && filter.is_none() {
+    let (only, filter) = arguments.selection()?;
+    let wanted = |ring| only.is_none_or(|only| only == ring);
+    if only.is_none() && filter.is_none() {
         // Where nothing may be left out, the object is built anew from its sources.
         steps.run("check", || check::run(privilege::in_ci() && ebpf::can_rebuild()));
     }
-    if arguments.ring == Some(Ring::Cli) {
+    if only == Some(Ring::Cli) {
         steps.run("cli ring", || {
             command::run(runner().args(["--package=profiler-tests", "--test=cli"]).args(filter))
         });
@@ -50,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if wanted(Ring::Unit) {
         steps.run("unit ring", || unit(filter));
     }
-    if arguments.ring.is_none() && filter.is_none() && privilege::in_ci() {
+    if only.is_none() && filter.is_none() && privilege::in_ci() {
         match fuzz::missing() {
             None => steps.run("fuzz targets", fuzz::brief),
             Some(reason) => steps.skip("fuzz targets", &reason),
@@ -58,14 +81,45 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Ring::Kernel) {
         match Privilege::probe() {
-            privilege @ (Privilege::Root | Privilege::Sudo) => steps.run("kernel ring", || kernel(privilege, filter)),
-            _ if privilege::in_ci() || arguments.ring.is_some() => {
+            privilege @ (Privilege::Root | Privilege::Sudo) => {
+                steps.run("kernel ring", || kernel(privilege, filter));
+                virtual_machine(&mut steps, arguments.vm, filter);
+            }
+            _ if privilege::in_ci() || only.is_some() => {
                 steps.run("kernel ring", || bail!("needs root, or sudo that does not ask"));
             }
             _ => steps.skip("kernel ring", "needs root, or sudo that does not ask"),
         }
     }
     steps.finish()
+}
+
+/// The kernel ring in a virtual machine, after that on this host, whose compiled programs it runs.
+fn virtual_machine(steps: &mut Steps, release: Option<vm::Release>, filter: Option<&str>) {
+    const STEP: &str = "kernel ring in a virtual machine";
+    match (release, vm::missing()) {
+        (None, _) => steps.skip(STEP, "nobody asked for it: --vm"),
+        (Some(_), Some(reason)) => steps.run(STEP, || bail!("{reason}")),
+        (Some(release), None) => steps.run(STEP, || vm::run(release, filter, &Binaries::build()?, &kernel_tests()?)),
+    }
+}
+
+/// The test program of the kernel ring.
+fn kernel_tests() -> Result<PathBuf> {
+    let messages = command::output(workspace::cargo().args([
+        "test",
+        "--locked",
+        "--no-run",
+        "--message-format=json",
+        "--package=profiler-tests",
+        "--test=kernel",
+    ]))?;
+    let executable = messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let path = message["executable"].as_str()?;
+        (message["target"]["name"] == "kernel").then(|| PathBuf::from(path))
+    });
+    executable.context("cargo built no test program of the kernel ring")
 }
 
 /// `cargo nextest run` where it is installed, else `cargo test`.
@@ -101,11 +155,19 @@ fn unit(filter: Option<&str>) -> Result<()> {
 
 fn kernel(privilege: Privilege, filter: Option<&str>) -> Result<()> {
     let binaries = Binaries::build()?;
+    let programs = vm::compiled_programs();
+    fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
+    let environment: Vec<_> = binaries
+        .environment()
+        .into_iter()
+        .chain([("PROFILER_TEST_KEEP_PROGRAMS", programs.as_path())])
+        .collect();
     let mut command = runner();
-    command.envs(binaries.environment());
+    command.envs(environment.iter().copied());
     if privilege == Privilege::Sudo {
         // Built as the user, run as root.
-        let names = binaries.environment().map(|(name, _)| name).join(",");
+        let names: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
+        let names = names.join(",");
         let host = command::output(Command::new("rustc").args(["--print", "host-tuple"]))?;
         let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
         command.env(variable, format!("sudo -n --preserve-env={names}"));
@@ -113,4 +175,36 @@ fn kernel(privilege: Privilege, filter: Option<&str>) -> Result<()> {
     // One at a time: each starts a daemon of its own and loads every CPU.
     command.args(["--package=profiler-tests", "--test=kernel", "--test-threads=1"]);
     command::run(command.args(filter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(ring: Option<Ring>, words: &[&str]) -> Option<(Option<Ring>, Option<String>)> {
+        let arguments = Arguments {
+            ring,
+            vm: None,
+            words: words.iter().map(ToString::to_string).collect(),
+        };
+        let (ring, filter) = arguments.selection().ok()?;
+        Some((ring, filter.map(str::to_owned)))
+    }
+
+    #[test]
+    fn a_first_word_that_names_a_ring_is_one() {
+        let walks = || Some("walks".to_owned());
+        assert_eq!(selection(None, &[]), Some((None, None)));
+        assert_eq!(selection(None, &["kernel"]), Some((Some(Ring::Kernel), None)));
+        assert_eq!(
+            selection(None, &["kernel", "walks"]),
+            Some((Some(Ring::Kernel), walks()))
+        );
+        assert_eq!(selection(None, &["walks"]), Some((None, walks())));
+        assert_eq!(
+            selection(Some(Ring::Kernel), &["walks"]),
+            Some((Some(Ring::Kernel), walks()))
+        );
+        assert_eq!(selection(None, &["walks", "kernel"]), None);
+    }
 }

@@ -1,0 +1,213 @@
+//! The kernel ring on a stock Debian kernel: a machine in QEMU with systemd as its first process, where the daemons of the
+//! tests run as user `profiler` with the capabilities of the packaged unit.
+//!
+//! Everything is made and kept below `target/vm`: a root file system for each release, which is built once, and a second
+//! disk with the programs, which is built each time. No mounts; the disks are filled by `mke2fs -d`.
+
+mod console;
+mod disks;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::binaries::Binaries;
+use crate::children::{Interrupt, Running};
+use crate::{command, workspace};
+use console::Console;
+use disks::Disks;
+
+/// The machine.
+const QEMU: &str = "qemu-system-x86_64";
+/// How long the machine may take to boot, run the tests and switch itself off. Emulated, a second takes about ten.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// A kernel, by the suite of Debian that brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Release {
+    /// Linux 6.1, the oldest that is supported.
+    Bookworm,
+    /// The newest Linux for Debian 12.
+    BookwormBackports,
+    /// Linux 5.10, which is too old: the daemon must say so and stay up.
+    Bullseye,
+}
+
+/// Tests that an emulated machine cannot hold, and why.
+const NOT_EMULATED: [(&str, &str); 1] = [(
+    "accounting::at_4999_hz",
+    "an emulated CPU does not take 4,999 interrupts a second",
+)];
+/// The test of a kernel that is too old; all others need one that is not.
+const REFUSAL: &str = "old_kernel::";
+
+impl Release {
+    /// The suite, as the package manager knows it.
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::BookwormBackports => "bookworm-backports",
+            Self::Bullseye => "bullseye",
+        }
+    }
+
+    /// What the test program is told to run.
+    fn test_arguments(self, filter: Option<&str>) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = match (self, filter) {
+            (Self::Bullseye, _) => vec![REFUSAL.into()],
+            (_, Some(filter)) => vec![filter.into()],
+            (_, None) => Vec::new(),
+        };
+        for (test, _) in NOT_EMULATED {
+            arguments.extend(["--skip".into(), test.into()]);
+        }
+        arguments
+    }
+}
+
+/// What is missing here to run a machine, if anything.
+pub(crate) fn missing() -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Some("the machine is one of x86_64".to_owned());
+    }
+    let packages = [
+        (QEMU, "qemu-system-x86"),
+        ("mmdebstrap", "mmdebstrap"),
+        ("mke2fs", "e2fsprogs"),
+    ];
+    let (program, package) = packages.into_iter().find(|(program, _)| !is_on_path(program))?;
+    Some(format!("{program} is not installed: apt-get install {package}"))
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where a user without rights does not look.
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// Where the ring on this host leaves the programs that its tests compiled, for machines without compilers.
+pub(crate) fn compiled_programs() -> PathBuf {
+    workspace::scratch().join("vm/programs")
+}
+
+/// Boots the release's kernel and runs the tests there.
+///
+/// # Errors
+/// The machine cannot be built or does not end, or something failed in it.
+pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, tests: &Path) -> Result<()> {
+    for (test, reason) in NOT_EMULATED {
+        println!("not run: {test}: {reason}");
+    }
+    let folder = workspace::scratch().join("vm").join(release.suite());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let interrupt = Interrupt::install()?;
+    let disks = Disks::prepare(&folder, release, |payload| {
+        fill(payload, &release.test_arguments(filter), binaries, tests)
+    })?;
+    let mut console = Console::new(&folder)?;
+    let machine = Running::start(&mut machine(&disks, &console))?;
+    console.follow(machine, &interrupt, Instant::now() + LIMIT)
+}
+
+/// What the machine finds on its second disk.
+fn fill(payload: &Path, arguments: &[OsString], binaries: &Binaries, tests: &Path) -> Result<()> {
+    let copy = |from: &Path, name: &str| {
+        fs::copy(from, payload.join(name)).with_context(|| format!("cannot copy {}", from.display()))
+    };
+    copy(&binaries.daemon, "profiler-daemon")?;
+    copy(&binaries.cli, "profiler-cli")?;
+    copy(tests, "kernel")?;
+    fs::write(payload.join("guest.sh"), include_str!("guest.sh"))?;
+    let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    fs::write(payload.join("arguments"), arguments.join("\n") + "\n")?;
+    let programs = compiled_programs();
+    if !programs.join("bpf_programs").is_file() {
+        bail!(
+            "{} holds no compiled programs: the ring on this host leaves them",
+            programs.display()
+        );
+    }
+    command::run(
+        Command::new("cp")
+            .arg("-r")
+            .arg(&programs)
+            .arg(payload.join("programs")),
+    )?;
+    if let Some(package) = newest_package()? {
+        copy(&package, "profiler.deb")?;
+    }
+    Ok(())
+}
+
+/// The package that `cargo xtask dist` made last, if it did.
+fn newest_package() -> Result<Option<PathBuf>> {
+    let folder = workspace::scratch().join("dist");
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "deb") {
+            packages.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    Ok(packages.into_iter().max().map(|(_, path)| path))
+}
+
+/// The command that is the machine.
+fn machine(disks: &Disks, console: &Console) -> Command {
+    let drive = |path: &Path, more: &str| {
+        let mut drive = OsString::from("if=virtio,format=raw,");
+        drive.push(more);
+        drive.push(",file=");
+        drive.push(path);
+        drive
+    };
+    let serial = |path: &Path| {
+        let mut serial = OsString::from("file:");
+        serial.push(path);
+        serial
+    };
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&disks.kernel)
+        .arg("-initrd")
+        .arg(&disks.initrd)
+        .args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off quiet",
+        ])
+        // What is written to it is forgotten.
+        .arg("-drive")
+        .arg(drive(&disks.root, "snapshot=on"))
+        .arg("-drive")
+        .arg(drive(&disks.payload, "readonly=on"))
+        .arg("-serial")
+        .arg(serial(&console.log))
+        .arg("-serial")
+        .arg(serial(&console.results));
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_only_asked_to_refuse() {
+        let arguments = Release::Bullseye.test_arguments(Some("walks"));
+        assert_eq!(arguments[0], "old_kernel::");
+        let arguments = Release::Bookworm.test_arguments(Some("walks"));
+        assert_eq!(arguments[..3], ["walks", "--skip", "accounting::at_4999_hz"]);
+    }
+}
