@@ -23,9 +23,9 @@ const REVISION: &str = "1";
 /// What to pack.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of release programs that are already built.
+    /// The release programs are built already.
     #[arg(long, hide = true)]
-    built: Option<PathBuf>,
+    built: bool,
 }
 
 /// Builds the package, and has lintian look at it where that is installed.
@@ -33,9 +33,11 @@ pub(crate) struct Arguments {
 /// # Errors
 /// Something cannot be built, or lintian refuses it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let binaries = match &arguments.built {
-        Some(folder) => Binaries::in_folder(folder),
-        None => Binaries::build()?,
+    let binaries = if arguments.built {
+        let target = metadata::target_directory(&metadata::of_workspace()?)?;
+        Binaries::in_folder(&target.join("release"))
+    } else {
+        Binaries::build()?
     };
     let output = workspace::scratch().join("dist");
     let files = output.join("files");
