@@ -12,6 +12,9 @@
 
 mod accounting;
 mod generated_code;
+mod hard_times;
+mod hostile;
+mod hostile_requests;
 mod lifecycle;
 mod mixed;
 mod names;
@@ -42,6 +45,8 @@ const FAST_HZ: u32 = 997;
 const WINDOW: Duration = Duration::from_secs(1);
 /// How long samples may take to come, on two CPUs that others use as well.
 const SAMPLES_WITHIN: Duration = Duration::from_secs(200);
+/// Anonymous and shared memory that a daemon may have resident whatever its targets and callers do.
+const MEMORY_CAP_BYTES: u64 = 160 << 20;
 
 /// What a test needs, or nothing after saying why it does not run.
 #[track_caller]

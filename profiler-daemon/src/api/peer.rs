@@ -3,10 +3,14 @@
 //! In: accepted sockets. Out: streams that carry the peer's roles to every request, in bounded number.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::AsFd,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,8 +19,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Sleep,
 };
-use tonic::{Request, transport::server::Connected};
+use tonic::{Request, Status, transport::server::Connected};
 
 use super::{
     access::{Access, AccessDenied, Credentials, Role, Roles},
@@ -28,6 +33,10 @@ use crate::kernel::peer_groups;
 pub(super) const MAX_CONNECTIONS: usize = 64;
 /// Of those, kept for root and the daemon's own user, so that others cannot lock them out.
 const RESERVED_CONNECTIONS: usize = 8;
+/// Connections of one user who is neither, so that no member of a group locks out the others.
+const MAX_CONNECTIONS_PER_USER: usize = 24;
+/// How long a connection may take until its first request: one that says nothing keeps a place from those who do.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long to leave it when no connection can be accepted, as when all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,6 +46,7 @@ pub(super) struct Peer {
     uid: u32,
     roles: Roles,
     access: Arc<Access>,
+    has_asked: Arc<AtomicBool>,
 }
 
 impl Peer {
@@ -56,11 +66,59 @@ pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<Peer, Acces
     }
 }
 
+/// Notes of every request, whatever it is about, that its connection is in use.
+pub(super) fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.has_asked.store(true, Ordering::Relaxed);
+    }
+    Ok(request)
+}
+
+/// How many connections each user has open.
+#[derive(Debug, Default)]
+pub(super) struct Users(Mutex<HashMap<u32, usize>>);
+
+/// A connection of a user, counted until this is dropped.
+#[derive(Debug)]
+struct UserPlace {
+    uid: u32,
+    users: Arc<Users>,
+}
+
+impl Users {
+    /// One more connection of a user, unless there are `most`.
+    fn place(self: &Arc<Self>, uid: u32, most: usize) -> Option<UserPlace> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = open.get(&uid).copied().unwrap_or_default();
+        if connections >= most {
+            return None;
+        }
+        open.insert(uid, connections + 1);
+        Some(UserPlace {
+            uid,
+            users: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for UserPlace {
+    fn drop(&mut self) {
+        let mut open = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get_mut(&self.uid) {
+            Some(connections) if *connections > 1 => *connections -= 1,
+            _ => {
+                open.remove(&self.uid);
+            }
+        }
+    }
+}
+
 /// Lets connections in.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub(super) access: Arc<Access>,
     pub(super) context: Arc<super::Context>,
+    pub(super) users: Arc<Users>,
 }
 
 impl Gate {
@@ -97,11 +155,20 @@ impl Gate {
         };
         let uid = credentials.uid;
         let connections = &self.context.connections;
-        let has_room = self.access.is_trusted(uid) || connections.available_permits() > RESERVED_CONNECTIONS;
-        let permit = has_room
-            .then(|| Arc::clone(connections).try_acquire_owned().ok())
+        let (reserved, most) = if self.access.is_trusted(uid) {
+            (0, MAX_CONNECTIONS)
+        } else {
+            (RESERVED_CONNECTIONS, MAX_CONNECTIONS_PER_USER)
+        };
+        let place = (connections.available_permits() > reserved)
+            .then(|| {
+                Some((
+                    Arc::clone(connections).try_acquire_owned().ok()?,
+                    self.users.place(uid, most)?,
+                ))
+            })
             .flatten();
-        let Some(permit) = permit else {
+        let Some((permit, user_place)) = place else {
             count(&self.context.refused_connections);
             tracing::debug!(uid, "too many connections");
             return None;
@@ -111,11 +178,14 @@ impl Gate {
             uid,
             roles,
             access: Arc::clone(&self.access),
+            has_asked: Arc::default(),
         };
         Some(PeerStream {
             stream,
             peer,
+            patience: Some(Box::pin(tokio::time::sleep(FIRST_REQUEST_WITHIN))),
             _permit: permit,
+            _user_place: user_place,
         })
     }
 }
@@ -140,7 +210,23 @@ fn credentials(stream: &UnixStream) -> io::Result<Credentials> {
 pub(super) struct PeerStream {
     stream: UnixStream,
     peer: Peer,
+    /// Until the first request: when it is due.
+    patience: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
+    _user_place: UserPlace,
+}
+
+impl PeerStream {
+    /// Whether the first request is overdue. Until it comes, the task is woken when it is.
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.peer.has_asked.load(Ordering::Relaxed) {
+            self.patience = None;
+        }
+        match &mut self.patience {
+            Some(due) => due.as_mut().poll(cx).is_ready(),
+            None => false,
+        }
+    }
 }
 
 impl Connected for PeerStream {
@@ -153,7 +239,11 @@ impl Connected for PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        if this.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buffer)
     }
 }
 
@@ -180,5 +270,22 @@ impl AsyncWrite for PeerStream {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_their_own_bounds() {
+        let users = Arc::new(Users::default());
+        let first: Vec<_> = (0..2).map(|_| users.place(7, 2).unwrap()).collect();
+        assert!(users.place(7, 2).is_none());
+        let other = users.place(8, 2).unwrap();
+        drop(first);
+        assert!(users.place(7, 1).is_some());
+        drop(other);
+        assert!(users.0.lock().unwrap().is_empty(), "nothing is kept of those who left");
     }
 }

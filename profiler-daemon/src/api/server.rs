@@ -13,7 +13,7 @@ use profiler_proto::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptorLayer};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
         status::Reports,
         watch::Watches,
     },
-    peer::Gate,
+    peer::{self, Gate},
     socket::BoundSocket,
 };
 use crate::health::{Health, Part, PartState};
@@ -85,6 +85,7 @@ pub async fn serve(
     let gate = Gate {
         access: Arc::new(access),
         context: Arc::clone(&context),
+        users: Arc::default(),
     };
     let server = tonic::transport::Server::builder()
         .timeout(REQUEST_TIMEOUT)
@@ -93,6 +94,7 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(InterceptorLayer::new(peer::note_request))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             ReceiverStream::new(connections),
