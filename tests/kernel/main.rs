@@ -11,6 +11,7 @@
 )]
 
 mod accounting;
+mod field;
 mod generated_code;
 mod hard_times;
 mod hostile;
