@@ -17,6 +17,7 @@ mod hard_times;
 mod hostile;
 mod hostile_requests;
 mod lifecycle;
+mod managed;
 mod mixed;
 mod names;
 mod profile;
