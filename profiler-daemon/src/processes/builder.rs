@@ -1,18 +1,20 @@
 //! The threads that open and read the files of processes, so that the sampling loop never does.
 //!
-//! In: [`Job`]s. Out: [`Outcome`]s, applied when the loop polls for them. There are two threads, one for objects whose tables
+//! In: [`Job`]s. Out: [`Outcome`]s, applied when the loop polls for them. There are two lanes, one for objects whose tables
 //! take long to compile: a service's own code and the C library do not wait for a compiler's or a tensor library's. All
-//! queues are bounded; jobs that wait are kept in order. What a file holds may make a job fail, never the thread.
+//! queues are bounded; jobs that wait are kept in order. What a file holds may make a job fail, never the thread. A file
+//! system that does not answer keeps a thread for good: another then takes its place, up to a bound, and other files of
+//! that file system are left alone until it answers.
 
 use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use profiler_unwinding::RowTable;
@@ -40,6 +42,10 @@ const QUEUE: usize = 64;
 const OUTCOMES: usize = 256;
 /// Bytes of rows in them beyond which the threads wait before they go on.
 const MAX_WAITING_ROW_BYTES: u64 = 64 << 20;
+/// How long a job may take before its thread is given up. Compiling the largest tables takes less, also beside other work.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// Threads of a lane that may be stuck at one time.
+const MAX_STUCK: usize = 8;
 /// How long they wait at a time.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -65,7 +71,7 @@ pub(super) enum Outcome {
     Built {
         object: Arc<MappedObject>,
         pid: Pid,
-        result: Result<(Arc<Built>, Option<RowTable>), String>,
+        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
     },
     Compiled {
         object: Arc<MappedObject>,
@@ -73,8 +79,22 @@ pub(super) enum Outcome {
     },
     Identified {
         image: ImageId,
-        result: Result<Identity, String>,
+        result: Result<Identity, Failure>,
     },
+}
+
+/// Why a file was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// It says nothing about the file, and another attempt may succeed.
+    pub(super) passes: bool,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, passes: false }
+    }
 }
 
 /// What a process is.
@@ -95,6 +115,26 @@ impl Job {
                 summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
             }
             Self::BuildVdso { .. } | Self::Identify { .. } => false,
+        }
+    }
+
+    /// The device of the file that is read, if it is known.
+    fn device(&self) -> Option<u64> {
+        match self {
+            Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
+            Self::BuildVdso { .. } | Self::Identify { .. } => None,
+        }
+    }
+
+    /// What it is about, in words.
+    fn subject(&self) -> String {
+        match self {
+            Self::Build { place, .. } => {
+                format!("{} of process {}", String::from_utf8_lossy(&place.path), place.pid.0)
+            }
+            Self::BuildVdso { .. } => "the vDSO".to_owned(),
+            Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
+            Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
         }
     }
 }
@@ -132,41 +172,118 @@ impl Gate {
 /// Called whenever an outcome is ready.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// The loop's end of one thread.
+/// What a thread is doing.
+#[derive(Debug)]
+struct Task {
+    since: Instant,
+    device: Option<u64>,
+    subject: String,
+}
+
+/// One thread, as the loop sees it.
+#[derive(Debug, Default)]
+struct Worker {
+    task: Mutex<Option<Task>>,
+    /// It has taken too long, and another thread goes on in its place: it ends after its job.
+    is_given_up: AtomicBool,
+}
+
+impl Worker {
+    fn set_task(&self, task: Option<Task>) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    /// Gives the thread up if its job takes too long.
+    fn give_up(&self, now: Instant) -> bool {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_stuck = task
+            .as_ref()
+            .is_some_and(|task| now.saturating_duration_since(task.since) >= STUCK_AFTER);
+        if is_stuck {
+            self.is_given_up.store(true, Ordering::Relaxed);
+        }
+        is_stuck
+    }
+
+    fn with_task<T>(&self, look: impl FnOnce(&Task) -> T) -> Option<T> {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        task.as_ref().map(look)
+    }
+}
+
+/// What all threads share.
+#[derive(Clone)]
+struct Shared {
+    outbox: SyncSender<Outcome>,
+    gate: Arc<Gate>,
+    wake: Option<Wake>,
+    /// Devices whose files do not answer.
+    silent: Arc<Mutex<Vec<u64>>>,
+    make_work: MakeWork,
+}
+
+/// Makes what does the jobs of a new thread.
+type MakeWork = Arc<dyn Fn() -> Box<dyn FnMut(Job) -> Outcome + Send> + Send + Sync>;
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The loop's end of the threads that take jobs from one queue. All but one of them are stuck.
 #[derive(Debug)]
 struct Lane {
+    name: &'static str,
     waiting: VecDeque<Job>,
     jobs: SyncSender<Job>,
+    inbox: Arc<Mutex<Receiver<Job>>>,
+    shared: Shared,
+    worker: Option<Arc<Worker>>,
+    stuck: Vec<Arc<Worker>>,
 }
 
 impl Lane {
-    fn start(
-        name: &str,
-        reader: Reader,
-        outbox: SyncSender<Outcome>,
-        gate: Arc<Gate>,
-        wake: Option<Wake>,
-    ) -> io::Result<Self> {
+    fn start(name: &'static str, shared: Shared) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE);
-        // Not joined at the end: what it reads at that time may take long.
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut reader = reader;
-            while let Ok(job) = inbox.recv() {
-                gate.wait();
-                let outcome = reader.run(job);
-                gate.waiting_bytes.fetch_add(outcome.row_bytes(), Ordering::Relaxed);
-                if outbox.send(outcome).is_err() {
-                    return;
-                }
-                if let Some(wake) = &wake {
-                    wake();
-                }
-            }
-        })?;
-        Ok(Self {
+        let mut lane = Self {
+            name,
             waiting: VecDeque::new(),
             jobs,
-        })
+            inbox: Arc::new(Mutex::new(inbox)),
+            shared,
+            worker: None,
+            stuck: Vec::new(),
+        };
+        lane.start_worker()?;
+        Ok(lane)
+    }
+
+    fn start_worker(&mut self) -> io::Result<()> {
+        let worker = Arc::new(Worker::default());
+        let (own, inbox, shared) = (Arc::clone(&worker), Arc::clone(&self.inbox), self.shared.clone());
+        // Not joined at the end: what it reads at that time may take long.
+        std::thread::Builder::new()
+            .name(self.name.to_owned())
+            .spawn(move || work(&own, &inbox, &shared))?;
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    /// Gives up a thread that is stuck and starts another in its place, if not too many are.
+    fn relieve(&mut self, now: Instant) {
+        self.stuck.retain(|worker| worker.with_task(|_| ()).is_some());
+        if let Some(worker) = self.worker.take_if(|worker| worker.give_up(now)) {
+            self.stuck.push(worker);
+        }
+        if self.worker.is_none()
+            && self.stuck.len() < MAX_STUCK
+            && let Err(error) = self.start_worker()
+        {
+            tracing::warn!(%error, "no thread takes the place of one that is stuck");
+        }
     }
 
     fn hand_over(&mut self) {
@@ -179,6 +296,51 @@ impl Lane {
     }
 }
 
+/// Takes jobs until there are no more, or until the thread is given up.
+fn work(worker: &Worker, inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
+    let mut run = (shared.make_work)();
+    while !worker.is_given_up.load(Ordering::Relaxed) {
+        let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        shared.gate.wait();
+        let device = job.device();
+        let is_silent = device.is_some_and(|device| {
+            let silent = shared.silent.lock().unwrap_or_else(PoisonError::into_inner);
+            silent.contains(&device)
+        });
+        let outcome = match job {
+            Job::Build { object, place } if is_silent => Outcome::Built {
+                object,
+                pid: place.pid,
+                result: Err(Failure {
+                    reason: "its file system does not answer".to_owned(),
+                    passes: true,
+                }),
+            },
+            job => {
+                worker.set_task(Some(Task {
+                    since: Instant::now(),
+                    device,
+                    subject: job.subject(),
+                }));
+                let outcome = run(job);
+                worker.set_task(None);
+                outcome
+            }
+        };
+        shared
+            .gate
+            .waiting_bytes
+            .fetch_add(outcome.row_bytes(), Ordering::Relaxed);
+        if shared.outbox.send(outcome).is_err() {
+            return;
+        }
+        if let Some(wake) = &shared.wake {
+            wake();
+        }
+    }
+}
+
 /// The loop's end of the threads.
 #[derive(Debug)]
 pub(super) struct Builder {
@@ -186,6 +348,7 @@ pub(super) struct Builder {
     large: Lane,
     outcomes: Receiver<Outcome>,
     gate: Arc<Gate>,
+    silent: Arc<Mutex<Vec<u64>>>,
     /// Jobs given and not yet answered.
     open: usize,
 }
@@ -193,19 +356,50 @@ pub(super) struct Builder {
 impl Builder {
     /// Starts the threads. They read `/proc` under the given root, and keep rows on disk.
     pub(super) fn start(proc: &ProcFs, rows: Arc<RowCache>, wake: Option<Wake>) -> io::Result<Self> {
+        let proc = proc.clone();
+        let make_work: MakeWork = Arc::new(move || {
+            let mut reader = Reader::new(proc.clone(), Arc::clone(&rows));
+            Box::new(move |job| reader.run(job))
+        });
+        Self::start_with(make_work, wake)
+    }
+
+    fn start_with(make_work: MakeWork, wake: Option<Wake>) -> io::Result<Self> {
         let (outbox, outcomes) = sync_channel(OUTCOMES);
-        let gate = Arc::new(Gate::default());
-        let lane = |name| {
-            let reader = Reader::new(proc.clone(), Arc::clone(&rows));
-            Lane::start(name, reader, outbox.clone(), Arc::clone(&gate), wake.clone())
+        let shared = Shared {
+            outbox,
+            gate: Arc::default(),
+            wake,
+            silent: Arc::default(),
+            make_work,
         };
         Ok(Self {
-            ordinary: lane("objects")?,
-            large: lane("large-objects")?,
+            ordinary: Lane::start("objects", shared.clone())?,
+            large: Lane::start("large-objects", shared.clone())?,
             outcomes,
-            gate,
+            gate: shared.gate,
+            silent: shared.silent,
             open: 0,
         })
+    }
+
+    /// Gives up threads that are stuck, and returns what they are about, with the number of lanes that stand still because
+    /// of them. Called from time to time.
+    pub(super) fn relieve(&mut self, now: Instant) -> (Vec<String>, usize) {
+        let (mut subjects, mut devices, mut standing) = (Vec::new(), Vec::new(), 0);
+        for lane in [&mut self.ordinary, &mut self.large] {
+            lane.relieve(now);
+            standing += usize::from(lane.worker.is_none());
+            for worker in &lane.stuck {
+                let task = worker.with_task(|task| (task.subject.clone(), task.device));
+                if let Some((subject, device)) = task {
+                    subjects.push(subject);
+                    devices.extend(device);
+                }
+            }
+        }
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = devices;
+        (subjects, standing)
     }
 
     /// Takes a job, or gives it back if too many wait.
@@ -374,6 +568,85 @@ mod tests {
         wait(&mut builder);
         wait(&mut builder);
         assert_eq!(builder.open(), 0);
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_keeps_one_thread_and_no_more() {
+        let (release, blocked) = sync_channel::<()>(0);
+        let blocked = Arc::new(Mutex::new(blocked));
+        let make_work: MakeWork = Arc::new(move || {
+            let blocked = Arc::clone(&blocked);
+            Box::new(move |job| match job {
+                Job::Build { object, place } => {
+                    if place.path == b"/hung/a" {
+                        blocked.lock().unwrap().recv().unwrap();
+                    }
+                    let result = Err(Failure::from("read".to_owned()));
+                    Outcome::Built {
+                        object,
+                        pid: place.pid,
+                        result,
+                    }
+                }
+                _ => panic!("another job"),
+            })
+        });
+        let mut builder = Builder::start_with(make_work, None).unwrap();
+        let submit = |builder: &mut Builder, path: &[u8], device| {
+            let place = MappedPlace {
+                pid: Pid(7),
+                start: 0,
+                end: 1,
+                device_inode: Some((device, 1)),
+                path: path.to_vec(),
+            };
+            let object = Arc::new(MappedObject::file(path, place.device_inode));
+            builder.submit(Job::Build { object, place }).unwrap();
+        };
+        submit(&mut builder, b"/hung/a", 1);
+        submit(&mut builder, b"/hung/b", 1);
+        submit(&mut builder, b"/other", 2);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(builder.relieve(Instant::now()), (Vec::new(), 0));
+        assert!(builder.poll().is_none(), "the thread waits");
+        let later = Instant::now() + STUCK_AFTER;
+        assert_eq!(builder.relieve(later), (vec!["/hung/a of process 7".to_owned()], 0));
+        let mut reasons = Vec::new();
+        for _ in 0..2 {
+            let Outcome::Built {
+                result: Err(failure), ..
+            } = wait(&mut builder)
+            else {
+                panic!("another outcome")
+            };
+            reasons.push((failure.reason, failure.passes));
+        }
+        // The thread that took the place may have been faster than word of the device.
+        assert!(reasons.contains(&("read".to_owned(), false)), "{reasons:?}");
+        submit(&mut builder, b"/hung/c", 1);
+        let Outcome::Built {
+            result: Err(failure), ..
+        } = wait(&mut builder)
+        else {
+            panic!("another outcome")
+        };
+        assert!(failure.passes, "{failure:?}");
+        // When it answers at last, its outcome counts, and its files are read again.
+        release.send(()).unwrap();
+        wait(&mut builder);
+        assert_eq!(builder.open(), 0);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !builder.relieve(Instant::now()).0.is_empty() {
+            assert!(Instant::now() < deadline);
+        }
+        submit(&mut builder, b"/hung/d", 1);
+        let Outcome::Built {
+            result: Err(failure), ..
+        } = wait(&mut builder)
+        else {
+            panic!("another outcome")
+        };
+        assert!(!failure.passes);
     }
 
     #[test]

@@ -19,8 +19,8 @@ struct List {
     mappings: Vec<WalkerMapping>,
     /// Contents whose tables it uses.
     tables: Vec<ContentId>,
-    /// Objects whose rows have to be compiled again.
-    to_compile: Vec<Job>,
+    /// Objects whose rows have to be compiled again, those that were refused when their time has come.
+    to_compile: Vec<(ContentId, Job)>,
     is_waiting: bool,
 }
 
@@ -49,17 +49,19 @@ impl<T: WalkerTables> Processes<T> {
             return;
         }
         let list = self.compose(id);
-        for job in list.to_compile {
-            if let Job::Compile { object } = &job
-                && let Some(Ok(summary)) = object.built().map(|built| &built.unwind)
-            {
-                self.tables.note_requested(summary.content, now.monotonic_ns);
+        for (content, job) in list.to_compile {
+            if self.tables.request(content, now.monotonic_ns) && !self.submit(job) {
+                let reason = "too many files wait to be read".to_owned();
+                self.tables.note_refused(content, reason, now.monotonic_ns);
             }
-            self.submit(job);
         }
         let Some(image) = self.images.get_mut(&id) else { return };
         image.walker.is_waiting = list.is_waiting;
-        if list.mappings == image.walker.written && image.walker.has_entry && !image.walker.must_write {
+        if list.mappings == image.walker.written
+            && list.tables == image.walker.tables
+            && image.walker.has_entry
+            && !image.walker.must_write
+        {
             return;
         }
         if let Err(full) = self.walker.set_process(pid, &list.mappings) {
@@ -108,6 +110,10 @@ impl<T: WalkerTables> Processes<T> {
             list.mappings.push(whole(Backing::Uprobes));
             return;
         }
+        if object.is_pending() && object.delay().is_some() {
+            list.mappings.push(whole(Backing::FramePointers));
+            return;
+        }
         if object.is_pending() {
             list.is_waiting = true;
             list.mappings.push(whole(Backing::Pending));
@@ -128,7 +134,12 @@ impl<T: WalkerTables> Processes<T> {
                 list.tables.push(content);
                 push_covered(&mut list.mappings, mapping, *table, bias, covered);
             }
-            Some(TableState::Refused { .. }) => list.mappings.push(whole(Backing::FramePointers)),
+            Some(TableState::Refused { .. }) => {
+                // Counted as a user, so that its turn is not forgotten.
+                list.tables.push(content);
+                list.mappings.push(whole(Backing::FramePointers));
+                list.to_compile.push((content, Job::Compile { object: object.clone() }));
+            }
             Some(TableState::Requested) => {
                 list.is_waiting = true;
                 list.mappings.push(whole(Backing::Pending));
@@ -136,7 +147,7 @@ impl<T: WalkerTables> Processes<T> {
             None => {
                 list.is_waiting = true;
                 list.mappings.push(whole(Backing::Pending));
-                list.to_compile.push(Job::Compile { object: object.clone() });
+                list.to_compile.push((content, Job::Compile { object: object.clone() }));
             }
         }
     }

@@ -171,6 +171,9 @@ impl<T: WalkerTables> Processes<T> {
         if !matches!(object.kind, ObjectKind::File | ObjectKind::Vdso) {
             return None;
         }
+        if let Some(reason) = object.delay().filter(|_| object.is_pending()) {
+            return Some(format!("{}: {reason}", object.name));
+        }
         let reason = match &object.built()?.unwind {
             Err(reason) => reason,
             Ok(summary) => match self.tables.state(&summary.content)? {

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -46,6 +46,8 @@ pub struct MappedObject {
     pub device_inode: Option<(u64, u64)>,
     /// How often the builder was asked for it.
     asked: AtomicU32,
+    /// Why it is not built for now.
+    delay: Mutex<Option<Arc<str>>>,
     built: OnceLock<Arc<Built>>,
     /// Stands for it where its own tables cannot.
     opaque: OnceLock<Arc<CodeObject>>,
@@ -87,6 +89,7 @@ impl MappedObject {
             path: Box::default(),
             device_inode: None,
             asked: AtomicU32::new(0),
+            delay: Mutex::new(None),
             built: OnceLock::new(),
             opaque: OnceLock::new(),
         }
@@ -119,6 +122,16 @@ impl MappedObject {
     /// Whether the builder still has to look at it.
     pub fn is_pending(&self) -> bool {
         matches!(self.kind, ObjectKind::File | ObjectKind::Vdso) && self.built.get().is_none()
+    }
+
+    /// Why it is not built for now, and will be tried again.
+    pub(super) fn delay(&self) -> Option<Arc<str>> {
+        self.delay.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that it is not built for now.
+    pub(super) fn set_delay(&self, reason: &str) {
+        *self.delay.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
     }
 
     /// Whether the builder has to be asked for it now.
@@ -291,6 +304,11 @@ impl Objects {
     /// Forgets a file that could not be read, so that the next process that maps it may succeed.
     pub(super) fn forget(&mut self, object: &Arc<MappedObject>) {
         self.files.retain(|_, known| !Arc::ptr_eq(&known.object, object));
+    }
+
+    /// Drops all that nobody has mapped, to free their descriptors.
+    pub(super) fn drop_idle(&mut self) {
+        self.files.retain(|_, known| Arc::strong_count(&known.object) > 1);
     }
 
     /// Drops what nobody has mapped for long, and the longest unused of too many.

@@ -11,7 +11,7 @@ use profiler_config::Targets;
 use super::{
     builder::{Builder, Job},
     discovery::Marks,
-    objects::Objects,
+    objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
     row_cache::RowCache,
     scan::ProcFs,
@@ -107,6 +107,11 @@ pub struct Processes<T> {
     pub(super) strays: HashSet<Pid>,
     pub(super) streams: HashMap<WatchId, Stream>,
     pub(super) leaderless: HashSet<ImageId>,
+    /// Files that are to be tried again, with the time.
+    pub(super) delayed: VecDeque<(u64, Arc<MappedObject>)>,
+    /// Processes that are to be looked at again, with the time.
+    pub(super) unidentified: VecDeque<(u64, ImageId)>,
+    pub(super) health: Arc<Health>,
     pub(super) tallies: Tallies,
     pub(super) next_image: u64,
     pub(super) repair_due: bool,
@@ -123,7 +128,12 @@ impl<T: WalkerTables> Processes<T> {
     pub fn new(walker: T, options: Options) -> Result<Self, StartError> {
         let proc = ProcFs::new(options.proc_root);
         let wake = options.wake.map(Arc::from);
-        let rows = RowCache::new(&options.state_dir, options.max_cached_row_bytes, options.health);
+        let rows = RowCache::new(
+            &options.state_dir,
+            options.max_cached_row_bytes,
+            Arc::clone(&options.health),
+        );
+        let health = options.health;
         let builder = Builder::start(&proc, Arc::new(rows), wake).map_err(|reason| StartError::Thread { reason })?;
         let mut processes = Self {
             walker,
@@ -144,6 +154,9 @@ impl<T: WalkerTables> Processes<T> {
             strays: HashSet::new(),
             streams: HashMap::new(),
             leaderless: HashSet::new(),
+            delayed: VecDeque::new(),
+            unidentified: VecDeque::new(),
+            health,
             tallies: Tallies::default(),
             next_image: 1,
             repair_due: false,

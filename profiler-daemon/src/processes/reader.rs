@@ -5,17 +5,20 @@
 
 use std::{
     collections::HashMap,
+    io,
+    os::fd::{AsRawFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
 };
 
 use object::ReadCache;
 use profiler_unwinding::{CompileError, ContentId, RowTable, Segments};
+use rustix::{io::Errno, process::Resource};
 
 use super::{
-    builder::{Identity, Job, Outcome},
+    builder::{Failure, Identity, Job, Outcome},
     discovery::{self, Marks},
-    files::{BoundedFile, MappedPlace, TargetFile, open_executable, open_mapped},
+    files::{BoundedFile, MappedPlace, OpenError, TargetFile, open_executable, open_mapped},
     objects::{Built, MappedObject, ObjectKind},
     row_cache::RowCache,
     scan::{ProcFs, ScanError},
@@ -33,6 +36,10 @@ const MAX_OBJECT_BYTES: u64 = 160 << 20;
 const MAX_REMEMBERED_MARKS: usize = 8192;
 /// Mappings of an unwatched process that are looked at for an interpreter.
 const MAX_INTERPRETER_CANDIDATES: usize = 4;
+/// Files of processes that are held open at most, whatever the system allows.
+const MAX_DESCRIPTORS: u64 = 1 << 16;
+/// Descriptors that they leave to clients, clocks, rings and the files that are read now.
+const RESERVED_DESCRIPTORS: u64 = 512;
 /// Largest vDSO.
 const MAX_VDSO_BYTES: u64 = 1 << 20;
 
@@ -40,6 +47,8 @@ const MAX_VDSO_BYTES: u64 = 1 << 20;
 pub(super) struct Reader {
     proc: ProcFs,
     rows: Arc<RowCache>,
+    /// Files are not kept open with this number or a higher one: numbers are given out from the lowest free one on.
+    max_descriptor: RawFd,
     built: HashMap<FileIdentity, Weak<Built>>,
     unwind: HashMap<ContentId, Weak<UnwindSummary>>,
     marks: HashMap<FileIdentity, Marks>,
@@ -50,6 +59,7 @@ impl Reader {
         Self {
             proc,
             rows,
+            max_descriptor: max_descriptor(),
             built: HashMap::new(),
             unwind: HashMap::new(),
             marks: HashMap::new(),
@@ -86,8 +96,14 @@ impl Reader {
         }
     }
 
-    fn build(&mut self, object: &MappedObject, place: &MappedPlace) -> Result<(Arc<Built>, Option<RowTable>), String> {
-        let file = open_mapped(&self.proc, place).map_err(|error| error.to_string())?;
+    fn build(&mut self, object: &MappedObject, place: &MappedPlace) -> Result<(Arc<Built>, Option<RowTable>), Failure> {
+        let file = open_mapped(&self.proc, place).map_err(|error| failure(&error))?;
+        if file.descriptor.as_raw_fd() >= self.max_descriptor {
+            return Err(Failure {
+                reason: format!("the daemon holds {} files open, as many as it may", self.max_descriptor),
+                passes: true,
+            });
+        }
         if let Some(built) = self.built.get(&file.identity).and_then(Weak::upgrade) {
             return Ok((built, None));
         }
@@ -125,7 +141,7 @@ impl Reader {
         Ok((built, table))
     }
 
-    fn build_vdso(&mut self, object: &MappedObject) -> Result<(Arc<Built>, Option<RowTable>), String> {
+    fn build_vdso(&mut self, object: &MappedObject) -> Result<(Arc<Built>, Option<RowTable>), Failure> {
         debug_assert_eq!(object.kind, ObjectKind::Vdso);
         let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
         let segments = Segments::parse(&image[..]).map_err(|error| error.to_string())?;
@@ -211,13 +227,12 @@ impl Reader {
         }
     }
 
-    fn identify(&mut self, pid: Pid) -> Result<Identity, String> {
-        let fail = |error: ScanError| error.to_string();
-        let executable = self.proc.executable(pid).map_err(fail)?;
-        let user_id = self.proc.user_id(pid).map_err(fail)?;
+    fn identify(&mut self, pid: Pid) -> Result<Identity, Failure> {
+        let executable = self.proc.executable(pid).map_err(|error| scan_failure(&error))?;
+        let user_id = self.proc.user_id(pid).map_err(|error| scan_failure(&error))?;
         // Without cgroups a process has no service but itself.
         let cgroup = self.proc.cgroup(pid).unwrap_or_default();
-        let program = open_executable(&self.proc, pid).map_err(|error| error.to_string())?;
+        let program = open_executable(&self.proc, pid).map_err(|error| failure(&error))?;
         let mut marks = self.examine(&program);
         if !marks.python {
             marks.python = self.maps_interpreter(pid);
@@ -265,8 +280,43 @@ impl Reader {
 }
 
 /// Runs a job whose input may be made to break it.
-fn guarded<T>(job: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err("reading it failed inside the profiler".to_owned()))
+fn guarded<T, E: From<String>>(job: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let broken = |_| Err("reading it failed inside the profiler".to_owned().into());
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(broken)
+}
+
+/// Why a file was not opened, and whether that says something about the file or about the moment.
+fn failure(error: &OpenError) -> Failure {
+    let passes = match error {
+        OpenError::Refused { reason, .. } => does_pass(reason),
+        OpenError::Gone | OpenError::NotRegular | OpenError::Replaced => false,
+    };
+    let reason = error.to_string();
+    Failure { reason, passes }
+}
+
+/// The same for what `/proc` says.
+fn scan_failure(error: &ScanError) -> Failure {
+    let passes = matches!(error, ScanError::Failed { reason, .. } if does_pass(reason));
+    let reason = error.to_string();
+    Failure { reason, passes }
+}
+
+/// Whether the kernel refused for want of something.
+fn does_pass(reason: &io::Error) -> bool {
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
+    passing
+        .iter()
+        .any(|errno| reason.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// How many files of processes may be held open: all but some that the daemon needs for itself.
+fn max_descriptor() -> RawFd {
+    let allowed = rustix::process::getrlimit(Resource::Nofile).current;
+    let allowed = allowed.map_or(MAX_DESCRIPTORS, |allowed| allowed.min(MAX_DESCRIPTORS));
+    // A quarter at least is left to files where little is allowed.
+    let for_files = allowed.saturating_sub(RESERVED_DESCRIPTORS).max(allowed / 4);
+    RawFd::try_from(for_files).unwrap_or(RawFd::MAX)
 }
 
 /// Drops what nobody holds any more, when there is as much of it as to be worth the walk.
@@ -308,6 +358,17 @@ pub(crate) fn own_vdso(proc: &ProcFs) -> Result<Vec<u8>, ScanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn want_of_descriptors_says_nothing_about_the_file() {
+        let refused = |errno: Errno| OpenError::Refused {
+            what: "opening it",
+            reason: errno.into(),
+        };
+        assert!(failure(&refused(Errno::MFILE)).passes && failure(&refused(Errno::NFILE)).passes);
+        assert!(!failure(&refused(Errno::ACCESS)).passes && !failure(&OpenError::Gone).passes);
+        assert!(max_descriptor() > 0 && max_descriptor() <= MAX_DESCRIPTORS as RawFd);
+    }
 
     #[test]
     fn a_panic_is_a_failed_job() {

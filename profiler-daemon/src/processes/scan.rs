@@ -305,7 +305,9 @@ pub(crate) fn parse_user_id(text: &[u8]) -> Option<u32> {
 /// namespaces, the process's own last.
 pub(crate) fn parse_credentials(text: &[u8]) -> Option<Credentials> {
     let field = |name: &[u8]| {
-        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        let line = text
+            .split(|&byte| byte == b'\n')
+            .find_map(|line| line.strip_prefix(name))?;
         str::from_utf8(line).ok().map(str::split_ascii_whitespace)
     };
     Some(Credentials {

@@ -14,8 +14,10 @@ use super::walker_tables::{TableId, WalkerTables};
 const GRACE: Duration = Duration::from_secs(300);
 /// How long it is kept at least. Forks that the daemon has not heard of yet may still use it.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
-/// When a table that was refused for want of room is tried again.
+/// When a table that was refused for want of room is tried again; twice as long after each further refusal.
 const RETRY: Duration = Duration::from_secs(30);
+/// How often that time is doubled at most.
+const MAX_DOUBLINGS: u32 = 5;
 
 /// What became of the rows of some content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub(super) enum TableState {
     Requested,
     /// They are in the walker.
     Installed(TableId),
-    /// They are not, for this reason, and are not tried again before a time.
+    /// They are not, for this reason, and are not tried again before a time; [`u64::MAX`] while or if that is not known.
     Refused { reason: String, retry_ns: u64 },
 }
 
@@ -32,6 +34,7 @@ pub(super) enum TableState {
 struct Slot {
     state: TableState,
     users: u32,
+    refusals: u32,
     idle_since_ns: u64,
 }
 
@@ -47,9 +50,28 @@ impl RowTables {
         self.slots.get(content).map(|slot| &slot.state)
     }
 
-    /// Notes that the rows are being compiled.
-    pub(super) fn note_requested(&mut self, content: ContentId, now_ns: u64) {
-        self.set(content, TableState::Requested, now_ns);
+    /// Whether the rows are to be compiled now, which is taken to be done then. What was refused before stays so until they
+    /// are there.
+    pub(super) fn request(&mut self, content: ContentId, now_ns: u64) -> bool {
+        match self.slots.get_mut(&content).map(|slot| &mut slot.state) {
+            None => {
+                self.set(content, TableState::Requested, now_ns);
+                true
+            }
+            Some(TableState::Refused { retry_ns, .. }) if *retry_ns <= now_ns => {
+                *retry_ns = u64::MAX;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Notes that the rows cannot be had now.
+    pub(super) fn note_refused(&mut self, content: ContentId, reason: String, now_ns: u64) {
+        let refusals = self.slots.get(&content).map_or(0, |slot| slot.refusals);
+        let wait = RETRY * (1 << refusals.min(MAX_DOUBLINGS));
+        let retry_ns = now_ns.saturating_add(wait.as_nanos() as u64);
+        self.set(content, TableState::Refused { reason, retry_ns }, now_ns);
     }
 
     /// Notes that the rows cannot be had.
@@ -81,21 +103,13 @@ impl RowTables {
         ) {
             return;
         }
-        let state = loop {
+        loop {
             match walker.install(table) {
-                Ok(id) => break TableState::Installed(id),
-                Err(full) => {
-                    if !self.evict_one(walker, now_ns) {
-                        let retry_ns = now_ns.saturating_add(RETRY.as_nanos() as u64);
-                        break TableState::Refused {
-                            reason: full.to_string(),
-                            retry_ns,
-                        };
-                    }
-                }
+                Ok(id) => return self.set(content, TableState::Installed(id), now_ns),
+                Err(_) if self.evict_one(walker, now_ns) => {}
+                Err(full) => return self.note_refused(content, full.to_string(), now_ns),
             }
-        };
-        self.set(content, state, now_ns);
+        }
     }
 
     /// Replaces the tables that a process uses by others.
@@ -113,12 +127,9 @@ impl RowTables {
         }
     }
 
-    /// Forgets refusals that are due to be tried again, and returns whether there were any.
-    pub(super) fn forget_due(&mut self, now_ns: u64) -> bool {
-        let before = self.slots.len();
-        self.slots
-            .retain(|_, slot| !matches!(slot.state, TableState::Refused { retry_ns, .. } if retry_ns <= now_ns));
-        self.slots.len() < before
+    /// Whether something that was refused is due to be tried again.
+    pub(super) fn is_any_due(&self, now_ns: u64) -> bool {
+        self.slots.values().any(|slot| slot.state.is_due(now_ns))
     }
 
     /// Removes tables that nobody has used for long.
@@ -151,9 +162,21 @@ impl RowTables {
         let slot = self.slots.entry(content).or_insert(Slot {
             state: TableState::Requested,
             users: 0,
+            refusals: 0,
             idle_since_ns: now_ns,
         });
+        slot.refusals = match state {
+            TableState::Refused { .. } => slot.refusals.saturating_add(1),
+            _ => 0,
+        };
         slot.state = state;
+    }
+}
+
+impl TableState {
+    /// Whether it was refused and is to be tried again.
+    pub(super) fn is_due(&self, now_ns: u64) -> bool {
+        matches!(self, Self::Refused { retry_ns, .. } if *retry_ns <= now_ns)
     }
 }
 
@@ -210,17 +233,23 @@ mod tests {
             tables.state(&content(3)),
             Some(&TableState::Refused { reason, retry_ns })
         );
-        assert!(!tables.forget_due(retry_ns - 1) && tables.forget_due(retry_ns));
-        assert_eq!(tables.state(&content(3)), None, "it is tried again later");
-        tables.exchange(&[content(1)], &[], 20 * SECOND);
-        tables.exchange(&[content(0)], &[], 21 * SECOND);
-        tables.install(&mut walker, content(3), &table(10), 21 * SECOND);
+        assert!(!tables.is_any_due(retry_ns - 1) && tables.is_any_due(retry_ns));
+        // While it is tried again it stays refused, and then for twice as long.
+        assert!(!tables.request(content(3), retry_ns - 1) && tables.request(content(3), retry_ns));
+        assert!(matches!(tables.state(&content(3)), Some(TableState::Refused { .. })));
+        assert!(!tables.is_any_due(retry_ns + 1));
+        tables.install(&mut walker, content(3), &table(10), retry_ns);
+        assert!(!tables.is_any_due(retry_ns + RETRY.as_nanos() as u64));
+        assert!(tables.is_any_due(retry_ns + 2 * RETRY.as_nanos() as u64));
+        tables.exchange(&[content(1)], &[], 120 * SECOND);
+        tables.exchange(&[content(0)], &[], 121 * SECOND);
+        tables.install(&mut walker, content(3), &table(10), 121 * SECOND);
         assert!(tables.state(&content(1)).is_none(), "evicted");
         assert!(matches!(tables.state(&content(0)), Some(TableState::Installed(_))));
         assert!(matches!(tables.state(&content(3)), Some(TableState::Installed(_))));
         // What was just released is not taken away yet.
-        tables.exchange(&[], &[content(3)], 21 * SECOND);
-        tables.install(&mut walker, content(4), &table(10), 21 * SECOND + 1);
+        tables.exchange(&[], &[content(3)], 121 * SECOND);
+        tables.install(&mut walker, content(4), &table(10), 121 * SECOND + 1);
         assert!(matches!(tables.state(&content(4)), Some(TableState::Refused { .. })));
     }
 
@@ -231,7 +260,7 @@ mod tests {
         tables.install(&mut walker, content(0), &table(10), 0);
         tables.install(&mut walker, content(0), &table(10), 0);
         assert_eq!(walker.tables.len(), 1, "equal content is installed once");
-        tables.note_requested(content(1), 0);
+        assert!(tables.request(content(1), 0) && !tables.request(content(1), 0));
         tables.note_failed(content(2), "why".to_owned(), 0);
         let grace = GRACE.as_nanos() as u64;
         tables.prune(&mut walker, grace - 1);

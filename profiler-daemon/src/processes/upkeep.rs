@@ -6,20 +6,28 @@ use std::sync::Arc;
 use profiler_unwinding::RowTable;
 
 use super::{
-    builder::{Identity, Outcome},
+    builder::{Failure, Identity, Job, Outcome},
     objects::{Built, MappedObject},
     owner::{KnownProgram, MAX_PROGRAMS, Processes},
     process::{Identification, Image, ImageId, Now},
     scan::{ProcStat, ScanError},
+    tables::TableState,
     walker_tables::WalkerTables,
     watching::build_job,
 };
-use crate::kernel::records::Pid;
+use crate::{
+    health::{Part, PartState},
+    kernel::records::Pid,
+};
 
 /// Outcomes of the builder applied by one poll.
 const MAX_OUTCOMES: usize = 64;
 /// Processes through which the builder tries to open one file.
 const MAX_ATTEMPTS: u32 = 4;
+/// Time after which a file is tried again that could not be read for a reason that passes.
+const DELAY_NS: u64 = 5_000_000_000;
+/// Files that wait for that.
+const MAX_DELAYED: usize = 4096;
 /// Least time between two repairs.
 const REPAIR_INTERVAL_NS: u64 = 1_000_000_000;
 /// Least time between two looks at all entries that wait for the builder while it works.
@@ -55,9 +63,11 @@ impl<T: WalkerTables> Processes<T> {
             self.end_leaderless(now);
             self.expire_leases(now);
             self.retry_refused(now);
+            self.relieve_builder(now);
+            self.retry_delayed(now);
             self.forget_old(now);
             self.objects.prune(now.monotonic_ns);
-            if self.tables.forget_due(now.monotonic_ns) {
+            if self.tables.is_any_due(now.monotonic_ns) {
                 self.dirty.extend(&self.watched);
             }
             self.write_dirty(now);
@@ -132,6 +142,10 @@ impl<T: WalkerTables> Processes<T> {
                     .built()
                     .and_then(|built| Some(built.unwind.as_ref().ok()?.content));
                 let Some(content) = content else { return };
+                if matches!(self.tables.state(&content), Some(TableState::Refused { .. })) {
+                    // Its processes were written without it.
+                    self.dirty.extend(&self.watched);
+                }
                 match result {
                     Ok(table) => self.tables.install(&mut self.walker, content, &table, now.monotonic_ns),
                     Err(reason) => self.tables.note_failed(content, reason, now.monotonic_ns),
@@ -146,7 +160,7 @@ impl<T: WalkerTables> Processes<T> {
         &mut self,
         object: &Arc<MappedObject>,
         pid: Pid,
-        result: Result<(Arc<Built>, Option<RowTable>), String>,
+        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
         now: Now,
     ) {
         match result {
@@ -156,21 +170,20 @@ impl<T: WalkerTables> Processes<T> {
                         .install(&mut self.walker, summary.content, &table, now.monotonic_ns);
                 }
                 object.fill(built);
+                if object.delay().is_some() {
+                    // Its processes were written without it.
+                    self.dirty.extend(&self.watched);
+                }
             }
-            Err(reason) => {
+            Err(failure) if failure.passes && self.delayed.len() < MAX_DELAYED => {
+                object.set_delay(&failure.reason);
+                self.delayed
+                    .push_back((now.monotonic_ns.saturating_add(DELAY_NS), Arc::clone(object)));
+                self.objects.drop_idle();
+            }
+            Err(Failure { reason, .. }) => {
                 // Another process that maps the file may still lead to it.
-                let other = self
-                    .watched
-                    .iter()
-                    .filter_map(|id| self.images.get(id))
-                    .find_map(|image| {
-                        let is_it = image.pid != pid;
-                        let place = image
-                            .mappings
-                            .live()
-                            .find(|mapping| is_it && Arc::ptr_eq(&mapping.object, object));
-                        place.map(|mapping| build_job(image.pid, mapping))
-                    });
+                let other = self.job_of(object, Some(pid));
                 if let Some(job) = other
                     && object.note_asked() < MAX_ATTEMPTS
                     && self.submit(job)
@@ -182,6 +195,60 @@ impl<T: WalkerTables> Processes<T> {
             }
         }
         self.rewrite_due = true;
+    }
+
+    /// Tells of files that do not answer.
+    fn relieve_builder(&mut self, now: Now) {
+        let (subjects, standing) = self.builder.relieve(now.instant);
+        let state = match subjects.first() {
+            None => PartState::Active,
+            Some(first) => {
+                let others = match subjects.len() - 1 {
+                    0 => String::new(),
+                    others => format!(" and {others} more"),
+                };
+                let effect = if standing > 0 {
+                    "no other file is read until they answer"
+                } else {
+                    "other files are read meanwhile"
+                };
+                PartState::Failed {
+                    reason: format!("reading {first}{others} takes too long: {effect}"),
+                    remedy: "Look at the file system that it lies on.".to_owned(),
+                }
+            }
+        };
+        self.health.report(Part::UnwindTables, state);
+    }
+
+    /// Asks the builder again for what it could not read for a reason that passes.
+    fn retry_delayed(&mut self, now: Now) {
+        while let Some((_, object)) = self.delayed.pop_front_if(|(due_ns, _)| *due_ns <= now.monotonic_ns) {
+            if let Some(job) = self.job_of(&object, None) {
+                self.submit(job);
+            } else {
+                self.objects.forget(&object);
+            }
+        }
+        while let Some((_, id)) = self
+            .unidentified
+            .pop_front_if(|(due_ns, _)| *due_ns <= now.monotonic_ns)
+        {
+            if let Some(image) = self.images.get_mut(&id).filter(|image| image.is_running()) {
+                image.identification = Identification::NotAsked;
+                self.decide(id, now);
+            }
+        }
+    }
+
+    /// The job of reading an object through a watched process that maps it, but not through this one.
+    fn job_of(&self, object: &Arc<MappedObject>, but: Option<Pid>) -> Option<Job> {
+        let images = self.watched.iter().filter_map(|id| self.images.get(id));
+        images.filter(|image| Some(image.pid) != but).find_map(|image| {
+            let mut live = image.mappings.live();
+            let place = live.find(|mapping| Arc::ptr_eq(&mapping.object, object))?;
+            Some(build_job(image.pid, place))
+        })
     }
 
     /// Looks again at all entries that waited for the builder, once it has nothing left to do or some time has passed: an
@@ -200,7 +267,7 @@ impl<T: WalkerTables> Processes<T> {
         self.dirty.extend(waiting);
     }
 
-    fn apply_identified(&mut self, id: ImageId, result: Result<Identity, String>, now: Now) {
+    fn apply_identified(&mut self, id: ImageId, result: Result<Identity, Failure>, now: Now) {
         let Some(image) = self.images.get_mut(&id) else { return };
         match result {
             Ok(identity) => {
@@ -219,7 +286,13 @@ impl<T: WalkerTables> Processes<T> {
                 }
                 image.identification = Identification::Known(Arc::new(identity));
             }
-            Err(reason) => image.identification = Identification::Failed(reason),
+            Err(failure) => {
+                image.identification = Identification::Failed(failure.reason);
+                if failure.passes && self.unidentified.len() < MAX_DELAYED {
+                    self.unidentified
+                        .push_back((now.monotonic_ns.saturating_add(DELAY_NS), id));
+                }
+            }
         }
         if image.is_running() {
             self.dirty.insert(id);
