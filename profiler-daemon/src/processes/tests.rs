@@ -562,6 +562,75 @@ fn full_tables_refuse_with_a_reason() {
     assert_eq!(owner.list(None).unwrap().remove(0).limitations, Vec::<String>::new());
 }
 
+fn has_rows(owner: &Owner, pid: u32) -> bool {
+    let mappings = &owner.walker().processes[&Pid(pid)];
+    mappings
+        .iter()
+        .any(|mapping| matches!(mapping.backing, Backing::Rows(_)))
+}
+
+#[test]
+fn a_newcomer_waits_for_room_and_takes_it_from_nobody() {
+    let proc = FakeProc::new();
+    let processes = [
+        (7, FakeProcess::new(&rust_program())),
+        (8, FakeProcess::new(&native_program())),
+    ];
+    let (mut owner, base) = scanned(&proc, targets(), &processes);
+    assert!(has_rows(&owner, 7));
+    let used = owner.walker().tables.values().map(|(_, rows)| rows).sum();
+    owner.walker_mut().max_rows = used;
+    owner.watch(Pid(8), Lease::Stream(WatchId(1)), at(base, 1)).unwrap();
+    for seconds in [1, 40, 110, 250] {
+        settle(&mut owner, at(base, seconds * SECOND_NS));
+        assert!(has_rows(&owner, 7) && !has_rows(&owner, 8), "after {seconds} s");
+        let limitations = owner.list(Some(Pid(8))).unwrap().remove(0).limitations;
+        assert!(
+            limitations[0].contains("the walker's table of rows is full"),
+            "{limitations:?}"
+        );
+        assert!(!owner.is_loading(Pid(8)), "refused is not pending");
+    }
+    proc.remove(7);
+    owner.on_lifecycle(&exit(251 * SECOND_NS, 7), at(base, 251 * SECOND_NS));
+    settle(&mut owner, at(base, 252 * SECOND_NS));
+    settle(&mut owner, at(base, 1500 * SECOND_NS));
+    assert!(has_rows(&owner, 8));
+}
+
+#[test]
+fn libraries_that_come_and_go_at_one_address_have_the_rows_of_the_last() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&rust_program()))]);
+    let of_native = FakeProcess::new(&native_program()).mappings[0].clone();
+    let (start, end) = (0x7000_0000_0000, 0x7000_0000_0000 + of_native.1 - of_native.0);
+    let mut tables = std::collections::BTreeSet::new();
+    for round in 1..20_u64 {
+        let time = round * SECOND_NS;
+        let path = if round % 2 == 0 {
+            Path::new("//anon")
+        } else {
+            &*of_native.2
+        };
+        owner.on_lifecycle(&map(time, 7, start, end, path), at(base, time));
+        settle(&mut owner, at(base, time));
+        let written = &owner.walker().processes[&Pid(7)];
+        let at_start: Vec<_> = written
+            .iter()
+            .filter(|mapping| mapping.start >= start && mapping.end <= end)
+            .map(|mapping| mapping.backing)
+            .collect();
+        let with_rows = at_start.iter().filter_map(|backing| match backing {
+            Backing::Rows(table) => Some(*table),
+            _ => None,
+        });
+        let found: Vec<_> = with_rows.collect();
+        assert_eq!(found.is_empty(), round % 2 == 0, "round {round}: {at_start:?}");
+        tables.extend(found);
+    }
+    assert_eq!(tables.len(), 1, "the rows stay for the next time: {tables:?}");
+}
+
 #[test]
 fn an_id_is_given_to_another_process() {
     let proc = FakeProc::new();
