@@ -19,13 +19,13 @@ use profiler_common::{
     counters::Counter,
     cpu::{CpuSampleHeader, flags},
     limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_KERNEL_FRAMES, THREAD_NAME_BYTES},
-    process::state,
+    process::{RELOCATION_WORDS, state},
     stop::StopReason,
     walk::{self, MAX_STEPS, Walk},
 };
 
 use crate::{
-    kernel_target::{KernelTarget, is_exiting, masked},
+    kernel_target::{KernelTarget, has_no_user_part, is_stack_start, masked},
     maps::{COUNTERS, PROCESSES, RINGS, SCRATCH, STEPS, Scratch},
 };
 
@@ -88,7 +88,7 @@ unsafe fn one_step(context: *mut LoopContext) -> c_long {
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     add(counter, 1);
 }
 
@@ -130,11 +130,16 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
     if start_registers(context, scratch) {
         walk_user_stack(scratch_pointer);
     }
+    if scratch.walk.stop == StopReason::NoRow as u32 && is_stack_start(scratch.walk.sp) {
+        scratch.walk.stop = StopReason::Root as u32;
+    }
     if unchanged(pid, scratch) {
         scratch.header.user_frames = scratch.walk.frames as u16;
         scratch.header.stop = scratch.walk.stop as u8;
-        if scratch.walk.stop == StopReason::ReadFailed as u32 && is_exiting() {
-            // The stack went with the rest of its memory; there is no user part to be had.
+        let is_whole =
+            scratch.walk.stop == StopReason::Root as u32 || scratch.walk.stop == StopReason::DepthLimit as u32;
+        if !is_whole && has_no_user_part() {
+            // The stack went with the rest of its memory, or is that of a program that has not begun.
             scratch.header.user_frames = 0;
             scratch.header.stop = StopReason::NoUserRegisters as u8;
         }
@@ -219,7 +224,14 @@ fn start_registers(context: &PerfEventContext, scratch: &mut Scratch) -> bool {
         // SAFETY: the helpers have no preconditions. The registers are copied by a checked read, because direct loads here and above
         // would be merged into one that the verifier refuses.
         match unsafe { bpf_probe_read_kernel(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs) } {
-            Ok(registers) => (registers.cs, initial_walk(&registers)),
+            Ok(registers) => {
+                let mut walk = initial_walk(&registers);
+                // -1 unless the kernel was entered by a system call (arch/x86/entry/entry_64.S).
+                if registers.orig_rax as i64 != -1 {
+                    walk.flags |= walk::flags::AFTER_SYSCALL;
+                }
+                (registers.cs, walk)
+            }
             Err(_) => (0, Walk::default()),
         }
     };
@@ -228,6 +240,7 @@ fn start_registers(context: &PerfEventContext, scratch: &mut Scratch) -> bool {
     walk.first_mapping = entry.first_mapping;
     walk.mapping_hint = entry.first_mapping;
     walk.mapping_count = entry.mapping_count;
+    walk.relocation = entry.relocation;
     let reason = if cs & 3 != 3 {
         StopReason::NoUserRegisters
     } else if cs == USER32_CS {
@@ -274,10 +287,38 @@ fn unchanged(pid: u32, scratch: &Scratch) -> bool {
     }
 }
 
+/// Puts how the walk's addresses were translated behind the stacks.
+#[inline(always)]
+fn append_relocation(scratch: &mut Scratch, frames: u64) {
+    let relocation = scratch.entry.relocation;
+    let words = [
+        relocation.is_used,
+        relocation.program_start,
+        relocation.program_end,
+        relocation.program_distance,
+        relocation.vdso_start,
+        relocation.vdso_end,
+        relocation.vdso_distance,
+        relocation.other_distance,
+    ];
+    let mut slot = frames;
+    for word in words {
+        let index = masked::<{ FRAME_SLOTS as i32 - 1 }>(slot);
+        // SAFETY: masked to less than the number of slots.
+        unsafe { *scratch.frames.get_unchecked_mut(index as usize) = word };
+        slot += 1;
+    }
+}
+
 /// Writes the record to the CPU's ring. Wakes the daemon only when the ring fills; otherwise it looks by itself.
 #[inline(always)]
 fn deliver(scratch: &mut Scratch) {
-    let frames = u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames);
+    let mut frames = u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames);
+    if scratch.entry.relocation.is_used != 0 {
+        scratch.header.flags |= flags::RELOCATED;
+        append_relocation(scratch, frames);
+        frames += RELOCATION_WORDS as u64;
+    }
     let length = size_of::<CpuSampleHeader>() as u64 + 8 * masked::<{ FRAME_SLOTS as i32 - 1 }>(frames);
     let Some(ring) = RINGS.get(scratch.header.cpu / CPUS_PER_RING) else {
         count(Counter::Internal);

@@ -9,8 +9,8 @@ use profiler_common::{
 };
 
 use crate::maps::{
-    MAPPINGS, PAGES, RETURN_CHAINED, RETURN_NEXT, RETURN_ORIGINAL, SHARDS, TASK_FLAGS, TASK_UTASK, UNKNOWN_OFFSET,
-    UTASK_RETURN_INSTANCES, UTASK_VADDR, UTASK_XOL_VADDR,
+    MAPPINGS, MM_START_STACK, PAGES, RETURN_CHAINED, RETURN_NEXT, RETURN_ORIGINAL, SHARDS, TASK_FLAGS, TASK_IN_EXECVE,
+    TASK_MM, TASK_UTASK, UNKNOWN_OFFSET, UTASK_RETURN_INSTANCES, UTASK_VADDR, UTASK_XOL_VADDR,
 };
 
 /// Uretprobes on one function that share a slot of the stack.
@@ -97,12 +97,27 @@ impl Target for KernelTarget<'_> {
     }
 }
 
-/// Whether the current thread is exiting: its memory may be gone.
+/// Whether the current thread is exiting, when its memory may be gone, or executing a program, when it may be another's
+/// than its registers are.
 #[inline(always)]
-pub(crate) fn is_exiting() -> bool {
+pub(crate) fn has_no_user_part() -> bool {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    read_field(task, TASK_FLAGS.load()).is_some_and(|flags| flags & PF_EXITING != 0)
+    if read_field(task, TASK_FLAGS.load()).is_some_and(|flags| flags & PF_EXITING != 0) {
+        return true;
+    }
+    let bit = TASK_IN_EXECVE.load();
+    bit != UNKNOWN_OFFSET && read_field(task, bit >> 6 << 3).is_some_and(|word| word >> (bit & 63) & 1 != 0)
+}
+
+/// Whether a stack pointer is the one that the program began with: no frame lies above it. The dynamic loader's entry, where
+/// every program begins, is described by no unwind table.
+#[inline(always)]
+pub(crate) fn is_stack_start(sp: u64) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let memory = read_field(task, TASK_MM.load());
+    memory.and_then(|memory| read_field(memory, MM_START_STACK.load())) == Some(sp)
 }
 
 /// The `struct uprobe_task` of the current thread.
@@ -115,7 +130,7 @@ fn uprobe_task() -> Option<u64> {
 
 /// Eight bytes at an offset of a kernel structure.
 #[inline(always)]
-fn read_field(structure: u64, offset: u64) -> Option<u64> {
+pub(crate) fn read_field(structure: u64, offset: u64) -> Option<u64> {
     if structure == 0 || offset == UNKNOWN_OFFSET {
         return None;
     }

@@ -8,8 +8,10 @@ use aya_ebpf::{
 use profiler_common::{
     counters::Counter,
     cpu::CpuSampleHeader,
-    limits::{FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, ROWS_PER_SHARD},
-    process::{Mapping, ProcessEntry},
+    limits::{
+        FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, MAX_TEMPLATES, ROWS_PER_SHARD,
+    },
+    process::{Exec, FileKey, Mapping, ProcessEntry, Template},
     walk::{MAX_STEPS, Walk},
 };
 
@@ -36,9 +38,13 @@ pub(crate) struct Scratch {
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 
-/// When a watched process last executed a program, so that the daemon can tell that it is late.
+/// The last exec of each process, so that the daemon can tell that it is late, and where the parts of the program lie.
 #[map]
-pub(crate) static EXECS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(MAX_PROCESSES, 0);
+pub(crate) static EXECS: LruHashMap<u32, Exec> = LruHashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Programs to be watched from their exec on, with what is known of them from an earlier process.
+#[map]
+pub(crate) static TEMPLATES: HashMap<FileKey, Template> = HashMap::with_max_entries(MAX_TEMPLATES, 0);
 
 /// Mappings of all processes; each process has a run of them, sorted by address.
 #[map]
@@ -104,3 +110,33 @@ pub(crate) static RETURN_CHAINED: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `return_instance.next`.
 #[unsafe(no_mangle)]
 pub(crate) static RETURN_NEXT: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.mm`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_MM: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.in_execve`, in bits.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_IN_EXECVE: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `mm_struct.exe_file`.
+#[unsafe(no_mangle)]
+pub(crate) static MM_EXE_FILE: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `mm_struct.start_code`.
+#[unsafe(no_mangle)]
+pub(crate) static MM_START_CODE: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `mm_struct.start_stack`.
+#[unsafe(no_mangle)]
+pub(crate) static MM_START_STACK: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `mm_struct.saved_auxv`.
+#[unsafe(no_mangle)]
+pub(crate) static MM_SAVED_AUXV: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `file.f_inode`.
+#[unsafe(no_mangle)]
+pub(crate) static FILE_INODE: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `inode.i_ino`.
+#[unsafe(no_mangle)]
+pub(crate) static INODE_NUMBER: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `inode.i_sb`.
+#[unsafe(no_mangle)]
+pub(crate) static INODE_SUPER_BLOCK: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `super_block.s_dev`.
+#[unsafe(no_mangle)]
+pub(crate) static SUPER_BLOCK_DEVICE: Global<u64> = Global::new(UNKNOWN_OFFSET);

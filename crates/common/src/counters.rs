@@ -23,11 +23,13 @@ pub enum Counter {
     SampleNanoseconds = 7,
     /// Not an outcome: frames in those records, user and kernel.
     SampleFrames = 8,
+    /// Not an outcome: entries of processes that found no room at a fork or an exec.
+    EntryRefused = 9,
 }
 
 impl Counter {
     /// Every counter, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Runs,
         Self::Idle,
         Self::NotWatched,
@@ -37,6 +39,7 @@ impl Counter {
         Self::Internal,
         Self::SampleNanoseconds,
         Self::SampleFrames,
+        Self::EntryRefused,
     ];
 
     /// The counter in words of the command line and of metrics.
@@ -51,12 +54,16 @@ impl Counter {
             Self::Internal => "internal",
             Self::SampleNanoseconds => "sample_nanoseconds",
             Self::SampleFrames => "sample_frames",
+            Self::EntryRefused => "entry_refused",
         }
     }
 
     /// Whether the count is of what became of a run: each run has exactly one outcome.
     pub const fn is_outcome(self) -> bool {
-        !matches!(self, Self::Runs | Self::SampleNanoseconds | Self::SampleFrames)
+        !matches!(
+            self,
+            Self::Runs | Self::SampleNanoseconds | Self::SampleFrames | Self::EntryRefused
+        )
     }
 
     /// Whether the count is of samples of watched processes that were lost.

@@ -1,7 +1,7 @@
 //! The record of one CPU sample.
 //!
 //! A record is a [`CpuSampleHeader`] followed by `kernel_frames` and then `user_frames` addresses of 8 bytes, each stack
-//! with its innermost frame first.
+//! with its innermost frame first. With [`flags::RELOCATED`] the words of a [`crate::process::Relocation`] follow.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -41,4 +41,6 @@ pub mod flags {
     pub const IN_KERNEL: u8 = 1;
     /// The kernel stack could not be taken or was longer than fits.
     pub const KERNEL_STACK_INCOMPLETE: u8 = 2;
+    /// The user stack was walked with the mappings of another process, moved as said after the stacks.
+    pub const RELOCATED: u8 = 4;
 }

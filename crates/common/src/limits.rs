@@ -11,6 +11,8 @@ pub const THREAD_NAME_BYTES: usize = 16;
 
 /// Processes that can be watched at one time.
 pub const MAX_PROCESSES: u32 = 4096;
+/// Programs whose mappings are known before they are executed.
+pub const MAX_TEMPLATES: u32 = 256;
 /// Executable mappings of all watched processes together.
 pub const MAX_MAPPINGS: u32 = 1 << 16;
 /// Executable mappings of one process: what the walker's binary search can reach is a power of two.

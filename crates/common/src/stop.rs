@@ -6,7 +6,7 @@
 pub enum StopReason {
     /// The walk has not ended. Never leaves the kernel.
     Running = 0,
-    /// The outermost frame was reached: its return address is marked undefined.
+    /// The outermost frame was reached: its return address is marked undefined, or it lies where the stack begins.
     Root = 1,
     /// The address lies in no executable mapping that the daemon knows of.
     NoMapping = 2,

@@ -6,7 +6,7 @@
 
 use crate::{
     limits::{MAX_USER_FRAMES, PAGE_SHIFT},
-    process::{Mapping, kind},
+    process::{Mapping, Relocation, kind},
     row::{CfaRule, Page, RbpRule, Row},
     stop::StopReason,
 };
@@ -47,6 +47,8 @@ pub struct Walk {
     pub stop: u32,
     /// Always zero.
     pub reserved: u32,
+    /// How far the parts of the process lie from where its mappings say.
+    pub relocation: Relocation,
 }
 
 /// Bits of [`Walk::flags`].
@@ -57,6 +59,8 @@ pub mod flags {
     pub const BP_LOST: u32 = 2;
     /// The instruction pointer was translated out of the uprobes page.
     pub const UPROBE_TRANSLATED: u32 = 4;
+    /// The instruction pointer is behind a system call's instruction, which may be the last of its function.
+    pub const AFTER_SYSCALL: u32 = 8;
 }
 
 /// Iterations that a walk may need at most: one a frame, and some that only translate an address.
@@ -104,7 +108,10 @@ pub trait Target {
 pub fn step<T: Target>(walk: &mut Walk, target: &mut T) -> bool {
     let interrupted = walk.flags & flags::INTERRUPTED != 0;
     // A return address may lie past the end of its function (after a call that does not return).
-    let pc = if interrupted { walk.ip } else { walk.ip.wrapping_sub(1) };
+    let before = !interrupted || walk.flags & flags::AFTER_SYSCALL != 0;
+    let pc = if before { walk.ip.wrapping_sub(1) } else { walk.ip };
+    walk.flags &= !flags::AFTER_SYSCALL;
+    let pc = walk.relocation.translate(pc);
     let index = find_mapping(walk, target, pc);
     let mapping = match target.mapping(index) {
         Some(mapping)

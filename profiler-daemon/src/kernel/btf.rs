@@ -69,6 +69,11 @@ impl<'a> Structures<'a> {
 
     /// Byte offset of a member of a structure, members of anonymous members included.
     pub(super) fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+        self.bit_offset(structure, member).map(|bits| bits / 8)
+    }
+
+    /// The same in bits, for members of a few bits.
+    pub(super) fn bit_offset(&self, structure: &str, member: &str) -> Option<u64> {
         let id = (1..self.types.len()).find(|id| {
             let Some((name, information, _)) = self.header(*id) else {
                 return false;
@@ -91,7 +96,7 @@ impl<'a> Structures<'a> {
                 read_u32(self.data, at + 4)?,
                 read_u32(self.data, at + 8)?,
             );
-            let offset = u64::from(if bitfields { bits & 0xff_ffff } else { bits }) / 8;
+            let offset = u64::from(if bitfields { bits & 0xff_ffff } else { bits });
             if name != 0 {
                 if self.name(name) == Some(member.as_bytes()) {
                     return Some(offset);
@@ -168,6 +173,9 @@ mod tests {
         // They have been neighbours of four bytes each since before there was BTF.
         assert_eq!(tgid, pid.map(|pid| pid + 4));
         assert_eq!(structures.offset("task_struct", "no_such_member"), None);
+        // Two neighbours of one bit each.
+        let bit = |member| structures.bit_offset("task_struct", member).unwrap();
+        assert_eq!(bit("in_iowait"), bit("in_execve") + 1);
         // A member of an anonymous union in an anonymous structure.
         assert!(structures.offset("page", "mapping").is_some());
     }

@@ -24,7 +24,7 @@ const OLDEST_KERNEL: (u8, u8) = (5, 15);
 const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Globals of the programs and the members whose offsets they hold.
-const OFFSETS: [(&str, &str, &str); 9] = [
+const OFFSETS: [(&str, &str, &str); 18] = [
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_FLAGS", "task_struct", "flags"),
     ("TASK_UTASK", "task_struct", "utask"),
@@ -34,7 +34,18 @@ const OFFSETS: [(&str, &str, &str); 9] = [
     ("RETURN_ORIGINAL", "return_instance", "orig_ret_vaddr"),
     ("RETURN_CHAINED", "return_instance", "chained"),
     ("RETURN_NEXT", "return_instance", "next"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("MM_EXE_FILE", "mm_struct", "exe_file"),
+    ("MM_START_CODE", "mm_struct", "start_code"),
+    ("MM_START_STACK", "mm_struct", "start_stack"),
+    ("MM_SAVED_AUXV", "mm_struct", "saved_auxv"),
+    ("FILE_INODE", "file", "f_inode"),
+    ("INODE_NUMBER", "inode", "i_ino"),
+    ("INODE_SUPER_BLOCK", "inode", "i_sb"),
+    ("SUPER_BLOCK_DEVICE", "super_block", "s_dev"),
 ];
+/// The same of a member of one bit, in bits.
+const IN_EXECVE: (&str, &str, &str) = ("TASK_IN_EXECVE", "task_struct", "in_execve");
 
 /// How the walker is driven from frame to frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,16 +240,7 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
     check_host()?;
     let btf_bytes = std::fs::read(BTF_PATH).map_err(|source| LoadError::NoBtf { source })?;
     let structures = Structures::parse(&btf_bytes)?;
-    let found: Vec<(&str, Option<u64>, String)> = OFFSETS
-        .iter()
-        .map(|(global, structure, member)| {
-            (
-                *global,
-                structures.offset(structure, member),
-                format!("{structure}.{member}"),
-            )
-        })
-        .collect();
+    let found = offsets(&structures);
     let mut loader = EbpfLoader::new();
     for (global, offset, _) in &found {
         if let Some(offset) = offset {
@@ -272,6 +274,21 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
         walker_loop,
         missing_offsets,
     })
+}
+
+/// Globals with what they are to hold, and the members' names.
+fn offsets(structures: &Structures<'_>) -> Vec<(&'static str, Option<u64>, String)> {
+    let name = |structure, member| format!("{structure}.{member}");
+    let (global, structure, member) = IN_EXECVE;
+    let bit = (
+        global,
+        structures.bit_offset(structure, member),
+        name(structure, member),
+    );
+    let bytes = OFFSETS
+        .iter()
+        .map(|(global, structure, member)| (*global, structures.offset(structure, member), name(structure, member)));
+    bytes.chain([bit]).collect()
 }
 
 fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {

@@ -16,6 +16,7 @@ mod sampler;
 mod shards;
 mod sys;
 mod tables;
+mod templates;
 
 pub use cost::KernelCost;
 pub use lifecycle::MalformedRecord;

@@ -1,6 +1,6 @@
 //! What comes out of the kernel: lifecycle records and samples, as typed values with validated contents.
 
-use profiler_common::stop::StopReason;
+use profiler_common::{process::Relocation, stop::StopReason};
 
 /// Process id (thread group) in the host's PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,4 +109,6 @@ pub struct RawSample<'a> {
     /// User stack as runtime addresses, innermost frame first. All but the first are return addresses unless
     /// they follow a signal frame.
     pub user_frames: &'a [u64],
+    /// How addresses were translated, if the user stack was walked with the mappings of another process.
+    pub relocation: Option<Relocation>,
 }

@@ -7,6 +7,7 @@ use aya::{
 use profiler_common::{
     cpu::{CpuSampleHeader, flags},
     limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_RINGS},
+    process::Relocation,
     stop::StopReason,
 };
 use zerocopy::FromBytes;
@@ -94,7 +95,11 @@ fn ring_bytes(cpus: u32, sample_hz: u32) -> u32 {
 pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
     let (header, rest) = CpuSampleHeader::read_from_prefix(record).ok()?;
     let (kernel, user) = (usize::from(header.kernel_frames), usize::from(header.user_frames));
-    let addresses = rest.get(..(kernel + user) * size_of::<u64>())?;
+    let (addresses, rest) = rest.split_at_checked((kernel + user) * size_of::<u64>())?;
+    let relocation = match header.flags & flags::RELOCATED {
+        0 => None,
+        _ => Some(Relocation::read_from_prefix(rest).ok()?.0),
+    };
     frames.clear();
     frames.extend(
         addresses
@@ -121,6 +126,7 @@ pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<R
         stop: StopReason::from_number(header.stop)?,
         kernel_frames,
         user_frames,
+        relocation,
     })
 }
 
@@ -161,6 +167,25 @@ mod tests {
             (sample.thread_name, sample.stop, sample.in_kernel),
             (&b"work"[..], StopReason::Root, true)
         );
+    }
+
+    #[test]
+    fn a_relocation_follows_the_stacks() {
+        let relocation = Relocation {
+            is_used: 1,
+            other_distance: 0x1000,
+            ..Relocation::NONE
+        };
+        let mut moved = header(0, 1);
+        moved.flags = flags::RELOCATED;
+        let mut record = moved.as_bytes().to_vec();
+        record.extend(10u64.as_bytes());
+        record.extend(relocation.as_bytes());
+        let mut frames = Vec::new();
+        let sample = decode(&record, &mut frames).unwrap();
+        assert_eq!((sample.user_frames, sample.relocation), (&[10][..], Some(relocation)));
+        record.pop();
+        assert!(decode(&record, &mut frames).is_none());
     }
 
     #[test]

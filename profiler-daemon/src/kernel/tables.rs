@@ -10,12 +10,12 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
+    Ebpf,
     maps::{HashMap as BpfHashMap, Map, MapData},
 };
 use profiler_common::{
     limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, SHARD_SHIFT},
-    process::{Mapping, ProcessEntry, kind, state},
+    process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, kind, state},
     row::{Page, Row},
 };
 use profiler_unwinding::RowTable;
@@ -27,23 +27,18 @@ use super::{
     records::{MARKED_GENERATION, Pid},
     shards::Shards,
     sys::SharedMemory,
+    templates::{EntryValue, ExecValue, TemplateKey, TemplateValue},
 };
-use crate::processes::walker_tables::{Backing, TableId, TablesFull, WalkerMapping, WalkerTables};
+use crate::processes::walker_tables::{Backing, Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
 
 const ROW_BYTES: usize = size_of::<Row>();
-
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-struct EntryValue(ProcessEntry);
-
-// SAFETY: plain words without padding, as its zerocopy derives prove.
-unsafe impl Pod for EntryValue {}
 
 /// The tables and what is known of their use.
 #[derive(Debug)]
 pub struct KernelTables {
     processes: BpfHashMap<MapData, u32, EntryValue>,
-    execs: BpfHashMap<MapData, u32, u64>,
+    pub(super) execs: BpfHashMap<MapData, u32, ExecValue>,
+    pub(super) template_map: BpfHashMap<MapData, TemplateKey, TemplateValue>,
     shards: Shards,
     mapping_memory: SharedMemory,
     page_memory: SharedMemory,
@@ -51,14 +46,15 @@ pub struct KernelTables {
     _shared: [MapData; 2],
     rows: Allocator,
     pages: Allocator,
-    mappings: Allocator,
+    pub(super) mappings: Allocator,
     installed: HashMap<TableId, Installed>,
     next_table: u32,
     current: HashMap<Pid, ProcessMappings>,
-    retired: Vec<ProcessMappings>,
+    pub(super) templates: HashMap<FileKey, (u32, ProcessMappings)>,
+    pub(super) retired: Vec<ProcessMappings>,
     generation: u32,
-    known_until_ns: u64,
-    failed_updates: u64,
+    pub(super) known_until_ns: u64,
+    pub(super) failed_updates: u64,
 }
 
 /// A table of rows in the kernel.
@@ -75,7 +71,7 @@ struct Installed {
 
 /// The run of mappings of a process and the tables that they refer to.
 #[derive(Debug)]
-struct ProcessMappings {
+pub(super) struct ProcessMappings {
     run: Run,
     tables: Vec<TableId>,
 }
@@ -91,6 +87,7 @@ impl KernelTables {
         Ok(Self {
             processes: map_of(object, "PROCESSES")?,
             execs: map_of(object, "EXECS")?,
+            template_map: map_of(object, "TEMPLATES")?,
             shards: Shards::new(map_of(object, "SHARDS")?),
             mapping_memory,
             page_memory,
@@ -101,6 +98,7 @@ impl KernelTables {
             installed: HashMap::new(),
             next_table: 0,
             current: HashMap::new(),
+            templates: HashMap::new(),
             retired: Vec::new(),
             generation: 0,
             known_until_ns: 0,
@@ -231,11 +229,35 @@ impl KernelTables {
         }
     }
 
-    /// Whether the process executed another program after what we know of it.
-    fn executed_since(&self, pid: Pid) -> bool {
-        self.execs
-            .get(&pid.0, 0)
-            .is_ok_and(|time_ns| time_ns > self.known_until_ns)
+    /// Takes a run for mappings and writes them there.
+    pub(super) fn write_mappings(&mut self, mappings: &[WalkerMapping]) -> Result<Run, TablesFull> {
+        let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
+        let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
+        self.mapping_memory
+            .write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
+        Ok(run)
+    }
+
+    /// Notes that a run's mappings use their tables.
+    pub(super) fn take_tables(&mut self, run: Run, mappings: &[WalkerMapping]) -> ProcessMappings {
+        let mut tables = Vec::new();
+        for mapping in mappings {
+            if let Backing::Rows(table) = mapping.backing
+                && !tables.contains(&table)
+                && let Some(installed) = self.installed.get_mut(&table)
+            {
+                installed.users += 1;
+                tables.push(table);
+            }
+        }
+        ProcessMappings { run, tables }
+    }
+
+    /// The next of the daemon's own generations.
+    pub(super) fn next_generation(&mut self) -> u32 {
+        let next = self.generation.wrapping_add(1) & !TEMPLATE_GENERATION;
+        self.generation = next.max(MARKED_GENERATION + 1);
+        self.generation
     }
 }
 
@@ -288,46 +310,43 @@ impl WalkerTables for KernelTables {
     }
 
     fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
-        let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
-        let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
-        self.mapping_memory
-            .write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
-        self.generation = self.generation.wrapping_add(1).max(MARKED_GENERATION + 1);
+        let run = self.write_mappings(mappings)?;
         let entry = ProcessEntry {
-            generation: self.generation,
+            generation: self.next_generation(),
             state: state::READY,
             first_mapping: run.first,
             mapping_count: run.count,
+            relocation: Relocation::NONE,
         };
         if let Err(full) = self.set_entry(pid, entry) {
             self.mappings.free(run);
             return Err(full);
         }
-        let mut tables = Vec::new();
-        for mapping in mappings {
-            if let Backing::Rows(table) = mapping.backing
-                && !tables.contains(&table)
-                && let Some(installed) = self.installed.get_mut(&table)
-            {
-                installed.users += 1;
-                tables.push(table);
-            }
-        }
-        if let Some(old) = self.current.insert(pid, ProcessMappings { run, tables }) {
+        let mappings = self.take_tables(run, mappings);
+        if let Some(old) = self.current.insert(pid, mappings) {
             self.retired.push(old);
         }
-        if self.executed_since(pid) {
-            return self.set_entry(
-                pid,
-                ProcessEntry {
-                    generation: MARKED_GENERATION,
-                    state: state::PENDING,
-                    first_mapping: 0,
-                    mapping_count: 0,
-                },
-            );
+        match self.entered_since(pid) {
+            Some(newer) => self.set_entry(pid, newer),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn last_exec(&self, pid: Pid) -> Option<Exec> {
+        self.execs.get(&pid.0, 0).ok().map(|ExecValue(exec)| exec)
+    }
+
+    fn set_template(
+        &mut self,
+        program: FileKey,
+        layout: &Layout,
+        mappings: &[WalkerMapping],
+    ) -> Result<u32, TablesFull> {
+        self.put_template(program, layout, mappings)
+    }
+
+    fn remove_template(&mut self, program: FileKey) {
+        self.drop_template(program);
     }
 
     fn remove_process(&mut self, pid: Pid) {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use profiler_common::process::{Exec, FileKey, TEMPLATE_GENERATION};
 use profiler_unwinding::RowTable;
 
-use super::walker_tables::{Backing, TableId, TablesFull, WalkerMapping, WalkerTables};
+use super::walker_tables::{Backing, Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
 use crate::kernel::records::Pid;
 
 /// Keeps what the walker would have, and panics when its contract is broken.
@@ -19,6 +20,10 @@ pub(crate) struct WalkerDouble {
     pub(crate) forked: BTreeSet<Pid>,
     pub(crate) writes: u64,
     pub(crate) next: u32,
+    /// What the kernel saw executed.
+    pub(crate) execs: BTreeMap<Pid, Exec>,
+    /// Templates by device and inode, with their generation.
+    pub(crate) templates: BTreeMap<(u64, u64), (u32, Layout, Vec<WalkerMapping>)>,
 }
 
 impl Default for WalkerDouble {
@@ -31,6 +36,8 @@ impl Default for WalkerDouble {
             forked: BTreeSet::new(),
             writes: 0,
             next: 0,
+            execs: BTreeMap::new(),
+            templates: BTreeMap::new(),
         }
     }
 }
@@ -54,7 +61,9 @@ impl WalkerTables for WalkerDouble {
     fn remove(&mut self, table: TableId) {
         assert!(self.tables.remove(&table).is_some(), "{table:?} was not installed");
         let uses = |mapping: &WalkerMapping| mapping.backing == Backing::Rows(table);
-        assert!(!self.processes.values().flatten().any(uses), "{table:?} is in use");
+        let of_templates = self.templates.values().flat_map(|(_, _, mappings)| mappings);
+        let mut all = self.processes.values().flatten().chain(of_templates);
+        assert!(!all.any(uses), "{table:?} is in use");
     }
 
     fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
@@ -91,5 +100,26 @@ impl WalkerTables for WalkerDouble {
 
     fn watched(&self) -> Vec<Pid> {
         self.processes.keys().chain(&self.forked).copied().collect()
+    }
+
+    fn last_exec(&self, pid: Pid) -> Option<Exec> {
+        self.execs.get(&pid).copied()
+    }
+
+    fn set_template(
+        &mut self,
+        program: FileKey,
+        layout: &Layout,
+        mappings: &[WalkerMapping],
+    ) -> Result<u32, TablesFull> {
+        self.next += 1;
+        let generation = TEMPLATE_GENERATION | self.next;
+        let template = (generation, *layout, mappings.to_vec());
+        self.templates.insert((program.device, program.inode), template);
+        Ok(generation)
+    }
+
+    fn remove_template(&mut self, program: FileKey) {
+        self.templates.remove(&(program.device, program.inode));
     }
 }

@@ -15,13 +15,13 @@ use super::{
 
 /// A list of mappings as the walker is to see them.
 #[derive(Debug, Default)]
-struct List {
-    mappings: Vec<WalkerMapping>,
+pub(super) struct List {
+    pub(super) mappings: Vec<WalkerMapping>,
     /// Contents whose tables it uses.
-    tables: Vec<ContentId>,
+    pub(super) tables: Vec<ContentId>,
     /// Objects whose rows have to be compiled again, those that were refused when their time has come.
     to_compile: Vec<(ContentId, Job)>,
-    is_waiting: bool,
+    pub(super) is_waiting: bool,
 }
 
 impl<T: WalkerTables> Processes<T> {
@@ -76,6 +76,9 @@ impl<T: WalkerTables> Processes<T> {
         image.walker.tables = list.tables;
         image.walker.has_entry = true;
         image.walker.must_write = false;
+        if !list.is_waiting {
+            self.offer_template(id, now);
+        }
     }
 
     fn remove_entry(&mut self, id: ImageId, now: Now) {
@@ -86,7 +89,8 @@ impl<T: WalkerTables> Processes<T> {
         self.tables.exchange(&walker.tables, &[], now.monotonic_ns);
     }
 
-    fn compose(&self, id: ImageId) -> List {
+    /// The list of mappings of an image as it is now.
+    pub(super) fn compose(&self, id: ImageId) -> List {
         let mut list = List::default();
         let Some(image) = self.images.get(&id) else { return list };
         list.mappings.reserve(image.mappings.live().len());

@@ -120,8 +120,16 @@ fn open_by_path(proc: &ProcFs, place: &MappedPlace) -> Result<TargetFile, OpenEr
         return Err(OpenError::Gone);
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open(proc.path(place.pid, "root"), flags | OFlags::DIRECTORY, Mode::empty())
-        .map_err(|error| refused("opening the root of its process", error))?;
+    let open_root = |path: std::path::PathBuf| rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty());
+    let root = match open_root(proc.path(place.pid, "root")) {
+        // Of a process that is over, only a file that is known by its device and inode can be found, by its path as the
+        // daemon has it.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) if place.device_inode.is_some() => {
+            open_root(std::path::PathBuf::from("/"))
+        }
+        other => other,
+    };
+    let root = root.map_err(|error| refused("opening the root of its process", error))?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let handle = rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve)
         .map_err(|error| refused("opening it by its path", error))?;

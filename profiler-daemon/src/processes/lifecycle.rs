@@ -200,6 +200,7 @@ impl<T: WalkerTables> Processes<T> {
             let remembered = self.programs.get(&key).filter(|known| {
                 *known.path == *path && now.monotonic_ns.saturating_sub(known.seen_ns) < PROGRAM_LIFETIME_NS
             });
+            let is_entered = self.templates.has_program(key);
             let marks = remembered.map(|known| known.marks).or_else(|| self.objects.marks(key));
             if let Some(image) = self.images.get_mut(&id) {
                 image.program = Some(Program {
@@ -207,6 +208,7 @@ impl<T: WalkerTables> Processes<T> {
                     path: path.into(),
                 });
                 image.marks = marks;
+                image.walker.has_entry |= is_entered;
             }
         }
         self.decide(id, now);

@@ -31,6 +31,8 @@ pub(super) struct Carried {
 impl<T: WalkerTables> Processes<T> {
     /// The process has ended, or another has its id.
     pub(super) fn end_image(&mut self, id: ImageId, time_ns: u64, now: Now) {
+        // It may have been too short to be written.
+        self.offer_template(id, now);
         let carried = self.replace_image(id, time_ns, now);
         let Some(image) = self.images.get_mut(&id) else { return };
         if carried.has_entry {

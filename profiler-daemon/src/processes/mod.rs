@@ -31,6 +31,7 @@ mod sampling;
 pub mod scan;
 pub mod service;
 mod tables;
+mod templates;
 #[cfg(test)]
 mod tests;
 pub mod unwind;

@@ -62,7 +62,7 @@ impl<T: WalkerTables> Processes<T> {
 
     /// The image that a process ran at a time, or, if that is over, the one that it ran last: a process that has told of its
     /// end still uses the CPU to give back its memory.
-    fn sampled_image(&mut self, pid: Pid, time_ns: u64) -> Option<&mut Image> {
+    pub(super) fn sampled_image(&mut self, pid: Pid, time_ns: u64) -> Option<&mut Image> {
         let of_process = self.by_pid.get(&pid)?.iter().rev();
         let last = of_process
             .filter_map(|id| self.images.get(id))

@@ -71,6 +71,7 @@ impl<T: WalkerTables> Processes<T> {
                 self.dirty.extend(&self.watched);
             }
             self.write_dirty(now);
+            self.prune_templates(now);
             self.tables.prune(&mut self.walker, now.monotonic_ns);
         }
         self.write_dirty(now);

@@ -1,5 +1,6 @@
 //! What the owner of processes asks of the walker's tables in the kernel.
 
+use profiler_common::process::{Anchors, Exec, FileKey};
 use profiler_unwinding::RowTable;
 
 use crate::kernel::records::Pid;
@@ -34,6 +35,17 @@ pub enum Backing {
     Uprobes,
 }
 
+/// How the process that a template's mappings are taken from was laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Where its parts lay.
+    pub anchors: Anchors,
+    /// Runtime address after the last of its program's code.
+    pub code_end: u64,
+    /// Runtime address after the last of its vDSO.
+    pub vdso_end: u64,
+}
+
 /// The tables are full; what was asked for was not done and nothing else changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the walker's table of {table} is full: {wanted} more of at most {capacity}")]
@@ -58,4 +70,24 @@ pub trait WalkerTables {
     fn remove_process(&mut self, pid: Pid);
     /// Processes that the walker watches now, those included that the kernel added at a fork.
     fn watched(&self) -> Vec<Pid>;
+    /// The last exec of a process, as the kernel saw it. `None` without a kernel that follows them.
+    fn last_exec(&self, _pid: Pid) -> Option<Exec> {
+        None
+    }
+    /// Makes every process that executes the program watched from then on, with these mappings until it has its own. Returns
+    /// the generation of the entries that come of it.
+    fn set_template(
+        &mut self,
+        _program: FileKey,
+        _layout: &Layout,
+        _mappings: &[WalkerMapping],
+    ) -> Result<u32, TablesFull> {
+        Err(TablesFull {
+            table: "templates",
+            wanted: 1,
+            capacity: 0,
+        })
+    }
+    /// Ends that. Processes that were entered so are not changed.
+    fn remove_template(&mut self, _program: FileKey) {}
 }

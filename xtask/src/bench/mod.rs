@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod agent;
+mod churn;
 mod cost;
 mod report;
 mod soak;
@@ -26,6 +27,8 @@ pub(crate) enum Name {
     Accuracy,
     /// Time to the first flame graph, and to one of a process that is already watched.
     Start,
+    /// What is seen of processes that are over at once.
+    Churn,
     /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
     Soak,
 }
@@ -37,6 +40,7 @@ impl Name {
             Self::Truth => "truth",
             Self::Accuracy => "accuracy",
             Self::Start => "start",
+            Self::Churn => "churn",
             Self::Soak => "soak",
         }
     }
@@ -79,6 +83,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted("start") {
         start::run(&binaries, &interrupt)?;
+    }
+    if wanted("churn") {
+        churn::run(&binaries, &interrupt)?;
     }
     if wanted("cost") {
         cost::run(&binaries, &interrupt)?;

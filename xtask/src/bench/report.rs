@@ -10,6 +10,17 @@ pub(super) fn at_most(what: &str, unit: &str, measured: f64, budget: f64) {
     println!("{}", line(what, unit, measured, budget));
 }
 
+/// Prints one figure; less than the goal is a failure.
+pub(super) fn at_least(what: &str, unit: &str, measured: f64, goal: f64) {
+    let verdict = if measured >= goal { "pass" } else { "FAIL" };
+    let what = format!("{what} [{unit}]");
+    println!(
+        "{what:<52} {:>12} {:>12}  {verdict}",
+        number(measured),
+        format!(">= {}", number(goal))
+    );
+}
+
 /// Prints one figure that has no budget.
 pub(super) fn fact(what: &str, unit: &str, measured: f64) {
     println!("{:<52} {:>12}", format!("{what} [{unit}]"), number(measured));
