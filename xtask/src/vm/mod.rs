@@ -108,7 +108,12 @@ pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, t
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let interrupt = Interrupt::install()?;
     let disks = Disks::prepare(&folder, release, |payload| {
-        fill(payload, &release.test_arguments(filter), binaries, tests)
+        fill(payload, &release.test_arguments(filter), binaries, tests)?;
+        // A service that cannot sample gives no flame graph to ask for.
+        match newest_package()? {
+            Some(package) if release != Release::Bullseye => copy(&package, &payload.join("profiler.deb")),
+            _ => Ok(()),
+        }
     })?;
     let mut console = Console::new(&folder)?;
     let machine = Running::start(&mut machine(&disks, &console))?;
@@ -117,12 +122,9 @@ pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, t
 
 /// What the machine finds on its second disk.
 fn fill(payload: &Path, arguments: &[OsString], binaries: &Binaries, tests: &Path) -> Result<()> {
-    let copy = |from: &Path, name: &str| {
-        fs::copy(from, payload.join(name)).with_context(|| format!("cannot copy {}", from.display()))
-    };
-    copy(&binaries.daemon, "profiler-daemon")?;
-    copy(&binaries.cli, "profiler-cli")?;
-    copy(tests, "kernel")?;
+    copy(&binaries.daemon, &payload.join("profiler-daemon"))?;
+    copy(&binaries.cli, &payload.join("profiler-cli"))?;
+    copy(tests, &payload.join("kernel"))?;
     fs::write(payload.join("guest.sh"), include_str!("guest.sh"))?;
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
     fs::write(payload.join("arguments"), arguments.join("\n") + "\n")?;
@@ -138,10 +140,11 @@ fn fill(payload: &Path, arguments: &[OsString], binaries: &Binaries, tests: &Pat
             .arg("-r")
             .arg(&programs)
             .arg(payload.join("programs")),
-    )?;
-    if let Some(package) = newest_package()? {
-        copy(&package, "profiler.deb")?;
-    }
+    )
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
 }
 
