@@ -17,25 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_unwinding::RowTable;
-
 use super::{
-    discovery::Marks,
-    files::MappedPlace,
-    objects::{Built, MappedObject},
-    process::ImageId,
+    jobs::{Failure, Job, Outcome},
     reader::Reader,
     row_cache::RowCache,
     scan::ProcFs,
 };
-use crate::kernel::records::Pid;
 
 /// Jobs that may wait for each thread.
 const MAX_WAITING: usize = 1 << 14;
-/// Bytes of code in an object from which on its table takes long: some hundred milliseconds.
-const LARGE_CODE_BYTES: u64 = 8 << 20;
-/// The same in rows.
-const LARGE_ROWS: u64 = 1 << 18;
 /// Jobs handed to a thread ahead of time.
 const QUEUE: usize = 64;
 /// Outcomes that may wait to be applied.
@@ -48,110 +38,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(20);
 const MAX_STUCK: usize = 8;
 /// How long they wait at a time.
 const PAUSE: Duration = Duration::from_millis(2);
-
-/// Something to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// Open the file that is mapped at a place, and read what the object needs.
-    Build {
-        object: Arc<MappedObject>,
-        place: MappedPlace,
-    },
-    /// Read the kernel's shared object from the daemon's own memory.
-    BuildVdso { object: Arc<MappedObject> },
-    /// Compile the rows of an object again.
-    Compile { object: Arc<MappedObject> },
-    /// Find out what a process is.
-    Identify { image: ImageId, pid: Pid },
-}
-
-/// What became of a job.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Built {
-        object: Arc<MappedObject>,
-        pid: Pid,
-        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
-    },
-    Compiled {
-        object: Arc<MappedObject>,
-        result: Result<RowTable, String>,
-    },
-    Identified {
-        image: ImageId,
-        result: Result<Identity, Failure>,
-    },
-}
-
-/// Why a file was not read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) reason: String,
-    /// It says nothing about the file, and another attempt may succeed.
-    pub(super) passes: bool,
-}
-
-impl From<String> for Failure {
-    fn from(reason: String) -> Self {
-        Self { reason, passes: false }
-    }
-}
-
-/// What a process is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) executable: Vec<u8>,
-    pub(super) user_id: u32,
-    pub(super) service: Arc<str>,
-    pub(super) marks: Marks,
-}
-
-impl Job {
-    fn is_large(&self) -> bool {
-        match self {
-            Self::Build { place, .. } => place.end.saturating_sub(place.start) >= LARGE_CODE_BYTES,
-            Self::Compile { object } => {
-                let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
-                summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
-            }
-            Self::BuildVdso { .. } | Self::Identify { .. } => false,
-        }
-    }
-
-    /// The device of the file that is read, if it is known.
-    fn device(&self) -> Option<u64> {
-        match self {
-            Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
-            Self::BuildVdso { .. } | Self::Identify { .. } => None,
-        }
-    }
-
-    /// What it is about, in words.
-    fn subject(&self) -> String {
-        match self {
-            Self::Build { place, .. } => {
-                format!("{} of process {}", String::from_utf8_lossy(&place.path), place.pid.0)
-            }
-            Self::BuildVdso { .. } => "the vDSO".to_owned(),
-            Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
-            Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
-        }
-    }
-}
-
-impl Outcome {
-    fn row_bytes(&self) -> u64 {
-        let table = match self {
-            Self::Built {
-                result: Ok((_, Some(table))),
-                ..
-            }
-            | Self::Compiled { result: Ok(table), .. } => table,
-            _ => return 0,
-        };
-        (size_of_val(table.rows.as_slice()) + size_of_val(table.pages.as_slice())) as u64
-    }
-}
 
 /// Holds the threads back while too many rows wait to be taken.
 #[derive(Debug, Default)]
@@ -449,6 +335,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::{
+        kernel::records::Pid,
+        processes::{files::MappedPlace, jobs::LARGE_CODE_BYTES, objects::MappedObject, process::ImageId},
+    };
 
     fn wait(builder: &mut Builder) -> Outcome {
         let deadline = Instant::now() + Duration::from_secs(60);

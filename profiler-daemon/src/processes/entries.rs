@@ -4,7 +4,7 @@
 use profiler_unwinding::ContentId;
 
 use super::{
-    builder::Job,
+    jobs::Job,
     mappings::Mapping,
     objects::ObjectKind,
     owner::Processes,

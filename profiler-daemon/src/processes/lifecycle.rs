@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    builder::Job,
+    jobs::Job,
     mappings::Mapping,
     objects::MappedObject,
     owner::Processes,

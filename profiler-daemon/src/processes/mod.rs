@@ -6,10 +6,11 @@
 //! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the threads
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
-//! `retarget`, `entries`, `upkeep`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
-//! `builder`, `reader`, `row_cache`).
+//! `retarget`, `entries`, `upkeep`, `delays`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
+//! `jobs`, `builder`, `reader`, `row_cache`).
 
 mod builder;
+mod delays;
 pub mod discovery;
 #[cfg(test)]
 pub(crate) mod double;
@@ -17,6 +18,7 @@ mod entries;
 #[cfg(test)]
 pub(crate) mod fake_proc;
 pub mod files;
+mod jobs;
 mod lifecycle;
 mod lifetimes;
 mod listing;

@@ -9,8 +9,9 @@ use std::{
 use profiler_config::Targets;
 
 use super::{
-    builder::{Builder, Job},
+    builder::Builder,
     discovery::Marks,
+    jobs::Job,
     objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
     row_cache::RowCache,

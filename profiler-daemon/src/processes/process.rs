@@ -17,7 +17,7 @@ use profiler_profile::ProcessLabel;
 use profiler_unwinding::ContentId;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{builder::Identity, discovery::Marks, mappings::MappingHistory, walker_tables::WalkerMapping};
+use super::{discovery::Marks, jobs::Identity, mappings::MappingHistory, walker_tables::WalkerMapping};
 use crate::{
     command::{Runtime, WatchId},
     kernel::records::Pid,

@@ -16,9 +16,9 @@ use profiler_unwinding::{CompileError, ContentId, RowTable, Segments};
 use rustix::{io::Errno, process::Resource};
 
 use super::{
-    builder::{Failure, Identity, Job, Outcome},
     discovery::{self, Marks},
     files::{BoundedFile, MappedPlace, OpenError, TargetFile, open_executable, open_mapped},
+    jobs::{Failure, Identity, Job, Outcome},
     objects::{Built, MappedObject, ObjectKind},
     row_cache::RowCache,
     scan::{ProcFs, ScanError},

@@ -141,9 +141,7 @@ impl RowCache {
                     bytes,
                     used_seconds: now_seconds(),
                 };
-                let mut files = self.files();
-                files.insert(*content, kept);
-                drop(files);
+                self.files().insert(*content, kept);
                 self.health.report(Part::RowCache, PartState::Active);
             }
             Err(source) => {
@@ -172,8 +170,7 @@ impl RowCache {
                 *files = Files::list(&directory);
                 files.directory = Some(Arc::clone(&directory));
                 drop(files);
-                let surplus = self.make_room(0);
-                for content in surplus {
+                for content in self.make_room(0) {
                     remove(&directory, &name_of(&content));
                 }
                 self.health.report(Part::RowCache, PartState::Active);
@@ -189,12 +186,10 @@ impl RowCache {
 
     /// Notes that the directory cannot be used for now.
     fn suspend(&self, error: &CacheError) {
-        let mut files = self.files();
-        *files = Files {
+        *self.files() = Files {
             retry_at: Instant::now().checked_add(PAUSE),
             ..Files::default()
         };
-        drop(files);
         let remedy = format!(
             "Sampling goes on, and each start compiles unwind tables anew. Let the daemon write to {}, or set \
              walker.max_cached_row_bytes to \"0B\".",

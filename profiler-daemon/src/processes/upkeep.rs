@@ -6,7 +6,7 @@ use std::sync::Arc;
 use profiler_unwinding::RowTable;
 
 use super::{
-    builder::{Failure, Identity, Job, Outcome},
+    jobs::{Failure, Identity, Job, Outcome},
     objects::{Built, MappedObject},
     owner::{KnownProgram, MAX_PROGRAMS, Processes},
     process::{Identification, Image, ImageId, Now},
@@ -15,10 +15,7 @@ use super::{
     walker_tables::WalkerTables,
     watching::build_job,
 };
-use crate::{
-    health::{Part, PartState},
-    kernel::records::Pid,
-};
+use crate::kernel::records::Pid;
 
 /// Outcomes of the builder applied by one poll.
 const MAX_OUTCOMES: usize = 64;
@@ -198,52 +195,8 @@ impl<T: WalkerTables> Processes<T> {
         self.rewrite_due = true;
     }
 
-    /// Tells of files that do not answer.
-    fn relieve_builder(&mut self, now: Now) {
-        let (subjects, standing) = self.builder.relieve(now.instant);
-        let state = match subjects.first() {
-            None => PartState::Active,
-            Some(first) => {
-                let others = match subjects.len() - 1 {
-                    0 => String::new(),
-                    others => format!(" and {others} more"),
-                };
-                let effect = if standing > 0 {
-                    "no other file is read until they answer"
-                } else {
-                    "other files are read meanwhile"
-                };
-                PartState::Failed {
-                    reason: format!("reading {first}{others} takes too long: {effect}"),
-                    remedy: "Look at the file system that it lies on.".to_owned(),
-                }
-            }
-        };
-        self.health.report(Part::UnwindTables, state);
-    }
-
-    /// Asks the builder again for what it could not read for a reason that passes.
-    fn retry_delayed(&mut self, now: Now) {
-        while let Some((_, object)) = self.delayed.pop_front_if(|(due_ns, _)| *due_ns <= now.monotonic_ns) {
-            if let Some(job) = self.job_of(&object, None) {
-                self.submit(job);
-            } else {
-                self.objects.forget(&object);
-            }
-        }
-        while let Some((_, id)) = self
-            .unidentified
-            .pop_front_if(|(due_ns, _)| *due_ns <= now.monotonic_ns)
-        {
-            if let Some(image) = self.images.get_mut(&id).filter(|image| image.is_running()) {
-                image.identification = Identification::NotAsked;
-                self.decide(id, now);
-            }
-        }
-    }
-
     /// The job of reading an object through a watched process that maps it, but not through this one.
-    fn job_of(&self, object: &Arc<MappedObject>, but: Option<Pid>) -> Option<Job> {
+    pub(super) fn job_of(&self, object: &Arc<MappedObject>, but: Option<Pid>) -> Option<Job> {
         let images = self.watched.iter().filter_map(|id| self.images.get(id));
         images.filter(|image| Some(image.pid) != but).find_map(|image| {
             let mut live = image.mappings.live();

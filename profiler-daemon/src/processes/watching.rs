@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    builder::Job,
     files::MappedPlace,
+    jobs::Job,
     lifecycle::mapping,
     mappings::Mapping,
     objects::ObjectKind,

@@ -1,0 +1,122 @@
+//! What the builder is asked for, and what becomes of it.
+
+use std::sync::Arc;
+
+use profiler_unwinding::RowTable;
+
+use super::{
+    discovery::Marks,
+    files::MappedPlace,
+    objects::{Built, MappedObject},
+    process::ImageId,
+};
+use crate::kernel::records::Pid;
+
+/// Bytes of code in an object from which on its table takes long: some hundred milliseconds.
+pub(super) const LARGE_CODE_BYTES: u64 = 8 << 20;
+/// The same in rows.
+const LARGE_ROWS: u64 = 1 << 18;
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Open the file that is mapped at a place, and read what the object needs.
+    Build {
+        object: Arc<MappedObject>,
+        place: MappedPlace,
+    },
+    /// Read the kernel's shared object from the daemon's own memory.
+    BuildVdso { object: Arc<MappedObject> },
+    /// Compile the rows of an object again.
+    Compile { object: Arc<MappedObject> },
+    /// Find out what a process is.
+    Identify { image: ImageId, pid: Pid },
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Built {
+        object: Arc<MappedObject>,
+        pid: Pid,
+        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
+    },
+    Compiled {
+        object: Arc<MappedObject>,
+        result: Result<RowTable, String>,
+    },
+    Identified {
+        image: ImageId,
+        result: Result<Identity, Failure>,
+    },
+}
+
+/// Why a file was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// It says nothing about the file, and another attempt may succeed.
+    pub(super) passes: bool,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, passes: false }
+    }
+}
+
+/// What a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) executable: Vec<u8>,
+    pub(super) user_id: u32,
+    pub(super) service: Arc<str>,
+    pub(super) marks: Marks,
+}
+
+impl Job {
+    pub(super) fn is_large(&self) -> bool {
+        match self {
+            Self::Build { place, .. } => place.end.saturating_sub(place.start) >= LARGE_CODE_BYTES,
+            Self::Compile { object } => {
+                let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
+                summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
+            }
+            Self::BuildVdso { .. } | Self::Identify { .. } => false,
+        }
+    }
+
+    /// The device of the file that is read, if it is known.
+    pub(super) fn device(&self) -> Option<u64> {
+        match self {
+            Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
+            Self::BuildVdso { .. } | Self::Identify { .. } => None,
+        }
+    }
+
+    /// What it is about, in words.
+    pub(super) fn subject(&self) -> String {
+        match self {
+            Self::Build { place, .. } => {
+                format!("{} of process {}", String::from_utf8_lossy(&place.path), place.pid.0)
+            }
+            Self::BuildVdso { .. } => "the vDSO".to_owned(),
+            Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
+            Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn row_bytes(&self) -> u64 {
+        let table = match self {
+            Self::Built {
+                result: Ok((_, Some(table))),
+                ..
+            }
+            | Self::Compiled { result: Ok(table), .. } => table,
+            _ => return 0,
+        };
+        (size_of_val(table.rows.as_slice()) + size_of_val(table.pages.as_slice())) as u64
+    }
+}
