@@ -20,6 +20,7 @@ mod lifecycle;
 mod managed;
 mod mixed;
 mod names;
+mod old_kernel;
 mod profile;
 mod refusals;
 mod restarts;
