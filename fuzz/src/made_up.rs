@@ -62,6 +62,7 @@ pub(crate) fn profile(input: &mut Unstructured<'_>) -> Result<Profile> {
             lost: [(name(input)?.to_string(), count)].into(),
             user_frames: count,
             named_user_frames: count / 3,
+            incomplete_kernel_stacks: count / 5,
         };
         if input.ratio(3, 4)? {
             builder.add_process_quality(&process, &quality);

@@ -161,6 +161,7 @@ fn harmless() -> Profile {
         lost: [("ring_full".to_owned(), 3)].into(),
         user_frames: 9,
         named_user_frames: 8,
+        incomplete_kernel_stacks: 7,
     };
     builder.add_process_quality(&process, &quality);
     builder.build()

@@ -104,6 +104,7 @@ pub(crate) fn quality(message: v1::Quality) -> Quality {
         lost: message.lost_samples,
         user_frames: message.user_frames,
         named_user_frames: message.named_user_frames,
+        incomplete_kernel_stacks: message.incomplete_kernel_stacks,
     }
 }
 

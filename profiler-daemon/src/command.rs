@@ -71,6 +71,11 @@ pub enum Command {
         /// Answered when it is done.
         reply: Reply<()>,
     },
+    /// Sample at the configured rate divided by this.
+    SetRate {
+        /// What a sample stands for, as a multiple of the configured period.
+        period_factor: u32,
+    },
     /// Report on sampling.
     Status {
         /// The report.
@@ -276,12 +281,9 @@ pub struct EngineStatus {
     pub lifecycle_lost: u64,
     /// Walks of watched processes by the reason they ended.
     pub stop_reasons: BTreeMap<String, u64>,
-    /// CPU time of the daemon's programs in the kernel.
-    pub kernel_cpu: Duration,
-    /// Runs that [`Self::kernel_cpu`] was measured over.
-    pub kernel_runs: u64,
-    /// Memory of maps and programs in the kernel.
-    pub kernel_bytes: u64,
+    /// Ticks of the CPU clocks that never ran the program: throttling, a virtual CPU that stood still. Of the whole host, idle
+    /// or not.
+    pub missed_ticks: u64,
     /// Processes watched now.
     pub watched_processes: u32,
 }
@@ -340,6 +342,17 @@ impl EngineHandle {
         answer
             .await
             .map_err(|oneshot::error::RecvError { .. }| EngineError::Ended)
+    }
+
+    /// Sends a command that has no answer.
+    pub fn tell(&self, command: Command) -> Result<(), EngineError> {
+        self.commands
+            .try_send(command)
+            .map_err(|error| self.count_refusal(&error))?;
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+        Ok(())
     }
 
     /// Takes a place in the queue for a command that must be deliverable later, whatever else waits then.

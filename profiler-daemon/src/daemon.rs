@@ -17,11 +17,11 @@ use std::{
 
 use profiler_config::Config;
 use profiler_store::Store;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::Signal;
 
 use crate::{
     api::{self, SharedStore, ShownConfiguration, access::Access},
+    budget::{self, Keeper},
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState, Sentinel},
@@ -60,6 +60,9 @@ pub enum DaemonError {
         /// Why.
         source: std::io::Error,
     },
+    /// The cost of the programs cannot be read.
+    #[error("the cost of the programs in the kernel cannot be read: {0}")]
+    Costs(#[from] std::io::Error),
     /// The owner of processes could not start.
     #[error(transparent)]
     Processes(#[from] processes::StartError),
@@ -84,7 +87,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
     let Configured { config, toml, files } = configured;
-    raise_descriptor_limit();
+    budget::raise_descriptor_limit();
     let manager = ServiceManager::from_environment();
     let health = Arc::new(Health::new());
     let (access, missing_groups) = Access::resolve(
@@ -116,6 +119,7 @@ pub async fn run(
         health: &health,
         store: &store,
         waker: &waker,
+        engine: &engine,
         stop: &stop,
         manager,
     };
@@ -170,24 +174,14 @@ pub(crate) fn store_limits(config: &profiler_config::Store) -> profiler_store::L
     }
 }
 
-/// Each mapped object keeps a descriptor open until its last window is named, and shells give out 1024.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-}
-
 /// Waits for the threads to end, each with its last work done.
 fn end(threads: Vec<JoinHandle<()>>, engine: EngineHandle) {
     // The loop that answers without sampling waits for commands: there will be no more.
     drop(engine);
     let deadline = Instant::now() + SHUTDOWN;
     for thread in threads {
+        // One may wait for its next round.
+        thread.thread().unpark();
         while !thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
@@ -206,6 +200,7 @@ struct Stages<'a> {
     health: &'a Arc<Health>,
     store: &'a SharedStore,
     waker: &'a Waker,
+    engine: &'a EngineHandle,
     stop: &'a Arc<AtomicBool>,
     manager: ServiceManager,
 }
@@ -233,6 +228,7 @@ impl Stages<'_> {
                 profiler_config::WalkerLoop::ForEachMapElem => Some(WalkerLoop::ForEachMapElem),
             },
             max_row_bytes: self.config.walker.max_row_bytes,
+            max_kernel_bytes: self.config.budget.max_kernel_bytes,
         };
         let (mut sampler, tables) = Sampler::load(options)?;
         let mut processes = self.processes(tables)?;
@@ -287,7 +283,16 @@ impl Stages<'_> {
         commands: tokio::sync::mpsc::Receiver<command::Command>,
     ) -> Result<Vec<JoinHandle<()>>, DaemonError> {
         let (naming, windows) = sync_channel(NAMING_QUEUE);
-        let period = Duration::from_secs(1) / sampler.sample_hz();
+        let period = sampler.period();
+        let keeper = Keeper {
+            caps: (&self.config.budget).into(),
+            costs: sampler.costs()?,
+            sample_hz: sampler.sample_hz(),
+            engine: self.engine.clone(),
+            health: Arc::clone(self.health),
+            stop: Arc::clone(self.stop),
+        };
+        let keeper = spawn("budget", move || keeper.run(Path::new(PROC_ROOT)))?;
         let engine = Engine::new(EngineParts {
             window: Aggregator::new(period, WindowLimits::default(), SystemTime::now()),
             window_length: self.config.store.window,
@@ -305,11 +310,13 @@ impl Stages<'_> {
         };
         let manager = self.manager;
         let interval = manager.watchdog_interval();
+        let health = Arc::clone(self.health);
         let mut last_sign = Instant::now();
         let sentinel = Sentinel::new(Part::Sampling, Arc::clone(self.health));
         let sampling = spawn("sampling", move || {
             let _sentinel = sentinel;
             engine.run(|| {
+                health.note_turn();
                 if interval.is_some_and(|interval| last_sign.elapsed() >= interval / 2) {
                     last_sign = Instant::now();
                     manager.alive();
@@ -321,7 +328,7 @@ impl Stages<'_> {
             let _sentinel = sentinel;
             namer.run(Path::new(PROC_ROOT), &windows);
         })?;
-        Ok(vec![sampling, symbols])
+        Ok(vec![sampling, symbols, keeper])
     }
 
     fn start_unsampled(
@@ -367,23 +374,14 @@ impl Stages<'_> {
 }
 
 /// Why sampling did not start.
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     /// This host cannot do it.
-    Load(LoadError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The daemon cannot work at all.
-    Daemon(DaemonError),
-}
-
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
-        Self::Load(error)
-    }
-}
-
-impl From<DaemonError> for Failure {
-    fn from(error: DaemonError) -> Self {
-        Self::Daemon(error)
-    }
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DaemonError> {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::{
     command::{Command, EngineStatus, FlushError, Reply, WatchError, WatchStart},
     kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
-    processes::{Now, Processes},
+    processes::{Clock, Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
     waker::Waker,
 };
@@ -36,9 +36,10 @@ const LOADING: Duration = Duration::from_secs(1);
 pub const NAMING_QUEUE: usize = 4;
 /// Reason of loss: the naming of earlier windows takes too long.
 const LOST_NAMING_BACKLOG: &str = "naming_backlog";
-/// Reason of loss: ticks of the CPU clock that never ran the program (throttling, a stopped virtual CPU). Of the whole
-/// host, idle or not: known in the status, not in a profile.
-const LOST_MISSED_TICKS: &str = "missed_ticks";
+/// Time after which an error that goes on is logged again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Errors remembered for that.
+const MAX_TOLD: usize = 64;
 
 /// A window to be named, and who waits for it.
 #[derive(Debug)]
@@ -83,7 +84,8 @@ pub struct Engine {
     window_ends: Instant,
     upkeep_due: Instant,
     reclaim_due: Instant,
-    last_error: Option<String>,
+    /// Errors that were logged, and when.
+    told: BTreeMap<String, Instant>,
     starting: Vec<StartingWatch>,
 }
 
@@ -110,7 +112,7 @@ impl Engine {
             stops: BTreeMap::new(),
             lost: BTreeMap::new(),
             lifecycle_lost: 0,
-            last_error: None,
+            told: BTreeMap::new(),
             starting: Vec::new(),
         }
     }
@@ -144,6 +146,7 @@ impl Engine {
         if now >= self.upkeep_due {
             self.upkeep_due = now + UPKEEP;
             self.parts.sampler.log_diagnostics();
+            self.parts.processes.follow_clock(Clock::read());
             if let Err(error) = self.parts.sampler.start() {
                 self.note("cannot follow CPUs that came or went", &error);
             }
@@ -172,12 +175,13 @@ impl Engine {
         }
     }
 
-    /// Logs an error that may repeat each turn once.
+    /// Logs an error that may repeat each turn, once a minute.
     fn note(&mut self, what: &str, error: &dyn std::fmt::Display) {
         let text = format!("{what}: {error}");
-        if self.last_error.as_ref() != Some(&text) {
+        self.told.retain(|_, told| told.elapsed() < TELL_AGAIN);
+        if self.told.len() < MAX_TOLD && !self.told.contains_key(&text) {
             tracing::error!("{text}");
-            self.last_error = Some(text);
+            self.told.insert(text, Instant::now());
         }
     }
 
@@ -195,7 +199,8 @@ impl Engine {
         } = &mut self.parts;
         let stops = &mut self.stops;
         sampler.decode_samples(&batch, |sample| {
-            *stops.entry(window.on_sample(&sample, processes)).or_default() += 1;
+            *stops.entry(sample.stop).or_default() += 1;
+            window.on_sample(&sample, processes);
         });
         self.batch = batch;
     }
@@ -288,14 +293,25 @@ impl Engine {
                 self.parts.window_length = window;
                 send(reply, ());
             }
+            Command::SetRate { period_factor } => self.set_rate(period_factor),
             Command::Status { reply } => send(reply, self.status()),
+        }
+    }
+
+    /// Samples at the configured rate divided by `period_factor`. A window ends first: all samples of one stand for the same time.
+    fn set_rate(&mut self, period_factor: u32) {
+        self.parts.sampler.stop(period_factor);
+        self.take();
+        self.end_window(Vec::new());
+        self.parts.window.set_period(self.parts.sampler.period());
+        if let Err(error) = self.parts.sampler.start() {
+            self.note("cannot sample at another rate", &error);
         }
     }
 
     fn status(&self) -> EngineStatus {
         let sampler = &self.parts.sampler;
         let counts = sampler.counts();
-        let cost = sampler.cost(&counts);
         let tallies = self.parts.processes.tallies();
         let mut lost = self.lost.clone();
         let mut add = |reason: &str, count: u64| {
@@ -309,10 +325,6 @@ impl Engine {
                 counts.get(counter).saturating_sub(self.counts.get(counter)),
             );
         }
-        add(
-            LOST_MISSED_TICKS,
-            counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
-        );
         let (malformed_samples, malformed_records) = sampler.malformed();
         add("malformed_sample", malformed_samples);
         add("malformed_lifecycle_record", malformed_records);
@@ -337,9 +349,7 @@ impl Engine {
                 .iter()
                 .map(|(reason, count)| (reason.name().to_owned(), *count))
                 .collect(),
-            kernel_cpu: cost.time,
-            kernel_runs: cost.runs,
-            kernel_bytes: cost.bytes,
+            missed_ticks: counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
             watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
         }
     }

@@ -7,11 +7,13 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
+
+use crate::budget::Board;
 
 /// Longest `/proc/PID/status` that is read.
 const MAX_STATUS_BYTES: u64 = 64 << 10;
@@ -76,6 +78,13 @@ pub enum PartState {
         /// What an operator can do about it; empty if nothing is known.
         remedy: String,
     },
+    /// What it is there for, later than it should.
+    Late {
+        /// How late.
+        reason: String,
+        /// What an operator can do about it; empty if nothing is known.
+        remedy: String,
+    },
     /// Nothing, or not enough: it should work and does not.
     Failed {
         /// What happened.
@@ -92,6 +101,10 @@ pub type Parts = Vec<(Part, PartState)>;
 #[derive(Debug)]
 pub struct Health {
     parts: watch::Sender<Parts>,
+    /// What the daemon costs, and what it gave up for that.
+    pub budget: Board,
+    /// When the sampling loop last made a turn.
+    last_turn: Mutex<Instant>,
 }
 
 impl Default for Health {
@@ -105,7 +118,19 @@ impl Health {
     pub fn new() -> Self {
         Self {
             parts: watch::Sender::new(Vec::new()),
+            budget: Board::default(),
+            last_turn: Mutex::new(Instant::now()),
         }
+    }
+
+    /// The sampling loop has made a turn.
+    pub fn note_turn(&self) {
+        *self.last_turn.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Time since the sampling loop made a turn.
+    pub fn since_turn(&self) -> Duration {
+        self.last_turn.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Reports the state of a part, and logs it if it is new.
@@ -177,6 +202,7 @@ fn log_state(part: Part, state: &PartState) {
         PartState::Active => tracing::info!(part, "active"),
         PartState::Disabled { reason } => tracing::info!(part, reason, "disabled"),
         PartState::Unsupported { reason, remedy } => tracing::warn!(part, reason, remedy, "not supported here"),
+        PartState::Late { reason, remedy } => tracing::warn!(part, reason, remedy, "late"),
         PartState::Failed { reason, remedy } => tracing::error!(part, reason, remedy, "failed"),
     }
 }
@@ -258,8 +284,6 @@ fn bytes_of(status: &str, field: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]

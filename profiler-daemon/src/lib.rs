@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod arguments;
+pub mod budget;
 pub mod command;
 pub mod daemon;
 pub mod engine;

@@ -32,10 +32,18 @@ impl Namer {
     /// Names windows until nobody sends any more. `proc_root` is where procfs is mounted.
     pub fn run(self, proc_root: &Path, windows: &Receiver<Naming>) {
         let mut symbols = Symbols::new(&self.settings, proc_root);
+        let mut has_small_caches = false;
         let mut told = Told::default();
         self.health.report(Part::Symbols, PartState::Active);
         self.tell(&symbols, &mut told);
         while let Ok(Naming { window, waiting }) = windows.recv() {
+            if self.health.budget.wants_small_caches() != has_small_caches {
+                has_small_caches = !has_small_caches;
+                // The old ones go before the new ones come.
+                drop(symbols);
+                crate::kernel::give_back_memory();
+                symbols = Symbols::new(&self.settings(has_small_caches), proc_root);
+            }
             let profile = symbols.name(&window);
             self.tell(&symbols, &mut told);
             self.store
@@ -47,6 +55,15 @@ impl Namer {
                     tracing::trace!("nobody waits for the window any more");
                 }
             }
+        }
+    }
+
+    /// The settings; with caches of a quarter of the size if they are to be small.
+    fn settings(&self, has_small_caches: bool) -> profiler_config::Symbols {
+        let cache_bytes = self.settings.cache_bytes / if has_small_caches { 4 } else { 1 };
+        profiler_config::Symbols {
+            cache_bytes,
+            ..self.settings.clone()
         }
     }
 

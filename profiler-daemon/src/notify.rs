@@ -84,6 +84,7 @@ pub fn status_line(parts: &Parts) -> String {
             PartState::Unsupported { reason, .. } => {
                 troubles.push(format!("{} is not possible: {reason}", part.name()))
             }
+            PartState::Late { reason, .. } => troubles.push(format!("{} late: {reason}", part.name())),
             PartState::Failed { reason, .. } => troubles.push(format!("{} failed: {reason}", part.name())),
         }
     }

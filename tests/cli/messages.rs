@@ -1,8 +1,9 @@
 //! What a daemon would answer: one service with a stack of each kind of frame, and a status with a bit of everything.
 
 use profiler_proto::v1::{
-    ApiStatus, Cost, Frame, FrameKind, GetStatusResponse, Node, Part, PartState, Process, Profile, ProfiledProcess,
-    Quality, Runtime, SampleKind, SamplingStatus, StoreStatus, WatchProcessResponse, WatchState,
+    ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, Node, Part, PartState, Process,
+    Profile, ProfiledProcess, Quality, Runtime, SampleKind, SamplingStatus, StoreStatus, WatchProcessResponse,
+    WatchState,
 };
 use prost_types::{Duration, Timestamp};
 
@@ -107,6 +108,7 @@ pub(crate) fn quality() -> Quality {
         lost_samples: [].into(),
         user_frames: 165,
         named_user_frames: 165,
+        incomplete_kernel_stacks: 0,
     }
 }
 
@@ -195,6 +197,7 @@ pub(crate) fn status() -> GetStatusResponse {
             lifecycle_records: 512,
             lifecycle_lost: 0,
             stop_reasons: counts(&[("root", 12_340), ("no_row", 5)]),
+            missed_ticks: 10,
         }),
         cost: Some(Cost {
             daemon_cpu: Some(Duration {
@@ -209,6 +212,23 @@ pub(crate) fn status() -> GetStatusResponse {
             resident_anon_bytes: 30 << 20,
             resident_shmem_bytes: 1 << 20,
             kernel_bytes: 12 << 20,
+            kernel_cpu_from_statistics: true,
+            kernel_bytes_per_cpu: 1 << 20,
+            possible_cpus: 4,
+        }),
+        budget: Some(BudgetStatus {
+            state: BudgetState::Shedding.into(),
+            since: at(1_772_366_430),
+            reason: "CPU at 2.50 % of the host, cap 2.00 %".to_owned(),
+            shed: vec!["sampling rate divided by 2".to_owned()],
+            sheddings: 3,
+            recoveries: 2,
+            cpu_percent: 1.25,
+            max_cpu_percent: 2.0,
+            memory_bytes: 31 << 20,
+            max_memory_bytes: 160 << 20,
+            kernel_bytes: 12 << 20,
+            max_kernel_bytes: 96 << 20,
         }),
         store: Some(StoreStatus {
             windows: 180,

@@ -15,7 +15,7 @@ mod values;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use meant::{Api, Config, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker, WalkerLoop};
+pub use meant::{Api, Budget, Config, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker, WalkerLoop};
 pub use pattern::{InvalidPattern, Pattern};
 pub use read::{DEFAULT_DIRECTORY, ReadError, read_default_files, read_file};
 pub use sources::{Setting, SourceFile, Sources};

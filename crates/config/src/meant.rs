@@ -21,6 +21,8 @@ pub struct Config {
     pub store: Store,
     /// How user stacks are walked.
     pub walker: Walker,
+    /// What the daemon itself may cost.
+    pub budget: Budget,
     /// Who may ask, and where.
     pub api: Api,
     /// What the daemon writes about itself.
@@ -90,6 +92,17 @@ pub struct Walker {
     pub max_row_bytes: u64,
     /// Room below the state directory for rows of objects that were seen before; none are kept for 0.
     pub max_cached_row_bytes: u64,
+}
+
+/// What the daemon itself may cost. When it costs more it gives something up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// CPU of the daemon and its programs in the kernel over some seconds, in percent of the host.
+    pub max_cpu_percent: NonZeroU32,
+    /// Anonymous and shared resident memory.
+    pub max_memory_bytes: u64,
+    /// Maps and programs in the kernel.
+    pub max_kernel_bytes: u64,
 }
 
 /// Who may ask, and where.
@@ -183,6 +196,11 @@ impl Default for Config {
             walker: Walker {
                 max_row_bytes: 48 * MIB,
                 max_cached_row_bytes: 256 * MIB,
+            },
+            budget: Budget {
+                max_cpu_percent: nonzero(2),
+                max_memory_bytes: 160 * MIB,
+                max_kernel_bytes: 96 * MIB,
             },
             api: Api {
                 socket: PathBuf::from("/run/profiler/profiler.sock"),

@@ -20,7 +20,9 @@ const SHARD_BYTES: u64 = profiler_common::limits::ROWS_PER_SHARD as u64 * size_o
 const ALL_SHARDS_BYTES: u64 = profiler_common::limits::MAX_SHARDS as u64 * SHARD_BYTES;
 
 /// The names of the sections, as environment variables have them.
-pub(crate) const SECTIONS: [&str; 7] = ["sampling", "targets", "symbols", "store", "walker", "api", "log"];
+pub(crate) const SECTIONS: [&str; 8] = [
+    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "log",
+];
 /// The keys outside of sections.
 pub(crate) const TOP_KEYS: [&str; 1] = ["state_dir"];
 
@@ -34,6 +36,7 @@ pub(crate) struct Written {
     pub(crate) symbols: Symbols,
     pub(crate) store: Store,
     pub(crate) walker: Walker,
+    pub(crate) budget: Budget,
     pub(crate) api: Api,
     pub(crate) log: Log,
 }
@@ -79,6 +82,14 @@ pub(crate) struct Walker {
 
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+pub(crate) struct Budget {
+    max_cpu_percent: Option<Integer<1, 100>>,
+    max_memory_bytes: Option<Size<{ 32 * MIB }, { 64 * GIB }>>,
+    max_kernel_bytes: Option<Size<{ 8 * MIB }, { 4 * GIB }>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Api {
     socket: Option<SocketPath>,
     read_group: Option<GroupName>,
@@ -102,6 +113,7 @@ impl Written {
             symbols,
             store,
             walker,
+            budget,
             api,
             log,
         } = self;
@@ -131,6 +143,18 @@ impl Written {
         set(
             &mut config.walker.max_cached_row_bytes,
             walker.max_cached_row_bytes.map(|size| size.0),
+        );
+        set(
+            &mut config.budget.max_cpu_percent,
+            budget.max_cpu_percent.map(Integer::get),
+        );
+        set(
+            &mut config.budget.max_memory_bytes,
+            budget.max_memory_bytes.map(|size| size.0),
+        );
+        set(
+            &mut config.budget.max_kernel_bytes,
+            budget.max_kernel_bytes.map(|size| size.0),
         );
         set(&mut config.api.socket, api.socket.map(|path| path.0));
         set(&mut config.api.read_group, api.read_group.map(|name| name.0));
@@ -173,6 +197,11 @@ impl From<&Config> for Written {
             walker: Walker {
                 max_row_bytes: Some(Size(config.walker.max_row_bytes)),
                 max_cached_row_bytes: Some(Size(config.walker.max_cached_row_bytes)),
+            },
+            budget: Budget {
+                max_cpu_percent: Some(config.budget.max_cpu_percent.into()),
+                max_memory_bytes: Some(Size(config.budget.max_memory_bytes)),
+                max_kernel_bytes: Some(Size(config.budget.max_kernel_bytes)),
             },
             api: Api {
                 socket: Some(SocketPath(config.api.socket.clone())),

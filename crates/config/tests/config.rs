@@ -83,6 +83,10 @@ fn every_key_is_meant_as_written() {
         [walker]
         max_row_bytes = "2MiB"
         max_cached_row_bytes = "0B"
+        [budget]
+        max_cpu_percent = 7
+        max_memory_bytes = "1GiB"
+        max_kernel_bytes = "8MiB"
         [api]
         socket = "/tmp/x.sock"
         read_group = "staff"
@@ -117,6 +121,14 @@ fn every_key_is_meant_as_written() {
         (2 << 20, 2 << 20)
     );
     assert_eq!(config.walker.max_cached_row_bytes, 0);
+    assert_eq!(
+        (
+            config.budget.max_cpu_percent.get(),
+            config.budget.max_memory_bytes,
+            config.budget.max_kernel_bytes
+        ),
+        (7, 1 << 30, 8 << 20)
+    );
     assert_eq!(config.api.socket, Path::new("/tmp/x.sock"));
     assert_eq!(
         (config.api.read_group.as_str(), config.api.act_group.as_str()),

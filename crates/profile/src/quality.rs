@@ -29,6 +29,8 @@ pub struct Quality {
     pub user_frames: u64,
     /// Those of them with a name.
     pub named_user_frames: u64,
+    /// Samples whose kernel stack was cut or could not be read.
+    pub incomplete_kernel_stacks: u64,
 }
 
 impl Quality {
@@ -38,8 +40,28 @@ impl Quality {
         self.rooted = self.rooted.saturating_add(other.rooted);
         self.user_frames = self.user_frames.saturating_add(other.user_frames);
         self.named_user_frames = self.named_user_frames.saturating_add(other.named_user_frames);
+        self.incomplete_kernel_stacks = self
+            .incomplete_kernel_stacks
+            .saturating_add(other.incomplete_kernel_stacks);
         add_reasons(&mut self.stopped, &other.stopped);
         add_reasons(&mut self.lost, &other.lost);
+    }
+
+    /// The same, each sample counted `factor` times: for samples that stand for a longer time than others.
+    #[must_use]
+    pub fn scaled(mut self, factor: u64) -> Self {
+        let counts = [
+            &mut self.samples,
+            &mut self.rooted,
+            &mut self.user_frames,
+            &mut self.named_user_frames,
+            &mut self.incomplete_kernel_stacks,
+        ];
+        let reasons = self.stopped.values_mut().chain(self.lost.values_mut());
+        for count in counts.into_iter().chain(reasons) {
+            *count = count.saturating_mul(factor);
+        }
+        self
     }
 
     /// The share of samples with a proven root, from 0 to 1. None without samples.
@@ -69,6 +91,10 @@ impl fmt::Display for Quality {
         let stopped = sum(&self.stopped);
         if stopped > 0 {
             write!(out, " ({} stopped: {})", thousands(stopped), reasons(&self.stopped))?;
+        }
+        if self.incomplete_kernel_stacks > 0 {
+            let cut = counted(self.incomplete_kernel_stacks, "incomplete kernel stack");
+            write!(out, ", {cut}")?;
         }
         if self.user_frames == 0 {
             out.write_str(", no user frames")
@@ -142,12 +168,50 @@ mod tests {
             lost: counts(&[("ring_full", 0)]),
             user_frames: 1_000,
             named_user_frames: 979,
+            ..Quality::default()
         };
         assert_eq!(
             quality.to_string(),
             "9,870 samples, 0 lost, 99.7 % with a proven root (20 stopped: 12 no_row, 8 read_failed), 97 % of user \
              frames named"
         );
+    }
+
+    #[test]
+    fn kernel_stacks_that_are_cut_are_told() {
+        let quality = Quality {
+            samples: 9,
+            rooted: 9,
+            incomplete_kernel_stacks: 2,
+            ..Quality::default()
+        };
+        assert_eq!(
+            quality.to_string(),
+            "9 samples, 0 lost, 100 % with a proven root, 2 incomplete kernel stacks, no user frames"
+        );
+    }
+
+    #[test]
+    fn samples_of_a_lower_rate_weigh_more() {
+        let quality = Quality {
+            samples: 3,
+            rooted: 2,
+            stopped: counts(&[("no_row", 1)]),
+            lost: counts(&[("busy", u64::MAX)]),
+            user_frames: 5,
+            named_user_frames: 4,
+            incomplete_kernel_stacks: 1,
+        };
+        let expected = Quality {
+            samples: 6,
+            rooted: 4,
+            stopped: counts(&[("no_row", 2)]),
+            lost: counts(&[("busy", u64::MAX)]),
+            user_frames: 10,
+            named_user_frames: 8,
+            incomplete_kernel_stacks: 2,
+        };
+        assert_eq!(quality.scaled(2), expected);
     }
 
     #[test]
@@ -208,7 +272,9 @@ mod tests {
             stopped: counts(&[("no_row", 1)]),
             user_frames: 5,
             named_user_frames: 4,
+            incomplete_kernel_stacks: 6,
         });
+        assert_eq!(quality.incomplete_kernel_stacks, 6);
         assert_eq!((quality.samples, quality.rooted), (3, u64::MAX));
         assert_eq!(quality.lost, counts(&[("busy", 3), ("late", 1)]));
         assert_eq!(quality.stopped, counts(&[("no_row", 1)]));

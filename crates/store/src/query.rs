@@ -110,18 +110,20 @@ impl Selection {
         }
     }
 
-    /// Merges the target's samples of all windows.
+    /// Merges the target's samples of all windows. Where the rate changed in between, samples of the lower rate count for as
+    /// many of the higher one as they stand for.
     pub fn merge(&self) -> Result<Answer, PeriodMismatch> {
         let mut profile = self.empty();
-        let mut period = None;
+        let period = self.finest_period();
+        let mut has_samples = false;
         let started = self.newest_start();
         for part in &self.parts {
             let is_meant = |process: &ProcessLabel| {
                 self.target.matches(process) && started.is_none_or(|started| process.start == started)
             };
-            part.merge_into(&mut profile, &mut period, is_meant)?;
+            has_samples |= part.merge_into(&mut profile, period, is_meant)?;
         }
-        profile.period = period.unwrap_or_default();
+        profile.period = if has_samples { period } else { Duration::ZERO };
         let found = if !profile.stacks.is_empty() {
             Found::Samples
         } else if self.known_elsewhere || !profile.processes.is_empty() {
@@ -130,6 +132,13 @@ impl Selection {
             Found::NotFound
         };
         Ok(Answer { profile, found })
+    }
+
+    /// The period of the window that was sampled most densely.
+    fn finest_period(&self) -> Duration {
+        let windows = self.parts.iter().flat_map(|part| &part.windows);
+        let sampled = windows.filter(|window| !window.entries.is_empty());
+        sampled.map(|window| window.period).min().unwrap_or_default()
     }
 
     /// A profile without samples of the windows' time, or of the span if there are none.
@@ -160,40 +169,38 @@ impl Selection {
 }
 
 impl Part {
-    /// Adds the samples of some processes to a profile.
+    /// Adds the samples of some processes to a profile of that period; whether there are any.
     fn merge_into(
         &self,
         profile: &mut Profile,
-        period: &mut Option<Duration>,
+        period: Duration,
         is_meant: impl Fn(&ProcessLabel) -> bool,
-    ) -> Result<(), PeriodMismatch> {
+    ) -> Result<bool, PeriodMismatch> {
         let dictionary = &*self.dictionary;
         let meant: Vec<bool> = dictionary.processes.iter().map(is_meant).collect();
         let is_meant = |process: u32| meant.get(process as usize).copied().unwrap_or_default();
         // Equal stacks of several windows are added before their frames are looked up.
         let mut counts: HashMap<(u32, u32, u32), u64> = HashMap::new();
+        let mut has_samples = false;
         let mut tables = Tables::new(dictionary);
         for window in &self.windows {
-            window.add_lost(&mut profile.quality, dictionary);
+            // A window without samples may be of any period.
+            let weight = window.weight(period).unwrap_or(1);
+            profile.quality.merge(&window.lost(dictionary).scaled(weight));
             for quality in window.processes.iter().filter(|quality| is_meant(quality.process)) {
                 let process = tables.process(quality.process, profile);
-                let quality = quality.to_quality(dictionary);
+                let quality = quality.to_quality(dictionary).scaled(weight);
                 profile.quality.merge(&quality);
                 profile.process_quality.entry(process).or_default().merge(&quality);
             }
             let mut entries = window.entries.iter().filter(|entry| is_meant(entry.process)).peekable();
             if entries.peek().is_some() {
-                let ours = *period.get_or_insert(window.period);
-                if ours != window.period {
-                    return Err(PeriodMismatch {
-                        ours,
-                        theirs: window.period,
-                    });
-                }
+                has_samples = true;
+                window.weight(period)?;
             }
             for entry in entries {
                 let count = counts.entry((entry.process, entry.thread, entry.stack)).or_default();
-                *count = count.saturating_add(entry.count);
+                *count = count.saturating_add(entry.count.saturating_mul(weight));
             }
         }
         for ((process, thread, place), count) in counts {
@@ -205,7 +212,7 @@ impl Part {
             let samples = profile.stacks.entry(stack).or_default();
             *samples = samples.saturating_add(count);
         }
-        Ok(())
+        Ok(has_samples)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{Profile, Quality};
+use profiler_profile::{PeriodMismatch, Profile, Quality};
 
 use crate::dictionary::Dictionary;
 
@@ -33,6 +33,7 @@ pub(crate) struct ProcessQuality {
     rooted: u64,
     user_frames: u64,
     named_user_frames: u64,
+    incomplete_kernel_stacks: u64,
     stopped: Reasons,
 }
 
@@ -81,6 +82,7 @@ impl Window {
                 rooted: quality.rooted,
                 user_frames: quality.user_frames,
                 named_user_frames: quality.named_user_frames,
+                incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
                 stopped: reasons(&quality.stopped, dictionary),
             }
         });
@@ -94,9 +96,23 @@ impl Window {
         }
     }
 
-    /// Adds what was lost on the host to a quality.
-    pub(crate) fn add_lost(&self, quality: &mut Quality, dictionary: &Dictionary) {
+    /// What was lost on the host, as a quality without samples.
+    pub(crate) fn lost(&self, dictionary: &Dictionary) -> Quality {
+        let mut quality = Quality::default();
         add(&mut quality.lost, &self.lost, dictionary);
+        quality
+    }
+
+    /// How many samples of a period each of this window stands for.
+    pub(crate) fn weight(&self, period: Duration) -> Result<u64, PeriodMismatch> {
+        let (ours, theirs) = (period.as_nanos(), self.period.as_nanos());
+        match theirs.checked_rem(ours) {
+            Some(0) => Ok(u64::try_from(theirs / ours).unwrap_or(u64::MAX)),
+            _ => Err(PeriodMismatch {
+                ours: period,
+                theirs: self.period,
+            }),
+        }
     }
 
     /// An estimate of the memory that the window takes besides the dictionary.
@@ -123,6 +139,7 @@ impl ProcessQuality {
             rooted: self.rooted,
             user_frames: self.user_frames,
             named_user_frames: self.named_user_frames,
+            incomplete_kernel_stacks: self.incomplete_kernel_stacks,
             ..Quality::default()
         };
         add(&mut quality.stopped, &self.stopped, dictionary);

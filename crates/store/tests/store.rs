@@ -286,6 +286,35 @@ fn a_query_keeps_its_windows_while_the_store_goes_on() {
 }
 
 #[test]
+fn samples_of_a_lower_rate_count_for_as_long_as_they_stand_for() {
+    let a = process(1, 0, "web");
+    let mut store = Store::new(ROOMY);
+    store.insert(window(0, 5, &[(&a, 8)]), at(5));
+    let mut slow = window(5, 10, &[(&a, 3)]);
+    slow.period *= 4;
+    store.insert(slow, at(10));
+    let answer = ask(&store, Target::Process(1), span(0, 10));
+    assert_eq!(
+        (answer.profile.period, answer.profile.samples()),
+        (Duration::from_millis(10), 8 + 4 * 3)
+    );
+    let quality = &answer.profile.quality;
+    assert_eq!(
+        (quality.samples, quality.rooted, quality.lost["ring_full"]),
+        (20, 20, 5)
+    );
+    // A process that was sampled at the lower rate alone has the weight it had.
+    let answer = ask(&store, Target::Process(1), span(5, 10));
+    assert_eq!(answer.profile.period * 3, Duration::from_millis(120));
+    assert_eq!(answer.profile.samples(), 3);
+
+    let mut odd = window(10, 15, &[(&a, 1)]);
+    odd.period = Duration::from_millis(15);
+    store.insert(odd, at(15));
+    assert!(store.select(Target::Process(1), span(0, 15)).merge().is_err());
+}
+
+#[test]
 fn a_window_that_never_fits_is_refused_and_counted() {
     let a = process(1, 0, "web");
     let mut store = Store::new(ROOMY);

@@ -12,9 +12,13 @@ use profiler_store::{Span, Status as StoreStatus, Target};
 use prost_types::Timestamp;
 
 use crate::{
+    budget::{
+        Report,
+        policy::{Caps, State},
+    },
     command::{EngineStatus, ProcessSummary, Runtime, WatchProgress, WatchState},
     health::{OwnCost, Part, PartState},
-    kernel::records::Pid,
+    kernel::{KernelCost, possible_cpus, records::Pid},
 };
 
 /// Longest and default lease of a watch without a stream.
@@ -217,6 +221,7 @@ pub(super) fn quality(quality: &Quality) -> v1::Quality {
         lost_samples: counts(&quality.lost),
         user_frames: quality.user_frames,
         named_user_frames: quality.named_user_frames,
+        incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
     }
 }
 
@@ -277,6 +282,7 @@ pub(super) fn part(part: Part, state: PartState) -> v1::Part {
         PartState::Disabled { reason } => (v1::PartState::Disabled, reason, String::new()),
         PartState::Unsupported { reason, remedy } => (v1::PartState::Unsupported, reason, remedy),
         PartState::Failed { reason, remedy } => (v1::PartState::Failed, reason, remedy),
+        PartState::Late { reason, remedy } => (v1::PartState::Late, reason, remedy),
     };
     v1::Part {
         name: part.name().to_owned(),
@@ -301,18 +307,45 @@ pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
         lifecycle_records: status.lifecycle_records,
         lifecycle_lost: status.lifecycle_lost,
         stop_reasons: counts(&status.stop_reasons),
+        missed_ticks: status.missed_ticks,
     }
 }
 
 /// What the daemon costs in user space and in the kernel.
-pub(super) fn cost(own: OwnCost, engine: &EngineStatus) -> v1::Cost {
+pub(super) fn cost(own: OwnCost, kernel: &KernelCost) -> v1::Cost {
     v1::Cost {
         daemon_cpu: Some(duration(own.cpu)),
-        kernel_cpu: Some(duration(engine.kernel_cpu)),
-        kernel_runs: engine.kernel_runs,
+        kernel_cpu: Some(duration(kernel.time)),
+        kernel_runs: kernel.runs,
         resident_anon_bytes: own.resident_anon_bytes,
         resident_shmem_bytes: own.resident_shmem_bytes,
-        kernel_bytes: engine.kernel_bytes,
+        kernel_bytes: kernel.bytes,
+        kernel_cpu_from_statistics: kernel.from_bpf_statistics,
+        kernel_bytes_per_cpu: kernel.bytes_per_cpu,
+        possible_cpus: possible_cpus(),
+    }
+}
+
+/// What the daemon may cost, and what it gave up for that.
+pub(super) fn budget(report: &Report, caps: Caps) -> v1::BudgetStatus {
+    let state = match report.state {
+        State::Within => v1::BudgetState::Within,
+        State::Shedding => v1::BudgetState::Shedding,
+        State::Exhausted => v1::BudgetState::Exhausted,
+    };
+    v1::BudgetStatus {
+        state: state.into(),
+        since: report.since.map(Timestamp::from),
+        reason: report.reason.clone(),
+        shed: report.shed.clone(),
+        sheddings: report.sheddings,
+        recoveries: report.recoveries,
+        cpu_percent: report.cpu_share * 100.0,
+        max_cpu_percent: caps.cpu_share * 100.0,
+        memory_bytes: report.memory_bytes,
+        max_memory_bytes: caps.memory_bytes,
+        kernel_bytes: report.kernel.bytes,
+        max_kernel_bytes: caps.kernel_bytes,
     }
 }
 

@@ -16,9 +16,8 @@ mod sampler;
 mod shards;
 mod sys;
 mod tables;
-mod templates;
 
-pub use cost::KernelCost;
+pub use cost::{CostReader, KernelCost, possible_cpus};
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
@@ -28,4 +27,5 @@ pub use sample_rings::SampleBatch;
 #[cfg(feature = "fuzzing")]
 pub(crate) use sample_rings::decode as decode_sample;
 pub use sampler::{Sampler, SamplerOptions, SamplingCounts};
+pub use sys::give_back_memory;
 pub use tables::KernelTables;

@@ -16,13 +16,13 @@ pub(super) struct CpuClock {
 }
 
 impl CpuClock {
-    /// Ticks `hertz` times a second of the CPU's time, idle or not, and runs the program on each tick.
-    pub(super) fn start(cpu: u32, hertz: u32, program: BorrowedFd<'_>) -> io::Result<Self> {
+    /// Ticks once each `period_ns` of the CPU's time, idle or not, and runs the program on each tick.
+    pub(super) fn start(cpu: u32, period_ns: u64, program: BorrowedFd<'_>) -> io::Result<Self> {
         let attributes = PerfEventAttr {
             kind: attr::TYPE_SOFTWARE,
             config: attr::CPU_CLOCK,
-            sample_period_or_frequency: u64::from(hertz),
-            flags: attr::FLAG_FREQ | attr::FLAG_DISABLED,
+            sample_period_or_frequency: period_ns,
+            flags: attr::FLAG_DISABLED,
             ..PerfEventAttr::default()
         };
         let event = sys::perf_event_open(&attributes, cpu)?;

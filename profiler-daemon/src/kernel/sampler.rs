@@ -13,11 +13,11 @@ use aya::{
     util::online_cpus,
 };
 use aya_log::EbpfLogger;
-use profiler_common::counters::Counter;
+use profiler_common::{counters::Counter, limits::ROWS_PER_SHARD, row::Row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    cost::{self, KernelCost},
+    cost::{self, CostReader},
     lifecycle::{LifecycleRing, MalformedRecord},
     load::{self, LoadError, Loaded, WalkerLoop, take_map},
     perf_event::CpuClock,
@@ -28,7 +28,9 @@ use super::{
 
 /// Pages of a lifecycle ring: within `kernel.perf_event_mlock_kb` of a stock kernel.
 const LIFECYCLE_PAGES: usize = 64;
-type CounterValues = [u64; Counter::ALL.len()];
+/// Memory for rows is taken in shards of this size.
+const SHARD_BYTES: u64 = ROWS_PER_SHARD as u64 * size_of::<Row>() as u64;
+pub(super) type CounterValues = [u64; Counter::ALL.len()];
 
 /// How to sample.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,8 @@ pub struct SamplerOptions {
     pub walker_loop: Option<WalkerLoop>,
     /// Most bytes of rows.
     pub max_row_bytes: u64,
+    /// Most bytes of all maps and programs; rows get what the others leave, but always some.
+    pub max_kernel_bytes: u64,
 }
 
 /// What the programs counted since they were attached.
@@ -64,8 +68,10 @@ pub struct Sampler {
     walker_loop: WalkerLoop,
     missing_offsets: Vec<String>,
     clocks: Vec<CpuClock>,
-    /// Time counted by clocks of CPUs that went away.
-    past_counted: Duration,
+    /// What one tick of the clocks stands for, as a multiple of the configured period.
+    period_factor: u32,
+    /// Ticks due to clocks that were stopped.
+    past_ticks: u64,
     lifecycle: Vec<LifecycleRing>,
     /// Lifecycle records that are not due yet.
     held: Vec<Lifecycle>,
@@ -95,9 +101,9 @@ impl Sampler {
     /// fits between: after the rings are open nothing is missed.
     pub fn load(options: SamplerOptions) -> Result<(Self, KernelTables), LoadError> {
         let mut loaded = load::load(options.walker_loop)?;
-        let tables = KernelTables::new(&mut loaded.object, options.max_row_bytes)?;
         let cpus = cpus()?;
         let (rings, ring_map) = sample_rings::open(&mut loaded.object, &cpus, options.sample_hz)?;
+        let tables = KernelTables::new(&mut loaded.object, row_bytes(&options, cost::held_bytes()))?;
         let lifecycle = cpus.iter().map(|cpu| open_lifecycle(*cpu)).collect::<Result<_, _>>()?;
         let counters = PerCpuArray::try_from(take_map(&mut loaded.object, "COUNTERS")?)?;
         let diagnostics = match EbpfLogger::init(&mut loaded.object) {
@@ -125,7 +131,8 @@ impl Sampler {
             walker_loop,
             missing_offsets,
             clocks: Vec::new(),
-            past_counted: Duration::ZERO,
+            period_factor: 1,
+            past_ticks: 0,
             lifecycle,
             held: Vec::new(),
             rings,
@@ -146,8 +153,9 @@ impl Sampler {
             .into_iter()
             .partition(|clock| online.contains(&clock.cpu));
         self.clocks = kept;
-        self.past_counted += gone.iter().filter_map(|clock| clock.counted().ok()).sum::<Duration>();
+        self.past_ticks += self.ticks(&gone);
         self.follow_lifecycle(&online)?;
+        let period_ns = self.period_ns();
         for cpu in online {
             if self.clocks.iter().any(|clock| clock.cpu == cpu) {
                 continue;
@@ -157,12 +165,10 @@ impl Sampler {
                 program: "cpu_sample",
                 source: Box::new(source),
             })?;
-            let clock = CpuClock::start(cpu, self.options.sample_hz, descriptor.as_fd()).map_err(|source| {
-                LoadError::PerfEvent {
-                    event: "the CPU clock",
-                    cpu,
-                    source,
-                }
+            let clock = CpuClock::start(cpu, period_ns, descriptor.as_fd()).map_err(|source| LoadError::PerfEvent {
+                event: "the CPU clock",
+                cpu,
+                source,
             })?;
             self.clocks.push(clock);
         }
@@ -198,9 +204,31 @@ impl Sampler {
         self.walker_loop
     }
 
-    /// Samples per second and CPU.
+    /// Samples per second and CPU, as configured.
     pub fn sample_hz(&self) -> u32 {
         self.options.sample_hz
+    }
+
+    /// Time of a CPU that one sample stands for.
+    pub fn period(&self) -> Duration {
+        Duration::from_nanos(self.period_ns())
+    }
+
+    /// Stops all clocks. [`Sampler::start`] starts them, with ticks that stand for `factor` times the configured period.
+    pub fn stop(&mut self, factor: u32) {
+        let clocks = std::mem::take(&mut self.clocks);
+        self.past_ticks += self.ticks(&clocks);
+        self.period_factor = factor.max(1);
+    }
+
+    fn period_ns(&self) -> u64 {
+        u64::from(1_000_000_000 / self.options.sample_hz.max(1)).max(1) * u64::from(self.period_factor)
+    }
+
+    /// Ticks that clocks should have produced.
+    fn ticks(&self, clocks: &[CpuClock]) -> u64 {
+        let counted: Duration = clocks.iter().filter_map(|clock| clock.counted().ok()).sum();
+        (counted.as_nanos() / u128::from(self.period_ns())) as u64
     }
 
     /// Members of kernel structures that this kernel does not have; what needs them is off.
@@ -282,13 +310,6 @@ impl Sampler {
 
     /// What was counted since the start.
     pub fn counts(&self) -> SamplingCounts {
-        let period_ns = u64::from(1_000_000_000 / self.options.sample_hz.max(1)).max(1);
-        let counted = self.past_counted
-            + self
-                .clocks
-                .iter()
-                .filter_map(|clock| clock.counted().ok())
-                .sum::<Duration>();
         let mut counters = BTreeMap::new();
         if let Ok(values) = self.counters.get(&0, 0) {
             for counter in Counter::ALL {
@@ -296,15 +317,21 @@ impl Sampler {
             }
         }
         SamplingCounts {
-            expected_runs: (counted.as_nanos() / u128::from(period_ns)) as u64,
+            expected_runs: self.past_ticks + self.ticks(&self.clocks),
             counters,
         }
     }
 
-    /// What the programs cost. `counts` are those of the same moment.
-    pub fn cost(&self, counts: &SamplingCounts) -> KernelCost {
-        cost::measure(&self.object, counts)
+    /// Reads what the programs cost, from any thread.
+    pub fn costs(&self) -> io::Result<CostReader> {
+        CostReader::new(&self.object, &self.counters)
     }
+}
+
+/// Bytes that rows may take beside `held` bytes of other maps: whole shards, and at least one.
+fn row_bytes(options: &SamplerOptions, held: u64) -> u64 {
+    let left = options.max_kernel_bytes.saturating_sub(held).max(SHARD_BYTES);
+    options.max_row_bytes.min(left / SHARD_BYTES * SHARD_BYTES)
 }
 
 /// Takes the records up to a time out of `held`, in the order of their times.
@@ -335,6 +362,19 @@ fn open_lifecycle(cpu: u32) -> Result<LifecycleRing, LoadError> {
 mod tests {
     use super::*;
     use crate::kernel::records::Pid;
+
+    #[test]
+    fn rows_get_what_the_cap_leaves() {
+        let options = SamplerOptions {
+            sample_hz: 99,
+            walker_loop: None,
+            max_row_bytes: 48 << 20,
+            max_kernel_bytes: 64 << 20,
+        };
+        assert_eq!(row_bytes(&options, 10 << 20), 48 << 20);
+        assert_eq!(row_bytes(&options, (20 << 20) + 1), (44 << 20) - SHARD_BYTES);
+        assert_eq!(row_bytes(&options, 99 << 20), SHARD_BYTES);
+    }
 
     #[test]
     fn records_of_several_rings_come_in_the_order_of_time() {

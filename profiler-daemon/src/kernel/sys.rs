@@ -43,13 +43,21 @@ pub(super) mod attr {
     pub(in crate::kernel) const FLAG_DISABLED: u64 = 1;
     pub(in crate::kernel) const FLAG_MMAP: u64 = 1 << 8;
     pub(in crate::kernel) const FLAG_COMM: u64 = 1 << 9;
-    pub(in crate::kernel) const FLAG_FREQ: u64 = 1 << 10;
     pub(in crate::kernel) const FLAG_TASK: u64 = 1 << 13;
     pub(in crate::kernel) const FLAG_WATERMARK: u64 = 1 << 14;
     pub(in crate::kernel) const FLAG_SAMPLE_ID_ALL: u64 = 1 << 18;
     pub(in crate::kernel) const FLAG_MMAP2: u64 = 1 << 23;
     pub(in crate::kernel) const FLAG_COMM_EXEC: u64 = 1 << 24;
     pub(in crate::kernel) const FLAG_USE_CLOCKID: u64 = 1 << 25;
+}
+
+/// Gives freed memory back to the kernel, which the allocator otherwise keeps for later.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and touches nothing but the allocator's own free memory, under its locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Opens a perf event that counts all processes on one CPU.

@@ -9,15 +9,13 @@ use std::{
 use profiler_config::Targets;
 
 use super::{
-    builder::Builder,
+    builder::{Builder, Job},
     discovery::Marks,
-    jobs::Job,
     objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
     row_cache::RowCache,
     scan::ProcFs,
     tables::RowTables,
-    templates::Templates,
     walker_tables::WalkerTables,
     watching::Stream,
 };
@@ -93,7 +91,6 @@ pub struct Processes<T> {
     pub(super) builder: Builder,
     pub(super) objects: Objects,
     pub(super) tables: RowTables,
-    pub(super) templates: Templates,
     pub(super) programs: HashMap<(u64, u64), KnownProgram>,
     pub(super) images: HashMap<ImageId, Image>,
     /// The images of each process in the order of time.
@@ -147,7 +144,6 @@ impl<T: WalkerTables> Processes<T> {
             builder,
             objects: Objects::new(),
             tables: RowTables::default(),
-            templates: Templates::default(),
             programs: HashMap::new(),
             images: HashMap::new(),
             by_pid: HashMap::new(),
@@ -184,6 +180,11 @@ impl<T: WalkerTables> Processes<T> {
     /// The walker's tables, for what else their owner does with them. Entries of processes are written here alone.
     pub fn walker_mut(&mut self) -> &mut T {
         &mut self.walker
+    }
+
+    /// Takes another reading of the clocks, if they were set.
+    pub fn follow_clock(&mut self, now: Clock) {
+        self.clock.follow(now);
     }
 
     /// What was seen so far.

@@ -27,6 +27,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId(pub u64);
 
+/// Least difference of two readings that is a step of the clock.
+const CLOCK_STEP: Duration = Duration::from_millis(200);
+
 /// A moment on the two clocks that processes are kept by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -66,6 +69,18 @@ impl Clock {
             boot: before(ClockId::Boottime),
             monotonic_zero: before(ClockId::Monotonic),
             ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
+        }
+    }
+
+    /// Takes another reading of the clocks if the time of day was set, or the host suspended. The differences of two readings,
+    /// and slow corrections, are left alone: what a process's start is must not depend on when it was looked at.
+    pub(super) fn follow(&mut self, now: Self) {
+        let is_other = |before: SystemTime, now: SystemTime| {
+            let apart = now.duration_since(before).unwrap_or_else(|error| error.duration());
+            apart >= CLOCK_STEP
+        };
+        if is_other(self.boot, now.boot) || is_other(self.monotonic_zero, now.monotonic_zero) {
+            *self = now;
         }
     }
 
@@ -338,4 +353,38 @@ pub enum StartError {
         /// What the kernel said.
         reason: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_follows_steps_and_suspends_but_not_jitter() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let clock = |boot, zero| Clock {
+            boot: at(boot),
+            monotonic_zero: at(zero),
+            ticks_per_second: 100,
+        };
+        let first = clock(1_000_000, 1_000_000);
+        for (now, expected) in [
+            (clock(1_000_003, 999_998), first),
+            // The time of day was set forward, or back.
+            (clock(4_600_000, 4_600_000), clock(4_600_000, 4_600_000)),
+            (clock(400_000, 400_000), clock(400_000, 400_000)),
+            // Suspended for a minute: the monotonic clock stood still.
+            (clock(1_000_000, 1_060_000), clock(1_000_000, 1_060_000)),
+        ] {
+            let mut followed = first;
+            followed.follow(now);
+            assert_eq!(followed, expected);
+        }
+        let mut followed = first;
+        followed.follow(clock(4_600_000, 4_600_000));
+        assert_eq!(
+            (followed.of_ticks(250), followed.of_monotonic(1_000_000)),
+            (at(4_602_500), at(4_600_001))
+        );
+    }
 }

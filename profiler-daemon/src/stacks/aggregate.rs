@@ -68,6 +68,8 @@ pub struct Aggregator {
     stacks: HashMap<Box<[u64]>, Count>,
     bytes: usize,
     stops: HashMap<ImageId, BTreeMap<StopReason, u64>>,
+    /// Samples whose kernel stack is not whole.
+    incomplete_kernel_stacks: HashMap<ImageId, u64>,
     threads: HashMap<Box<[u8]>, u32>,
     thread_names: Vec<Arc<str>>,
     lost: BTreeMap<String, u64>,
@@ -84,6 +86,7 @@ impl Aggregator {
             stacks: HashMap::new(),
             bytes: 0,
             stops: HashMap::new(),
+            incomplete_kernel_stacks: HashMap::new(),
             threads: HashMap::new(),
             thread_names: Vec::new(),
             lost: BTreeMap::new(),
@@ -91,14 +94,12 @@ impl Aggregator {
         }
     }
 
-    /// Counts a sample, and says why its user stack ended as far as it is sure.
-    pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) -> StopReason {
-        let (frames, stop) = processes.verified(sample);
-        let user_frames = sample.user_frames.get(..frames).unwrap_or_default();
-        let rooted = matches!(stop, StopReason::Root | StopReason::NoUserRegisters);
+    /// Counts a sample.
+    pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) {
+        let rooted = matches!(sample.stop, StopReason::Root | StopReason::NoUserRegisters);
         let Some(stamp) = processes.count_sample(sample.pid, sample.time_ns, rooted) else {
             self.add_lost(LOST_UNKNOWN_PROCESS, 1);
-            return stop;
+            return;
         };
         if sample.generation == MARKED_GENERATION {
             processes.note_outdated(sample.pid, sample.time_ns);
@@ -109,14 +110,14 @@ impl Aggregator {
         self.key
             .extend([stamp.image.0, stamp.changed_ns, u64::from(thread) << 32 | kernel_frames]);
         self.key.extend_from_slice(sample.kernel_frames);
-        self.key.extend_from_slice(user_frames);
+        self.key.extend_from_slice(sample.user_frames);
         if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
             count.samples += 1;
         } else {
             let bytes = self.key.len() * size_of::<u64>() + ENTRY_BYTES;
             if self.stacks.len() >= self.limits.max_stacks || self.bytes + bytes > self.limits.max_bytes {
                 self.add_lost(LOST_WINDOW_FULL, 1);
-                return stop;
+                return;
             }
             self.bytes += bytes;
             self.stacks.insert(
@@ -127,8 +128,20 @@ impl Aggregator {
                 },
             );
         }
-        *self.stops.entry(stamp.image).or_default().entry(stop).or_default() += 1;
-        stop
+        if sample.kernel_stack_incomplete {
+            *self.incomplete_kernel_stacks.entry(stamp.image).or_default() += 1;
+        }
+        *self
+            .stops
+            .entry(stamp.image)
+            .or_default()
+            .entry(sample.stop)
+            .or_default() += 1;
+    }
+
+    /// One sample stands for `period` from now on. The window must be empty.
+    pub fn set_period(&mut self, period: Duration) {
+        self.period = period;
     }
 
     /// Counts samples that were lost.
@@ -161,6 +174,7 @@ impl Aggregator {
                 start_ticks: image.start_ticks(),
                 stacks: HashMap::new(),
                 stops: self.stops.remove(&id).unwrap_or_default(),
+                incomplete_kernel_stacks: self.incomplete_kernel_stacks.remove(&id).unwrap_or_default(),
             });
             let stack = resolve(&key, count.time_ns, image, &self.thread_names);
             *process.stacks.entry(stack).or_default() += count.samples;
@@ -170,6 +184,7 @@ impl Aggregator {
         let start = std::mem::replace(&mut self.start, now);
         self.bytes = 0;
         self.stops.clear();
+        self.incomplete_kernel_stacks.clear();
         self.threads.clear();
         self.thread_names.clear();
         let lost = std::mem::take(&mut self.lost);

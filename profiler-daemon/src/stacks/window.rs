@@ -131,6 +131,8 @@ pub struct WindowProcess {
     pub stacks: HashMap<RawStack, u64>,
     /// Samples by why their user stack ended.
     pub stops: BTreeMap<StopReason, u64>,
+    /// Samples whose kernel stack was cut or could not be read.
+    pub incomplete_kernel_stacks: u64,
 }
 
 /// Counts of stacks over an interval.

@@ -112,6 +112,7 @@ fn window(stacks: &[(&[u64], &[Location], u64)], stops: &[(StopReason, u64)]) ->
             start_ticks: None,
             stacks: stacks.collect(),
             stops: stops.iter().copied().collect(),
+            incomplete_kernel_stacks: 1,
         }],
         lost: BTreeMap::from([("ring_full".to_owned(), 3)]),
     }

@@ -262,7 +262,10 @@ fn name_generated(
 
 /// What is known of a process's stacks before they have names.
 fn stack_quality(process: &WindowProcess) -> Quality {
-    let mut quality = Quality::default();
+    let mut quality = Quality {
+        incomplete_kernel_stacks: process.incomplete_kernel_stacks,
+        ..Quality::default()
+    };
     let mut stopped: BTreeMap<String, u64> = BTreeMap::new();
     for (reason, count) in &process.stops {
         match reason {

@@ -142,6 +142,9 @@ async fn the_status_tells_parts_counters_and_cost() {
     };
     server.health.report(Part::KernelSymbols, unsupported);
     server.health.report(Part::Sampling, PartState::Active);
+    let mut report = profiler_daemon::budget::Report::default();
+    report.kernel.bytes = 5;
+    server.health.budget.put(report);
     {
         let mut script = server.script.lock();
         script.status.sample_hz = 99;
@@ -149,7 +152,7 @@ async fn the_status_tells_parts_counters_and_cost() {
         script.status.runs = 12;
         script.status.lost.insert("ring_full".to_owned(), 3);
         script.status.watched_processes = 4;
-        script.status.kernel_bytes = 5;
+        script.status.missed_ticks = 6;
     }
     let mut client = StatusServiceClient::new(server.client().await);
     let status = client.get_status(GetStatusRequest {}).await.unwrap().into_inner();
@@ -182,6 +185,8 @@ async fn the_status_tells_parts_counters_and_cost() {
         (sampling.sample_hz, sampling.runs, sampling.lost["ring_full"]),
         (99, 12, 3)
     );
+    assert_eq!(sampling.missed_ticks, 6);
+    assert!(status.budget.is_none(), "no caps where nothing is sampled");
     let cost = status.cost.unwrap();
     assert_eq!(cost.kernel_bytes, 5);
     assert!(cost.resident_anon_bytes > 0 && cost.daemon_cpu.unwrap().nanos > 0);

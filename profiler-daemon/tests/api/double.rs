@@ -116,6 +116,8 @@ async fn answer(command: Command, script: &Shared) {
             script.seen.push(Seen::Watch(pid, id));
             drop(reply.send(script.watch.clone()));
         }
+        // Nothing is sampled.
+        Command::SetRate { .. } => {}
         Command::EndWatch { id } => script.lock().seen.push(Seen::End(id)),
         Command::WatchProgress { reply, .. } => drop(reply.send(script.lock().progress)),
         Command::Configure { reply, .. } => drop(reply.send(())),

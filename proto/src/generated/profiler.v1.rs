@@ -567,6 +567,9 @@ pub struct Quality {
     pub user_frames: u64,
     #[prost(uint64, tag = "6")]
     pub named_user_frames: u64,
+    /// Samples whose kernel stack was cut or could not be read.
+    #[prost(uint64, tag = "7")]
+    pub incomplete_kernel_stacks: u64,
 }
 /// What a sample stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1045,6 +1048,8 @@ pub struct GetStatusResponse {
     pub watched_processes: u32,
     #[prost(message, optional, tag = "9")]
     pub api: ::core::option::Option<ApiStatus>,
+    #[prost(message, optional, tag = "10")]
+    pub budget: ::core::option::Option<BudgetStatus>,
 }
 /// One part of the daemon.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1092,6 +1097,10 @@ pub struct SamplingStatus {
         ::prost::alloc::string::String,
         u64,
     >,
+    /// Ticks of the CPU clocks that never ran the program: throttled by the kernel, or the virtual CPU stood still. Of the whole
+    /// host, idle or not, and no loss of the profiler.
+    #[prost(uint64, tag = "10")]
+    pub missed_ticks: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cost {
@@ -1110,6 +1119,50 @@ pub struct Cost {
     /// Memory of maps and programs in the kernel.
     #[prost(uint64, tag = "6")]
     pub kernel_bytes: u64,
+    /// `kernel_cpu` is from the kernel's statistics of all programs. Otherwise the sampling program measured itself, without its
+    /// entry and without runs for processes that are not watched.
+    #[prost(bool, tag = "7")]
+    pub kernel_cpu_from_statistics: bool,
+    /// The part of `kernel_bytes` that each possible CPU adds: rings and scratch memory.
+    #[prost(uint64, tag = "8")]
+    pub kernel_bytes_per_cpu: u64,
+    /// CPUs that this host may have, online or not.
+    #[prost(uint32, tag = "9")]
+    pub possible_cpus: u32,
+}
+/// The caps on the daemon's own cost, and what it gave up to keep them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BudgetStatus {
+    #[prost(enumeration = "BudgetState", tag = "1")]
+    pub state: i32,
+    /// When the state began, and why; the reason is empty within the budget.
+    #[prost(message, optional, tag = "2")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Each step of what was given up, in the order in which it was.
+    #[prost(string, repeated, tag = "4")]
+    pub shed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Steps taken and taken back since start.
+    #[prost(uint64, tag = "5")]
+    pub sheddings: u64,
+    #[prost(uint64, tag = "6")]
+    pub recoveries: u64,
+    /// CPU of the daemon and its programs over the last seconds, in percent of the host, and the cap.
+    #[prost(double, tag = "7")]
+    pub cpu_percent: f64,
+    #[prost(double, tag = "8")]
+    pub max_cpu_percent: f64,
+    /// Anonymous and shared resident memory, and the cap.
+    #[prost(uint64, tag = "9")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub max_memory_bytes: u64,
+    /// Memory of maps and programs in the kernel, and the cap.
+    #[prost(uint64, tag = "11")]
+    pub kernel_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub max_kernel_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreStatus {
@@ -1164,6 +1217,8 @@ pub enum PartState {
     Unsupported = 3,
     /// It should work and does not.
     Failed = 4,
+    /// It works, later than it should.
+    Late = 5,
 }
 impl PartState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1177,6 +1232,7 @@ impl PartState {
             Self::Disabled => "PART_STATE_DISABLED",
             Self::Unsupported => "PART_STATE_UNSUPPORTED",
             Self::Failed => "PART_STATE_FAILED",
+            Self::Late => "PART_STATE_LATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1187,6 +1243,41 @@ impl PartState {
             "PART_STATE_DISABLED" => Some(Self::Disabled),
             "PART_STATE_UNSUPPORTED" => Some(Self::Unsupported),
             "PART_STATE_FAILED" => Some(Self::Failed),
+            "PART_STATE_LATE" => Some(Self::Late),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum BudgetState {
+    Unspecified = 0,
+    Within = 1,
+    /// Something was given up to keep within the caps.
+    Shedding = 2,
+    /// A cap is exceeded and nothing is left to give up.
+    Exhausted = 3,
+}
+impl BudgetState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BUDGET_STATE_UNSPECIFIED",
+            Self::Within => "BUDGET_STATE_WITHIN",
+            Self::Shedding => "BUDGET_STATE_SHEDDING",
+            Self::Exhausted => "BUDGET_STATE_EXHAUSTED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BUDGET_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "BUDGET_STATE_WITHIN" => Some(Self::Within),
+            "BUDGET_STATE_SHEDDING" => Some(Self::Shedding),
+            "BUDGET_STATE_EXHAUSTED" => Some(Self::Exhausted),
             _ => None,
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
         runs: usage.sampling_runs.saturating_sub(usage_before.sampling_runs),
         samples: counts.delivered.saturating_sub(counts_before.delivered),
         lost: counts.lost.saturating_sub(counts_before.lost),
+        missed_ticks: counts.missed_ticks.saturating_sub(counts_before.missed_ticks),
         frames_per_sample: frames,
         usage,
     };
@@ -60,6 +61,8 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
 struct Counts {
     delivered: u64,
     lost: u64,
+    /// Ticks that never ran the program: of the host, not lost by the profiler.
+    missed_ticks: u64,
 }
 
 impl Counts {
@@ -77,6 +80,9 @@ impl Counts {
         Ok(Self {
             delivered,
             lost: lost.values().filter_map(Value::as_u64).sum(),
+            missed_ticks: sampling["missed_ticks"]
+                .as_u64()
+                .context("status counts no missed ticks")?,
         })
     }
 }
@@ -99,6 +105,7 @@ struct Cost {
     runs: u64,
     samples: u64,
     lost: u64,
+    missed_ticks: u64,
     frames_per_sample: f64,
     usage: Usage,
 }
@@ -146,6 +153,7 @@ impl Cost {
         report::at_most("BPF memory", "MB", self.usage.kernel_bytes as f64 / 1e6, KERNEL_MB);
         let lost = self.lost as f64 * 100.0 / (self.samples + self.lost) as f64;
         report::at_most("samples lost", "%", lost, LOST_PERCENT);
+        report::fact("ticks missed by the host", "count", self.missed_ticks as f64);
         Ok(())
     }
 }
@@ -157,9 +165,16 @@ mod tests {
     #[test]
     fn counters_come_from_the_status() {
         let status = serde_json::json!({
-            "sampling": {"run_outcomes": {"delivered": 7, "idle": 9}, "lost": {"ring_full": 1, "busy": 2}},
+            "sampling": {"run_outcomes": {"delivered": 7, "idle": 9}, "lost": {"ring_full": 1, "busy": 2}, "missed_ticks": 4},
         });
-        assert_eq!(Counts::parse(&status).unwrap(), Counts { delivered: 7, lost: 3 });
+        assert_eq!(
+            Counts::parse(&status).unwrap(),
+            Counts {
+                delivered: 7,
+                lost: 3,
+                missed_ticks: 4,
+            }
+        );
         assert!(Counts::parse(&serde_json::json!({})).is_err());
     }
 }

@@ -12,6 +12,7 @@
 //!   "nodes": [{"parent": null, "process": 0, "frame": 0, "self": 1, "total": 1}],
 //!   "quality": {
 //!     "samples": 1, "rooted": 1, "stopped": {}, "lost": {}, "user_frames": 1, "named_user_frames": 1,
+//!     "incomplete_kernel_stacks": 0,
 //!     "summary": "1 sample, 0 lost, 100 % with a proven root, 100 % of user frames named"
 //!   }
 //! }
@@ -84,6 +85,7 @@ struct QualityRow {
     lost: BTreeMap<String, u64>,
     user_frames: u64,
     named_user_frames: u64,
+    incomplete_kernel_stacks: u64,
     summary: String,
 }
 
@@ -150,6 +152,7 @@ fn quality_row(quality: &Quality) -> QualityRow {
         lost: names(&quality.lost),
         user_frames: quality.user_frames,
         named_user_frames: quality.named_user_frames,
+        incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
         summary: quality.to_string(),
     }
 }

@@ -131,7 +131,7 @@ fn daemon_checks(status: &GetStatusResponse) -> Vec<Check> {
         checks.push(match part.state() {
             PartState::Active => Check::well(&name, found),
             PartState::Disabled => Check::note(&name, found, &part.remedy),
-            PartState::Unsupported | PartState::Failed | PartState::Unspecified => {
+            PartState::Unsupported | PartState::Failed | PartState::Late | PartState::Unspecified => {
                 Check::problem(&name, found, &part.remedy)
             }
         });

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use profiler_proto::v1::{ApiStatus, Cost, GetStatusResponse, Part, SamplingStatus, StoreStatus};
+use profiler_proto::v1::{ApiStatus, BudgetStatus, Cost, GetStatusResponse, Part, SamplingStatus, StoreStatus};
 use serde::Serialize;
 
-use super::{span, state_name};
+use super::{budget_name, span, state_name};
 
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
@@ -16,6 +16,7 @@ pub(super) struct Document<'a> {
     parts: Vec<PartDocument<'a>>,
     sampling: SamplingDocument,
     cost: CostDocument,
+    budget: BudgetDocument,
     store: StoreDocument,
     api: ApiDocument,
 }
@@ -35,6 +36,7 @@ struct SamplingDocument {
     expected_runs: u64,
     runs: u64,
     run_outcomes: BTreeMap<String, u64>,
+    missed_ticks: u64,
     lost: BTreeMap<String, u64>,
     lifecycle_records: u64,
     lifecycle_lost: u64,
@@ -49,6 +51,25 @@ struct CostDocument {
     resident_anon_bytes: u64,
     resident_shmem_bytes: u64,
     kernel_bytes: u64,
+    kernel_cpu_from_statistics: bool,
+    kernel_bytes_per_cpu: u64,
+    possible_cpus: u32,
+}
+
+#[derive(Serialize)]
+struct BudgetDocument {
+    state: &'static str,
+    since: Option<String>,
+    reason: String,
+    shed: Vec<String>,
+    sheddings: u64,
+    recoveries: u64,
+    cpu_percent: f64,
+    max_cpu_percent: f64,
+    memory_bytes: u64,
+    max_memory_bytes: u64,
+    kernel_bytes: u64,
+    max_kernel_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -86,6 +107,7 @@ impl<'a> From<&'a GetStatusResponse> for Document<'a> {
             parts: status.parts.iter().map(part).collect(),
             sampling: status.sampling.clone().unwrap_or_default().into(),
             cost: status.cost.unwrap_or_default().into(),
+            budget: status.budget.clone().unwrap_or_default().into(),
             store: status.store.unwrap_or_default().into(),
             api: status.api.unwrap_or_default().into(),
         }
@@ -100,6 +122,7 @@ impl From<SamplingStatus> for SamplingDocument {
             expected_runs: sampling.expected_runs,
             runs: sampling.runs,
             run_outcomes: sampling.run_outcomes,
+            missed_ticks: sampling.missed_ticks,
             lost: sampling.lost,
             lifecycle_records: sampling.lifecycle_records,
             lifecycle_lost: sampling.lifecycle_lost,
@@ -117,6 +140,28 @@ impl From<Cost> for CostDocument {
             resident_anon_bytes: cost.resident_anon_bytes,
             resident_shmem_bytes: cost.resident_shmem_bytes,
             kernel_bytes: cost.kernel_bytes,
+            kernel_cpu_from_statistics: cost.kernel_cpu_from_statistics,
+            kernel_bytes_per_cpu: cost.kernel_bytes_per_cpu,
+            possible_cpus: cost.possible_cpus,
+        }
+    }
+}
+
+impl From<BudgetStatus> for BudgetDocument {
+    fn from(budget: BudgetStatus) -> Self {
+        Self {
+            state: budget_name(budget.state()),
+            since: budget.since.map(|time| time.to_string()),
+            reason: budget.reason,
+            shed: budget.shed,
+            sheddings: budget.sheddings,
+            recoveries: budget.recoveries,
+            cpu_percent: budget.cpu_percent,
+            max_cpu_percent: budget.max_cpu_percent,
+            memory_bytes: budget.memory_bytes,
+            max_memory_bytes: budget.max_memory_bytes,
+            kernel_bytes: budget.kernel_bytes,
+            max_kernel_bytes: budget.max_kernel_bytes,
         }
     }
 }

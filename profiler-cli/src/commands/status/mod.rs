@@ -10,7 +10,9 @@ use std::{
 };
 
 use anstyle::Style;
-use profiler_proto::v1::{ApiStatus, Cost, GetStatusResponse, PartState, SamplingStatus, StoreStatus};
+use profiler_proto::v1::{
+    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, SamplingStatus, StoreStatus,
+};
 
 use self::document::Document;
 use crate::{
@@ -47,6 +49,7 @@ pub(crate) fn state_name(state: PartState) -> &'static str {
         PartState::Disabled => "disabled",
         PartState::Unsupported => "unsupported",
         PartState::Failed => "failed",
+        PartState::Late => "late",
         PartState::Unspecified => "unknown",
     }
 }
@@ -60,7 +63,7 @@ fn state_style(state: PartState) -> Style {
     match state {
         PartState::Active => GOOD_STYLE,
         PartState::Disabled => NOTE_STYLE,
-        PartState::Unsupported | PartState::Failed | PartState::Unspecified => BAD_STYLE,
+        PartState::Unsupported | PartState::Failed | PartState::Late | PartState::Unspecified => BAD_STYLE,
     }
 }
 
@@ -90,6 +93,9 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     }
     if let Some(cost) = &status.cost {
         write_cost(out, cost, up)?;
+    }
+    if let Some(budget) = &status.budget {
+        write_budget(out, budget)?;
     }
     if let Some(store) = &status.store {
         write_store(out, store)?;
@@ -126,6 +132,11 @@ fn write_sampling(out: &mut impl Write, sampling: &SamplingStatus) -> io::Result
         "  runs          {} of {} expected ({share})",
         thousands(sampling.runs),
         thousands(sampling.expected_runs)
+    )?;
+    writeln!(
+        out,
+        "  missed ticks  {} never ran: throttled, or the virtual CPU stood still",
+        thousands(sampling.missed_ticks)
     )?;
     write_counts(out, "outcomes", &sampling.run_outcomes)?;
     write_counts(out, "stacks end by", &sampling.stop_reasons)?;
@@ -174,12 +185,74 @@ fn write_cost(out: &mut impl Write, cost: &Cost, up: Option<Duration>) -> io::Re
         write!(out, " in {} runs, {per_run_us:.2} µs each", thousands(cost.kernel_runs))?;
     }
     writeln!(out)?;
+    if cost.kernel_runs > 0 {
+        let source = if cost.kernel_cpu_from_statistics {
+            "the kernel's statistics of all programs"
+        } else {
+            "the sampling program's own clock, without its entry"
+        };
+        writeln!(out, "                measured by {source}")?;
+    }
     let resident = cost.resident_anon_bytes.saturating_add(cost.resident_shmem_bytes);
     writeln!(
         out,
         "  memory        {} in the daemon, {} in the kernel",
         bytes_text(resident),
         bytes_text(cost.kernel_bytes)
+    )?;
+    if cost.possible_cpus > 0 {
+        writeln!(
+            out,
+            "                of that in the kernel {} for each of {} CPUs",
+            bytes_text(cost.kernel_bytes_per_cpu),
+            cost.possible_cpus
+        )?;
+    }
+    Ok(())
+}
+
+/// The name of the state of the budget.
+fn budget_name(state: BudgetState) -> &'static str {
+    match state {
+        BudgetState::Within => "within",
+        BudgetState::Shedding => "shedding",
+        BudgetState::Exhausted => "exhausted",
+        BudgetState::Unspecified => "unknown",
+    }
+}
+
+fn write_budget(out: &mut impl Write, budget: &BudgetStatus) -> io::Result<()> {
+    heading(out, "Budget")?;
+    let style = match budget.state() {
+        BudgetState::Within => GOOD_STYLE,
+        _ => BAD_STYLE,
+    };
+    write!(out, "  state         {style}{}{style:#}", budget_name(budget.state()))?;
+    if let Some(since) = budget.since.and_then(|time| SystemTime::try_from(time).ok()) {
+        write!(out, " since {}", time_text(since))?;
+    }
+    if !budget.reason.is_empty() {
+        write!(out, ": {}", printable(&budget.reason, MAX_TEXT_BYTES))?;
+    }
+    writeln!(out)?;
+    for step in budget.shed.iter().take(MAX_REASONS) {
+        writeln!(out, "  given up      {}", printable(step, MAX_TEXT_BYTES))?;
+    }
+    writeln!(
+        out,
+        "  steps         {} given up, {} taken back",
+        thousands(budget.sheddings),
+        thousands(budget.recoveries)
+    )?;
+    writeln!(
+        out,
+        "  of its caps   CPU {:.2} of {:.2} % of the host, memory {} of {}, in the kernel {} of {}",
+        budget.cpu_percent,
+        budget.max_cpu_percent,
+        bytes_text(budget.memory_bytes),
+        bytes_text(budget.max_memory_bytes),
+        bytes_text(budget.kernel_bytes),
+        bytes_text(budget.max_kernel_bytes)
     )
 }
 

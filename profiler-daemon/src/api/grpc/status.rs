@@ -21,6 +21,9 @@ use crate::{
 /// Longest wait for the sampling loop. The status of the rest must come even if the loop hangs.
 const LOOP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A loop that makes no turn for so long is not late but hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
 /// The service.
 #[derive(Debug)]
 pub(in crate::api) struct Reports {
@@ -32,12 +35,8 @@ impl Reports {
         let context = &self.context;
         let mut parts = context.health.parts();
         let engine = self.engine().await;
-        if let Err(reason) = &engine {
-            let remedy = "look at the log of the daemon, and restart it".to_owned();
-            let state = PartState::Failed {
-                reason: reason.clone(),
-                remedy,
-            };
+        if let Err(state) = &engine {
+            let state = state.clone();
             // Why sampling was never possible says more than that its loop does not run.
             match parts.iter_mut().find(|(part, _)| *part == Part::Sampling) {
                 Some((_, known)) if *known == PartState::Active => *known = state,
@@ -49,6 +48,7 @@ impl Reports {
         let own = own.inspect_err(|error| tracing::warn!(%error, "the daemon's own cost is not known"));
         let sampling = engine.as_ref().ok().map(convert::sampling);
         let engine = engine.unwrap_or_default();
+        let budget = context.health.budget.report();
         GetStatusResponse {
             version: context.identity.version.clone(),
             start_time: Some(context.identity.started.into()),
@@ -58,7 +58,8 @@ impl Reports {
                 .map(|(part, state)| convert::part(part, state))
                 .collect(),
             sampling,
-            cost: own.ok().map(|own| convert::cost(own, &engine)),
+            cost: own.ok().map(|own| convert::cost(own, &budget.kernel)),
+            budget: budget.caps.map(|caps| convert::budget(&budget, caps)),
             store: Some(convert::store(context.store().status())),
             watched_processes: engine.watched_processes,
             api: Some(ApiStatus {
@@ -70,15 +71,29 @@ impl Reports {
         }
     }
 
-    /// The loop's report, or why there is none.
-    async fn engine(&self) -> Result<EngineStatus, String> {
+    /// The loop's report, or how it does. On a host without CPU to spare the loop is late long before it is to be given up.
+    async fn engine(&self) -> Result<EngineStatus, PartState> {
+        let failed = |reason: String| PartState::Failed {
+            reason,
+            remedy: "look at the log of the daemon, and restart it".to_owned(),
+        };
         let answer = self.context.engine.ask(|reply| Command::Status { reply });
         match tokio::time::timeout(LOOP_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_elapsed) => Err(format!(
-                "the sampling loop has not answered for {} s",
-                LOOP_TIMEOUT.as_secs()
-            )),
+            Ok(answer) => answer.map_err(|error| failed(error.to_string())),
+            Err(_elapsed) => {
+                let late = self.context.health.since_turn();
+                let reason = format!("the sampling loop is {} s late", late.as_secs());
+                Err(if late < HANGS_AFTER {
+                    PartState::Late {
+                        reason,
+                        remedy:
+                            "give the daemon more CPU: samples wait in the kernel, and are lost when its rings are full"
+                                .to_owned(),
+                    }
+                } else {
+                    failed(reason)
+                })
+            }
         }
     }
 }

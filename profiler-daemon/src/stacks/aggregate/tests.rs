@@ -34,7 +34,6 @@ fn aggregator(limits: WindowLimits) -> Aggregator {
 
 fn sample<'a>(time_ns: u64, pid: u32, thread: &'a str, user: &'a [u64]) -> RawSample<'a> {
     RawSample {
-        relocation: None,
         time_ns: START_NS + time_ns,
         pid: Pid(pid),
         tid: pid,
@@ -104,6 +103,26 @@ fn an_entry_that_the_kernel_marked_is_written_again() {
     aggregator.on_sample(&pending, &mut host.owner);
     host.owner.poll(at(host.base, 21));
     assert_eq!(host.owner.walker().writes, writes + 1);
+}
+
+#[test]
+fn kernel_stacks_that_are_not_whole_are_counted_and_a_new_period_is_the_next_windows() {
+    let mut host = Host::new();
+    let mut aggregator = aggregator(WindowLimits::default());
+    let cut = RawSample {
+        kernel_stack_incomplete: true,
+        ..sample(10, 7, "worker", &[CODE])
+    };
+    aggregator.on_sample(&cut, &mut host.owner);
+    aggregator.on_sample(&sample(20, 7, "worker", &[CODE]), &mut host.owner);
+    let window = aggregator.take(epoch(105), &host.owner);
+    assert_eq!(window.processes[0].incomplete_kernel_stacks, 1);
+    assert_eq!(window.period, Duration::from_millis(10));
+    aggregator.set_period(Duration::from_millis(20));
+    aggregator.on_sample(&sample(30, 7, "worker", &[CODE]), &mut host.owner);
+    let window = aggregator.take(epoch(110), &host.owner);
+    assert_eq!(window.processes[0].incomplete_kernel_stacks, 0);
+    assert_eq!(window.period, Duration::from_millis(20));
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! Holds the daemon to what it may cost: a thread that reads the cost once a second, decides by [`policy`], and has the
+//! sampling loop and the naming of windows give something up. It logs each change once.
+//!
+//! In: the process's own figures and those of its programs. Out: commands, and a [`Report`] for the status.
+
+pub mod policy;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use self::policy::{Caps, Change, Policy, Reading, State, Step};
+use crate::{
+    command::{Command, EngineHandle},
+    health::{Health, OwnCost},
+    kernel::{CostReader, KernelCost},
+};
+
+/// Time between two readings.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two sums of all descriptors, and its least multiple of what the last took.
+const SUM_INTERVAL: Duration = Duration::from_secs(10);
+const SUM_RATIO: u32 = 1000;
+
+/// Each mapped object keeps a descriptor open until its last window is named, and shells give out 1024.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}
+
+/// Where the daemon stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The state, and since when.
+    pub state: State,
+    /// When it began.
+    pub since: Option<SystemTime>,
+    /// Why it is not [`State::Within`].
+    pub reason: String,
+    /// What is given up.
+    pub shed: Vec<String>,
+    /// Steps taken, and taken back.
+    pub sheddings: u64,
+    /// Steps taken back.
+    pub recoveries: u64,
+    /// Share of the host over the last seconds.
+    pub cpu_share: f64,
+    /// Anonymous and shared resident memory.
+    pub memory_bytes: u64,
+    /// The caps; none where nothing is sampled.
+    pub caps: Option<Caps>,
+    /// What the programs cost.
+    pub kernel: KernelCost,
+}
+
+impl From<&profiler_config::Budget> for Caps {
+    fn from(config: &profiler_config::Budget) -> Self {
+        Self {
+            cpu_share: f64::from(config.max_cpu_percent.get()) / 100.0,
+            memory_bytes: config.max_memory_bytes,
+            kernel_bytes: config.max_kernel_bytes,
+        }
+    }
+}
+
+/// Where the report is put, and what other threads are asked to do without.
+#[derive(Debug, Default)]
+pub struct Board {
+    report: Mutex<Report>,
+    small_caches: AtomicBool,
+}
+
+impl Board {
+    /// The last report.
+    pub fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another report.
+    pub fn put(&self, report: Report) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// Whether caches are to be small.
+    pub fn wants_small_caches(&self) -> bool {
+        self.small_caches.load(Ordering::Relaxed)
+    }
+}
+
+/// Holds the daemon to its caps.
+#[derive(Debug)]
+pub struct Keeper {
+    /// What it may cost.
+    pub caps: Caps,
+    /// Reads the cost of the programs.
+    pub costs: CostReader,
+    /// Samples a second as configured.
+    pub sample_hz: u32,
+    /// The sampling loop.
+    pub engine: EngineHandle,
+    /// Where the report goes.
+    pub health: Arc<Health>,
+    /// Set to end it.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Works until it is told to stop. `proc_root` is where procfs is mounted.
+    pub fn run(self, proc_root: &Path) {
+        let start = Instant::now();
+        let cpus = thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+        let mut policy = Policy::new(self.caps, cpus, self.sample_hz);
+        let mut report = Report {
+            caps: Some(self.caps),
+            since: Some(SystemTime::now()),
+            ..Report::default()
+        };
+        let (mut memory_due, mut has_own, mut factor) = (start, true, 1);
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let time = self.costs.time();
+            report.kernel = KernelCost {
+                bytes: report.kernel.bytes,
+                bytes_per_cpu: report.kernel.bytes_per_cpu,
+                ..time
+            };
+            if now >= memory_due {
+                (report.kernel.bytes, report.kernel.bytes_per_cpu) = self.costs.memory();
+                memory_due = now + SUM_INTERVAL.max(now.elapsed() * SUM_RATIO);
+            }
+            match OwnCost::read(proc_root) {
+                Ok(own) => {
+                    has_own = true;
+                    report.memory_bytes = own.resident_anon_bytes.saturating_add(own.resident_shmem_bytes);
+                    let reading = Reading {
+                        at: start.elapsed(),
+                        cpu: own.cpu + report.kernel.time,
+                        memory_bytes: report.memory_bytes,
+                        kernel_bytes: report.kernel.bytes,
+                    };
+                    self.follow(&mut policy, reading, &mut report);
+                }
+                Err(error) if has_own => {
+                    has_own = false;
+                    tracing::warn!(%error, "the daemon's own cost is not known, its caps are not enforced");
+                }
+                Err(_) => {}
+            }
+            // Asked for until the loop has room for it.
+            if factor != policy.period_factor() && self.set_rate(policy.period_factor()) {
+                factor = policy.period_factor();
+            }
+            self.health.budget.put(report.clone());
+            thread::park_timeout(INTERVAL);
+        }
+    }
+
+    fn follow(&self, policy: &mut Policy, reading: Reading, report: &mut Report) {
+        let change = policy.on_reading(reading);
+        report.cpu_share = policy.cpu_share();
+        match change {
+            Some(Change::Shed(step)) => {
+                report.sheddings += 1;
+                self.note_caches(step, true);
+                tracing::warn!(reason = policy.reason(), shed = %policy.shed().join(", "), "over budget: gives something up");
+            }
+            Some(Change::Recover(step)) => {
+                report.recoveries += 1;
+                self.note_caches(step, false);
+                tracing::info!(still_shed = %policy.shed().join(", "), "clear of the budget: takes something back");
+            }
+            None => {}
+        }
+        if policy.state() != report.state {
+            if policy.state() == State::Exhausted {
+                tracing::error!(reason = policy.reason(), "over budget, and nothing is left to give up");
+            }
+            report.state = policy.state();
+            report.since = Some(SystemTime::now());
+        }
+        policy.reason().clone_into(&mut report.reason);
+        report.shed = policy.shed();
+    }
+
+    fn note_caches(&self, step: Step, is_shed: bool) {
+        if step == Step::DropCaches {
+            self.health.budget.small_caches.store(is_shed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the loop was told.
+    fn set_rate(&self, period_factor: u32) -> bool {
+        self.engine.tell(Command::SetRate { period_factor }).is_ok()
+    }
+}
