@@ -199,8 +199,7 @@ impl Engine {
         } = &mut self.parts;
         let stops = &mut self.stops;
         sampler.decode_samples(&batch, |sample| {
-            *stops.entry(sample.stop).or_default() += 1;
-            window.on_sample(&sample, processes);
+            *stops.entry(window.on_sample(&sample, processes)).or_default() += 1;
         });
         self.batch = batch;
     }

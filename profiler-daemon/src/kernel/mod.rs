@@ -16,6 +16,7 @@ mod sampler;
 mod shards;
 mod sys;
 mod tables;
+mod templates;
 
 pub use cost::{CostReader, KernelCost, possible_cpus};
 pub use lifecycle::MalformedRecord;

@@ -9,13 +9,15 @@ use std::{
 use profiler_config::Targets;
 
 use super::{
-    builder::{Builder, Job},
+    builder::Builder,
     discovery::Marks,
+    jobs::Job,
     objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
     row_cache::RowCache,
     scan::ProcFs,
     tables::RowTables,
+    templates::Templates,
     walker_tables::WalkerTables,
     watching::Stream,
 };
@@ -91,6 +93,7 @@ pub struct Processes<T> {
     pub(super) builder: Builder,
     pub(super) objects: Objects,
     pub(super) tables: RowTables,
+    pub(super) templates: Templates,
     pub(super) programs: HashMap<(u64, u64), KnownProgram>,
     pub(super) images: HashMap<ImageId, Image>,
     /// The images of each process in the order of time.
@@ -144,6 +147,7 @@ impl<T: WalkerTables> Processes<T> {
             builder,
             objects: Objects::new(),
             tables: RowTables::default(),
+            templates: Templates::default(),
             programs: HashMap::new(),
             images: HashMap::new(),
             by_pid: HashMap::new(),

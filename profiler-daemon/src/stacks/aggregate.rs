@@ -94,12 +94,14 @@ impl Aggregator {
         }
     }
 
-    /// Counts a sample.
-    pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) {
-        let rooted = matches!(sample.stop, StopReason::Root | StopReason::NoUserRegisters);
+    /// Counts a sample, and says why its user stack ended as far as it is sure.
+    pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) -> StopReason {
+        let (frames, stop) = processes.verified(sample);
+        let user_frames = sample.user_frames.get(..frames).unwrap_or_default();
+        let rooted = matches!(stop, StopReason::Root | StopReason::NoUserRegisters);
         let Some(stamp) = processes.count_sample(sample.pid, sample.time_ns, rooted) else {
             self.add_lost(LOST_UNKNOWN_PROCESS, 1);
-            return;
+            return stop;
         };
         if sample.generation == MARKED_GENERATION {
             processes.note_outdated(sample.pid, sample.time_ns);
@@ -110,14 +112,14 @@ impl Aggregator {
         self.key
             .extend([stamp.image.0, stamp.changed_ns, u64::from(thread) << 32 | kernel_frames]);
         self.key.extend_from_slice(sample.kernel_frames);
-        self.key.extend_from_slice(sample.user_frames);
+        self.key.extend_from_slice(user_frames);
         if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
             count.samples += 1;
         } else {
             let bytes = self.key.len() * size_of::<u64>() + ENTRY_BYTES;
             if self.stacks.len() >= self.limits.max_stacks || self.bytes + bytes > self.limits.max_bytes {
                 self.add_lost(LOST_WINDOW_FULL, 1);
-                return;
+                return stop;
             }
             self.bytes += bytes;
             self.stacks.insert(
@@ -131,12 +133,8 @@ impl Aggregator {
         if sample.kernel_stack_incomplete {
             *self.incomplete_kernel_stacks.entry(stamp.image).or_default() += 1;
         }
-        *self
-            .stops
-            .entry(stamp.image)
-            .or_default()
-            .entry(sample.stop)
-            .or_default() += 1;
+        *self.stops.entry(stamp.image).or_default().entry(stop).or_default() += 1;
+        stop
     }
 
     /// One sample stands for `period` from now on. The window must be empty.

@@ -34,6 +34,7 @@ fn aggregator(limits: WindowLimits) -> Aggregator {
 
 fn sample<'a>(time_ns: u64, pid: u32, thread: &'a str, user: &'a [u64]) -> RawSample<'a> {
     RawSample {
+        relocation: None,
         time_ns: START_NS + time_ns,
         pid: Pid(pid),
         tid: pid,
