@@ -118,7 +118,10 @@ impl Reading {
 fn print(readings: &[Reading]) -> Result<()> {
     let settled = &readings[(readings.len() as f64 * SETTLING) as usize..];
     let [first, .., last] = settled else {
-        bail!("{} readings are too few for a slope; ask for more minutes", readings.len());
+        bail!(
+            "{} readings are too few for a slope; ask for more minutes",
+            readings.len()
+        );
     };
     let samples = last.samples - first.samples;
     if samples == 0 {
@@ -161,7 +164,9 @@ fn print(readings: &[Reading]) -> Result<()> {
 /// The slope of a straight line through points, by least squares.
 fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
     let count = points.clone().count() as f64;
-    let (sum_x, sum_y) = points.clone().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    let (sum_x, sum_y) = points
+        .clone()
+        .fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
     let (mean_x, mean_y) = (sum_x / count, sum_y / count);
     let (over, under) = points.fold((0.0, 0.0), |(over, under), (x, y)| {
         (over + (x - mean_x) * (y - mean_y), under + (x - mean_x) * (x - mean_x))
