@@ -164,6 +164,24 @@ pub(crate) fn report(samples: u64, exited: bool) -> WatchProcessResponse {
     }
 }
 
+/// A daemon that costs too much and samples less.
+fn budget() -> BudgetStatus {
+    BudgetStatus {
+        state: BudgetState::Shedding.into(),
+        since: at(1_772_366_430),
+        reason: "CPU at 2.50 % of the host, cap 2.00 %".to_owned(),
+        shed: vec!["sampling rate divided by 2".to_owned()],
+        sheddings: 3,
+        recoveries: 2,
+        cpu_percent: 1.25,
+        max_cpu_percent: 2.0,
+        memory_bytes: 31 << 20,
+        max_memory_bytes: 160 << 20,
+        kernel_bytes: 12 << 20,
+        max_kernel_bytes: 96 << 20,
+    }
+}
+
 /// The status of a daemon in which one part is not active.
 pub(crate) fn status() -> GetStatusResponse {
     let part = |name: &str, state: PartState, reason: &str, remedy: &str| Part {
@@ -216,20 +234,7 @@ pub(crate) fn status() -> GetStatusResponse {
             kernel_bytes_per_cpu: 1 << 20,
             possible_cpus: 4,
         }),
-        budget: Some(BudgetStatus {
-            state: BudgetState::Shedding.into(),
-            since: at(1_772_366_430),
-            reason: "CPU at 2.50 % of the host, cap 2.00 %".to_owned(),
-            shed: vec!["sampling rate divided by 2".to_owned()],
-            sheddings: 3,
-            recoveries: 2,
-            cpu_percent: 1.25,
-            max_cpu_percent: 2.0,
-            memory_bytes: 31 << 20,
-            max_memory_bytes: 160 << 20,
-            kernel_bytes: 12 << 20,
-            max_kernel_bytes: 96 << 20,
-        }),
+        budget: Some(budget()),
         store: Some(StoreStatus {
             windows: 180,
             bytes: 3 << 20,

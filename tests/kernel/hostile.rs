@@ -198,7 +198,7 @@ fn files_that_are_huge_or_change_while_they_are_read() {
     println!("{}", process["limitations"]);
     assert_unharmed(&daemon, &neighbour);
 
-    let content = fs::read(&neighbour_program(&neighbour)).unwrap();
+    let content = fs::read(neighbour_program(&neighbour)).unwrap();
     let changing = host.path("changing.so");
     fs::write(&changing, &content).unwrap();
     let done = AtomicBool::new(false);

@@ -36,7 +36,8 @@ use std::{
 };
 
 use profiler_tests::{
-    daemon::{Daemon, Host, Output},
+    daemon::{Daemon, Host},
+    output::Output,
     programs::{Running, wait_for},
 };
 

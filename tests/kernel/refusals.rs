@@ -6,10 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use profiler_tests::{
-    daemon::{Daemon, Output},
-    programs::write_executable,
-};
+use profiler_tests::{daemon::Daemon, output::Output, programs::write_executable};
 
 use crate::{FAST_HZ, failed_parts, host, only, only_line, profile_after, profile_once_known, skip, start};
 

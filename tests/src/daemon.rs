@@ -19,6 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    output::Output,
     programs::{self, send_signal, wait_for},
     service,
 };
@@ -403,29 +404,4 @@ impl Drop for Daemon {
 )]
 fn show_log(log: &str) {
     eprintln!("the daemon's log:\n{log}");
-}
-
-/// What a run of the command line gave.
-#[derive(Debug)]
-pub struct Output {
-    /// Its exit code; none if a signal ended it.
-    pub code: Option<i32>,
-    /// What it printed.
-    pub stdout: String,
-    /// Its messages.
-    pub stderr: String,
-}
-
-impl Output {
-    fn of(command: &mut Command) -> Self {
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
 }

@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod output;
 pub mod programs;
 mod service;

@@ -6,7 +6,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::Path,
 };
 
 use profiler_symbolizer::{DebugHints, Limits, ObjectSymbols, ReadAt};
@@ -76,13 +76,7 @@ impl DebugSearch<'_> {
         refusal.map_or(Ok(None), Err)
     }
 
-    fn open(
-        &self,
-        root: &PathBuf,
-        path: &[u8],
-        hints: &DebugHints,
-        limits: &Limits,
-    ) -> Result<Option<DebugFile>, String> {
+    fn open(&self, root: &Path, path: &[u8], hints: &DebugHints, limits: &Limits) -> Result<Option<DebugFile>, String> {
         let file = match open_in_root(root, path) {
             Ok(file) => file,
             Err(OpenError::Gone) => return Ok(None),

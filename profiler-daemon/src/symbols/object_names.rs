@@ -245,12 +245,15 @@ fn resolve_batch(object: &mut Object, name: &Arc<str>, source: &dyn ReadAt, link
     frames
 }
 
-/// What one table names, with what keeps it from naming well and whether that lasts; `None` if it breaks the reader.
+/// What keeps a table from naming well, and whether that lasts.
+type Shortcoming = (String, bool);
+
+/// What one table names, with what keeps it from naming well; `None` if it breaks the reader.
 fn resolve_with(
     symbols: &mut ObjectSymbols,
     source: &dyn ReadAt,
     link_addresses: &[u64],
-) -> Option<(Vec<Frames>, Option<(String, bool)>)> {
+) -> Option<(Vec<Frames>, Option<Shortcoming>)> {
     let resolution = guarded(|| symbols.resolve(source, link_addresses))?;
     let error = resolution.debug_error.map(|error| {
         if error.is_lasting() {

@@ -125,7 +125,10 @@ fn refresh(entry: &mut Entry, proc: &ProcFs, process: ProcessKey, max_bytes: usi
     let Some((file, owner)) = open(proc, process)? else {
         return Err(OpenError::Gone);
     };
-    let stat = rustix::fs::fstat(&file.descriptor).map_err(|_| OpenError::Gone)?;
+    let stat = rustix::fs::fstat(&file.descriptor).map_err(|error| OpenError::Refused {
+        what: "it cannot be looked at",
+        reason: error.into(),
+    })?;
     if stat.st_uid != owner {
         *entry = Entry {
             last_use: entry.last_use,
