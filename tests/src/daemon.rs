@@ -21,15 +21,13 @@ use tempfile::TempDir;
 use crate::{
     output::Output,
     programs::{self, send_signal, wait_for},
-    service,
+    rights::{self, NOBODY, through, without_rights},
 };
 
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end when it is asked to.
 const END_WITHIN: Duration = Duration::from_secs(10);
-/// A user and group without rights: `nobody`.
-const NOBODY: u32 = 65534;
 
 /// What the tests of the kernel ring need, and a folder for one of them.
 #[derive(Debug)]
@@ -105,9 +103,9 @@ impl Host {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may give files away");
             without_rights(&self.copy_for_everybody(&self.daemon))
         } else {
-            let service = service::user().map_or_else(Vec::new, |user| {
-                service::give(folder.path(), &user);
-                service::prefix(&user)
+            let service = rights::user().map_or_else(Vec::new, |user| {
+                rights::give(folder.path(), &user);
+                rights::prefix(&user)
             });
             let service = service.iter().map(String::as_str);
             let prefix: Vec<_> = options.through.iter().copied().chain(service).collect();
@@ -158,31 +156,6 @@ impl Host {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root may set modes");
-}
-
-/// A command that runs as nobody, in no group, and without a capability that it could get.
-fn without_rights(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
-        .args([
-            "--clear-groups",
-            "--inh-caps=-all",
-            "--bounding-set=-all",
-            "--no-new-privs",
-        ])
-        .arg(program);
-    command
-}
-
-/// A command that runs a program at the end of another command's arguments.
-fn through(prefix: &[&str], program: &Path) -> Command {
-    let Some((first, rest)) = prefix.split_first() else {
-        return Command::new(program);
-    };
-    let mut command = Command::new(first);
-    command.args(rest).arg(program);
-    command
 }
 
 /// How to start a daemon.

@@ -1,7 +1,7 @@
-//! The harness of the tests that run the real daemon: see `daemon`, `programs` and `service`.
+//! The harness of the tests that run the real daemon: see `daemon`, `programs` and `rights`.
 #![forbid(unsafe_code)]
 
 pub mod daemon;
 pub mod output;
 pub mod programs;
-mod service;
+mod rights;

@@ -1,8 +1,10 @@
-//! The daemon as the service runs it, where the tests are told to: `PROFILER_TEST_USER` names the user that all daemons run
-//! as, with the capabilities of the packaged unit and no others.
+//! With whose rights a program runs: nobody's, or those of the service where the tests are told to. `PROFILER_TEST_USER`
+//! names the user that all daemons run as then, with the capabilities of the packaged unit and no others.
 
 use std::{env, path::Path, process::Command};
 
+/// A user and group without rights: `nobody`.
+pub(crate) const NOBODY: u32 = 65534;
 /// The capabilities of the packaged unit.
 const CAPABILITIES: [&str; 6] = [
     "bpf",
@@ -36,4 +38,29 @@ pub(crate) fn give(folder: &Path, user: &str) {
     let owner = format!("{user}:{user}");
     let status = Command::new("chown").arg(owner).arg(folder).status();
     assert!(status.is_ok_and(|status| status.success()), "there is no user {user}");
+}
+
+/// A command that runs as nobody, in no group, and without a capability that it could get.
+pub(crate) fn without_rights(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
+        .args([
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+            "--no-new-privs",
+        ])
+        .arg(program);
+    command
+}
+
+/// A command that runs a program at the end of another command's arguments.
+pub(crate) fn through(prefix: &[&str], program: &Path) -> Command {
+    let Some((first, rest)) = prefix.split_first() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
 }
