@@ -138,12 +138,13 @@ impl Policy {
                 self.state = State::Exhausted;
                 return None;
             };
-            if self
-                .last_recovery
-                .is_some_and(|recovery| recovery + 2 * SPAN > reading.at)
-            {
-                self.clear_for = (self.clear_for * 2).min(CLEAR_FOR_MOST);
-            }
+            // Soon is measured by the wait itself, so that a load which returns at any pace is waited out in the end.
+            let is_soon = |recovery: Duration| recovery + SPAN + self.clear_for > reading.at;
+            self.clear_for = match self.last_recovery {
+                Some(recovery) if is_soon(recovery) => (self.clear_for * 2).min(CLEAR_FOR_MOST),
+                Some(_) => CLEAR_FOR,
+                None => self.clear_for,
+            };
             self.taken.push(step);
             self.last_change = Some(reading.at);
             self.state = State::Shedding;
@@ -354,15 +355,22 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_comes_and_goes_changes_the_rate_less_and_less() {
+    fn a_load_that_returns_each_minute_is_waited_out() {
         let mut run = Run::new();
         for _ in 0..40 {
             run.pass(12, 0.03, 50);
             run.pass(48, 0.001, 50);
         }
-        // Without waiting longer each time it would be two changes a minute.
-        assert!((4..60).contains(&run.changes.len()), "{}", run.changes.len());
-        assert!(run.policy.clear_for <= CLEAR_FOR_MOST);
+        // Taken back once; after that it is clear for too short a time, where a fixed wait would change the rate twice a minute.
+        let changes: Vec<&Change> = run.changes.iter().map(|(_, change)| change).collect();
+        let (shed, recover) = (Change::Shed(Step::HalveRate), Change::Recover(Step::HalveRate));
+        assert_eq!(changes, [&shed, &recover, &shed]);
+        run.pass(CLEAR_FOR_MOST.as_secs(), 0.001, 50);
+        assert_eq!((run.changes.len(), run.policy.state()), (4, State::Within));
+        // Long after that the wait is as short as at first.
+        run.pass(1200, 0.001, 50);
+        run.pass(12, 0.03, 50);
+        assert_eq!(run.policy.clear_for, CLEAR_FOR);
     }
 
     #[test]
