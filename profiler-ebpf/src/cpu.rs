@@ -301,12 +301,10 @@ fn append_relocation(scratch: &mut Scratch, frames: u64) {
         relocation.vdso_distance,
         relocation.other_distance,
     ];
-    let mut slot = frames;
-    for word in words {
+    for (slot, word) in (frames..).zip(words) {
         let index = masked::<{ FRAME_SLOTS as i32 - 1 }>(slot);
         // SAFETY: masked to less than the number of slots.
         unsafe { *scratch.frames.get_unchecked_mut(index as usize) = word };
-        slot += 1;
     }
 }
 

@@ -69,12 +69,14 @@ pub(crate) fn process_fork(context: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn process_exec(context: BtfTracePointContext) -> i32 {
     let pid = current_tgid();
-    let mut exec = Exec::default();
-    // SAFETY: the helper has no preconditions.
-    exec.time_ns = unsafe { bpf_ktime_get_ns() };
+    let mut exec = Exec {
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        ..Exec::default()
+    };
     let is_known = look_at_program(&mut exec);
-    // SAFETY: copied at once; the daemon keeps what it refers to until no entry does.
     let template = if is_known {
+        // SAFETY: copied at once; the daemon keeps what it refers to until no entry does.
         unsafe { TEMPLATES.get(&exec.program) }
     } else {
         None
