@@ -155,9 +155,15 @@ fn start(program: &std::path::Path, arguments: &[&str]) -> Running {
 
 /// Waits until the daemon says of a process that it is watched.
 fn wait_until_watched(daemon: &Daemon, pid: u32) {
-    wait_for("watch", Duration::from_secs(20), || {
-        (daemon.process(pid)["watch_state"] == "watched").then_some(())
-    });
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let process = daemon.process(pid);
+        if process["watch_state"] == "watched" {
+            return;
+        }
+        assert!(Instant::now() < end, "not watched: {process}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The only line of messages, which a refusal is.

@@ -201,7 +201,9 @@ impl<T: WalkerTables> Processes<T> {
                 *known.path == *path && now.monotonic_ns.saturating_sub(known.seen_ns) < PROGRAM_LIFETIME_NS
             });
             let is_entered = self.templates.has_program(key);
-            let marks = remembered.map(|known| known.marks).or_else(|| self.objects.marks(key));
+            // Only of a program whose path `/proc` tells as the record does: that of one in a chroot differs, and it is the
+            // one in `/proc` that patterns of targets name.
+            let marks = remembered.map(|known| known.marks);
             if let Some(image) = self.images.get_mut(&id) {
                 image.program = Some(Program {
                     device_inode: key,

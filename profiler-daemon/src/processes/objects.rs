@@ -292,15 +292,6 @@ impl Objects {
         object
     }
 
-    /// What a file that is mapped elsewhere is known to be, if it is held open and thus still the same.
-    pub(super) fn marks(&self, device_inode: (u64, u64)) -> Option<Marks> {
-        let known = self.files.get(&device_inode)?;
-        known
-            .object
-            .holds_descriptor()
-            .then(|| known.object.built().map(|built| built.marks))?
-    }
-
     /// Forgets a file that could not be read, so that the next process that maps it may succeed.
     pub(super) fn forget(&mut self, object: &Arc<MappedObject>) {
         self.files.retain(|_, known| !Arc::ptr_eq(&known.object, object));
@@ -389,7 +380,6 @@ mod tests {
         first.fill(built(&file));
         let held = objects.find(&record("/a", 5), 20 * SECOND).unwrap();
         assert!(Arc::ptr_eq(&held, &first) && !held.is_to_be_asked_for());
-        assert!(objects.marks((1, 5)).is_some() && objects.marks((1, 6)).is_none());
         file.write_all(b"more").unwrap();
         let lately = objects.find(&record("/a", 5), 20 * SECOND + 1).unwrap();
         assert!(Arc::ptr_eq(&lately, &first), "checked a moment ago");
