@@ -85,6 +85,8 @@ fn strip(tools: &Tools, linked: &Path) -> Result<Vec<u8>> {
     let stripped = linked.with_extension("bpf.o");
     command::run(
         Command::new(&tools.objcopy)
+            // rustup sets this for what it starts; this tool is started past it.
+            .env("LD_LIBRARY_PATH", tools.sysroot.join("lib"))
             .arg("--strip-debug")
             .arg(linked)
             .arg(&stripped),
