@@ -13,8 +13,10 @@ use super::{
 const ENDED_LIFETIME_NS: u64 = 2_000_000_000;
 /// How long one with samples is, and how long a mapping that was replaced.
 const SAMPLED_LIFETIME_NS: u64 = 60_000_000_000;
-/// Ended images remembered.
+/// Ended images remembered, whether samples of them were seen or not.
 const MAX_ENDED: usize = 8192;
+/// Of those that ended before, the ones with samples.
+const MAX_SAMPLED: usize = 8192;
 /// Mappings remembered of all ended images together.
 const MAX_ENDED_MAPPINGS: usize = 1 << 18;
 
@@ -83,32 +85,49 @@ impl<T: WalkerTables> Processes<T> {
         carried
     }
 
-    /// Remembers an ended image, and forgets the oldest if there are too many.
+    /// Remembers an ended image. If there are too many, the oldest without samples is forgotten: the others are in a
+    /// window that has to be named.
     pub(super) fn note_ended(&mut self, id: ImageId, now: Now) {
         self.ended_mappings += self.images.get(&id).map_or(0, |image| image.mappings.live().len());
         self.ended.push_back((now.monotonic_ns, id));
         while self.ended.len() > MAX_ENDED || self.ended_mappings > MAX_ENDED_MAPPINGS {
-            let Some((_, oldest)) = self.ended.pop_front() else {
+            if !self.sort_out_oldest() {
+                break;
+            }
+        }
+        while self.ended_sampled.len() > MAX_SAMPLED || self.ended_mappings > MAX_ENDED_MAPPINGS {
+            let Some((_, oldest)) = self.ended_sampled.pop_front() else {
                 return;
             };
             self.forget(oldest);
         }
     }
 
+    /// Forgets the image that ended first, or keeps it with those that have samples. False if there is none.
+    fn sort_out_oldest(&mut self) -> bool {
+        let Some((ended_ns, id)) = self.ended.pop_front() else {
+            return false;
+        };
+        if self.images.get(&id).is_some_and(|image| image.was_sampled) {
+            self.ended_sampled.push_back((ended_ns, id));
+        } else {
+            self.forget(id);
+        }
+        true
+    }
+
     /// Forgets images that ended long enough ago, and mappings that were replaced.
     pub(super) fn forget_old(&mut self, now: Now) {
         let now_ns = now.monotonic_ns;
-        for (ended_ns, id) in std::mem::take(&mut self.ended) {
-            let Some(image) = self.images.get(&id) else { continue };
-            let lifetime = if image.was_sampled {
-                SAMPLED_LIFETIME_NS
-            } else {
-                ENDED_LIFETIME_NS
-            };
-            if now_ns.saturating_sub(ended_ns) >= lifetime {
+        let is_due = |ended: Option<&(u64, ImageId)>, lifetime_ns| {
+            ended.is_some_and(|(ended_ns, _)| now_ns.saturating_sub(*ended_ns) >= lifetime_ns)
+        };
+        while is_due(self.ended.front(), ENDED_LIFETIME_NS) {
+            self.sort_out_oldest();
+        }
+        while is_due(self.ended_sampled.front(), SAMPLED_LIFETIME_NS) {
+            if let Some((_, id)) = self.ended_sampled.pop_front() {
                 self.forget(id);
-            } else {
-                self.ended.push_back((ended_ns, id));
             }
         }
         let horizon = now_ns.saturating_sub(SAMPLED_LIFETIME_NS);

@@ -100,7 +100,9 @@ pub struct Processes<T> {
     pub(super) by_pid: HashMap<Pid, Vec<ImageId>>,
     /// Images that ended, with the time at which that was learnt.
     pub(super) ended: VecDeque<(u64, ImageId)>,
-    /// Mappings of those.
+    /// Images that ended some time before those, and have samples.
+    pub(super) ended_sampled: VecDeque<(u64, ImageId)>,
+    /// Mappings of all of them.
     pub(super) ended_mappings: usize,
     /// The running images that are watched.
     pub(super) watched: HashSet<ImageId>,
@@ -152,6 +154,7 @@ impl<T: WalkerTables> Processes<T> {
             images: HashMap::new(),
             by_pid: HashMap::new(),
             ended: VecDeque::new(),
+            ended_sampled: VecDeque::new(),
             ended_mappings: 0,
             watched: HashSet::new(),
             dirty: HashSet::new(),

@@ -927,10 +927,38 @@ fn ended_processes_are_remembered_for_a_while() {
         (
             owner.images.len(),
             owner.by_pid.len(),
-            owner.ended.len(),
+            owner.ended.len() + owner.ended_sampled.len(),
             owner.ended_mappings
         ),
         (0, 0, 0, 0)
+    );
+}
+
+#[test]
+fn a_storm_of_forks_does_not_push_out_what_was_sampled() {
+    const CHILDREN: u64 = 20_000;
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&rust_program()))]);
+    let mut sampled = Vec::new();
+    for child in 0..CHILDREN {
+        // All within a second, and no id twice: more than are remembered.
+        let (pid, time) = (1_000 + child as u32, child * 50_000);
+        let now = at(base, time);
+        owner.on_lifecycle(&fork(time, pid, 7), now);
+        if child % 100 == 0 {
+            sampled.push(owner.count_sample(Pid(pid), START_NS + time + 1, true).unwrap().image);
+        }
+        owner.on_lifecycle(&exit(time + 2, pid), now);
+        if child % 50 == 0 {
+            owner.poll(now);
+        }
+    }
+    assert!(sampled.iter().all(|id| owner.image(*id).is_some()));
+    assert!(owner.images.len() < CHILDREN as usize, "{} images", owner.images.len());
+    settle(&mut owner, at(base, 200 * SECOND_NS));
+    assert_eq!(
+        (owner.images.len(), owner.ended_sampled.len(), owner.ended_mappings),
+        (1, 0, 0)
     );
 }
 
@@ -959,7 +987,7 @@ fn churn_leaves_nothing_behind() {
         (
             owner.images.len(),
             owner.by_pid.len(),
-            owner.ended.len(),
+            owner.ended.len() + owner.ended_sampled.len(),
             owner.ended_mappings
         ),
         (0, 0, 0, 0)
