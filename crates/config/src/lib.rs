@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod host;
 mod meant;
 mod pattern;
 mod read;
@@ -15,6 +16,7 @@ mod values;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use host::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
 pub use meant::{Api, Budget, Config, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker, WalkerLoop};
 pub use pattern::{InvalidPattern, Pattern};
 pub use read::{DEFAULT_DIRECTORY, ReadError, read_default_files, read_file};

@@ -1,6 +1,6 @@
 //! Loads the programs and attaches them, or says what this host lacks.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, fs, io, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -9,6 +9,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
     util::KernelVersion,
 };
+use profiler_config::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
 use thiserror::Error;
 
 use super::btf::{BtfError, Structures};
@@ -18,8 +19,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebu
 
 /// Types and members that the programs read, and where the running kernel describes them.
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
-/// The oldest kernel that has every helper: `bpf_task_pt_regs` came last.
-const OLDEST_KERNEL: (u8, u8) = (5, 15);
+/// Whom the kernel lets open perf events.
+const PARANOID_PATH: &str = "/proc/sys/kernel/perf_event_paranoid";
 /// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the inode of the host's PID namespace.
 const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
@@ -158,6 +159,8 @@ pub enum LoadError {
         event: &'static str,
         /// Which CPU.
         cpu: u32,
+        /// What `kernel.perf_event_paranoid` was, if it could be read.
+        paranoid: Option<i32>,
         /// Why.
         source: io::Error,
     },
@@ -172,9 +175,31 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// A clock event that the kernel refused just now.
+    pub(super) fn perf_event(event: &'static str, cpu: u32, source: io::Error) -> Self {
+        let level = fs::read_to_string(PARANOID_PATH).ok();
+        Self::PerfEvent {
+            event,
+            cpu,
+            paranoid: level.and_then(|level| level.trim().parse().ok()),
+            source,
+        }
+    }
+
     /// What an operator can do about it; empty if nothing is known.
-    pub fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> Cow<'static, str> {
         match self {
+            Self::PerfEvent {
+                paranoid: Some(level),
+                source,
+                ..
+            } if *level > MAX_PERF_EVENT_PARANOID && source.raw_os_error() == Some(libc::EACCES) => {
+                return format!(
+                    "The sysctl kernel.perf_event_paranoid is {level}, where kernels of Debian and Ubuntu ask for \
+                     CAP_SYS_ADMIN: set it to {MAX_PERF_EVENT_PARANOID} and restart the daemon."
+                )
+                .into();
+            }
             Self::KernelTooOld { .. } => "Run a newer kernel.",
             Self::PidNamespace { .. } => "Run the daemon in the host's PID namespace (docker: --pid=host).",
             Self::NoBtf { .. } | Self::BadBtf { .. } | Self::Btf { .. } => {
@@ -190,6 +215,7 @@ impl LoadError {
             }
             _ => "",
         }
+        .into()
     }
 
     /// `EPERM` anywhere; `EACCES` where it is not the verifier's word for a program that it does not accept.
@@ -238,7 +264,7 @@ pub(super) struct Loaded {
 /// form of the loop.
 pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
     check_host()?;
-    let btf_bytes = std::fs::read(BTF_PATH).map_err(|source| LoadError::NoBtf { source })?;
+    let btf_bytes = fs::read(BTF_PATH).map_err(|source| LoadError::NoBtf { source })?;
     let structures = Structures::parse(&btf_bytes)?;
     let found = offsets(&structures);
     let mut loader = EbpfLoader::new();
@@ -330,7 +356,7 @@ fn check_host() -> Result<(), LoadError> {
             release: kernel_release(),
         });
     }
-    if let Ok(namespace) = std::fs::read_link("/proc/self/ns/pid")
+    if let Ok(namespace) = fs::read_link("/proc/self/ns/pid")
         && namespace != Path::new(HOST_PID_NAMESPACE)
     {
         return Err(LoadError::PidNamespace {
@@ -351,17 +377,24 @@ mod tests {
 
     #[test]
     fn a_rate_that_the_kernel_refuses_has_its_remedy() {
-        let error = |code| LoadError::PerfEvent {
+        let refused_at = |paranoid, code| LoadError::PerfEvent {
             event: "the CPU clock",
             cpu: 0,
+            paranoid,
             source: io::Error::from_raw_os_error(code),
         };
+        let error = |code| refused_at(Some(2), code);
         assert!(
             error(libc::EINVAL)
                 .remedy()
                 .contains("kernel.perf_event_max_sample_rate")
         );
         assert!(error(libc::EACCES).remedy().contains("CAP_PERFMON"));
+        assert!(refused_at(None, libc::EACCES).remedy().contains("CAP_PERFMON"));
+        let remedy = refused_at(Some(4), libc::EACCES).remedy();
+        assert!(remedy.contains("kernel.perf_event_paranoid is 4"), "{remedy}");
+        // A container's filter answers with this one, whatever the level is.
+        assert!(refused_at(Some(3), libc::EPERM).remedy().contains("seccomp"));
         assert_eq!(error(libc::ENODEV).remedy(), "");
     }
 }

@@ -165,11 +165,8 @@ impl Sampler {
                 program: "cpu_sample",
                 source: Box::new(source),
             })?;
-            let clock = CpuClock::start(cpu, period_ns, descriptor.as_fd()).map_err(|source| LoadError::PerfEvent {
-                event: "the CPU clock",
-                cpu,
-                source,
-            })?;
+            let clock = CpuClock::start(cpu, period_ns, descriptor.as_fd())
+                .map_err(|source| LoadError::perf_event("the CPU clock", cpu, source))?;
             self.clocks.push(clock);
         }
         Ok(())
@@ -351,11 +348,7 @@ fn cpus() -> Result<Vec<u32>, LoadError> {
 }
 
 fn open_lifecycle(cpu: u32) -> Result<LifecycleRing, LoadError> {
-    LifecycleRing::open(cpu, LIFECYCLE_PAGES).map_err(|source| LoadError::PerfEvent {
-        event: "lifecycle records",
-        cpu,
-        source,
-    })
+    LifecycleRing::open(cpu, LIFECYCLE_PAGES).map_err(|source| LoadError::perf_event("lifecycle records", cpu, source))
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path};
 
+use profiler_config::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
+
 use super::Check;
 
-/// Oldest kernel on which the programs can be loaded: the first with `bpf_for_each_map_elem`.
-const OLDEST_KERNEL: (u32, u32) = (5, 13);
 /// Oldest kernel on which all is proven.
-const PROVEN_KERNEL: (u32, u32) = (6, 1);
+const PROVEN_KERNEL: (u8, u8) = (6, 1);
 
 /// All of them.
 pub(super) fn checks(root: &Path, socket: &Path) -> Vec<Check> {
@@ -40,7 +40,7 @@ fn kernel(root: &Path) -> Check {
 }
 
 /// Major and minor number of a release such as `6.1.0-18-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
+fn version(release: &str) -> Option<(u8, u8)> {
     let mut numbers = release.split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -63,6 +63,15 @@ const BTF_REMEDY: &str = "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, and m
 fn perf_events(root: &Path) -> Check {
     const NAME: &str = "perf events";
     match read_line(root, "proc/sys/kernel/perf_event_paranoid") {
+        // Whether this kernel is one of those, the daemon finds out and says of its part `sampling`.
+        Ok(level) if level.parse().is_ok_and(|level: i32| level > MAX_PERF_EVENT_PARANOID) => {
+            let detail = format!(
+                "perf_event_paranoid is {level}, where kernels of Debian and Ubuntu let only CAP_SYS_ADMIN sample, which \
+                 the service has not"
+            );
+            let remedy = format!("sysctl kernel.perf_event_paranoid={MAX_PERF_EVENT_PARANOID}, and restart the daemon");
+            Check::note(NAME, detail, remedy)
+        }
         Ok(level) => {
             let detail = format!("perf_event_paranoid is {level}; the daemon's CAP_PERFMON is not bound by it");
             Check::well(NAME, detail)
@@ -133,10 +142,25 @@ mod tests {
     fn a_good_host_is_well() {
         let root = host(&[
             ("proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"),
-            ("proc/sys/kernel/perf_event_paranoid", "3\n"),
+            ("proc/sys/kernel/perf_event_paranoid", "2\n"),
             ("sys/kernel/btf/vmlinux", "btf"),
         ]);
         assert_eq!(verdicts(&root), [Verdict::Well; 4]);
+    }
+
+    #[test]
+    fn a_level_that_some_kernels_hold_against_capabilities_is_told() {
+        for (level, verdict) in [
+            ("-1", Verdict::Well),
+            ("2", Verdict::Well),
+            ("3", Verdict::Note),
+            ("4", Verdict::Note),
+        ] {
+            let root = host(&[("proc/sys/kernel/perf_event_paranoid", level)]);
+            let check = perf_events(root.path());
+            assert_eq!(check.verdict, verdict, "{check:?}");
+            assert!(check.found.contains(level), "{check:?}");
+        }
     }
 
     #[test]
@@ -160,6 +184,7 @@ mod tests {
         for (release, expected) in [
             ("4.19.0", Verdict::Problem),
             ("5.4.0-150-generic", Verdict::Problem),
+            ("5.14.0-70.el9", Verdict::Problem),
             ("5.15.0-91-generic", Verdict::Note),
             ("6.1.0", Verdict::Well),
             ("6.18-rc1", Verdict::Well),
