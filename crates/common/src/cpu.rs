@@ -44,3 +44,11 @@ pub mod flags {
     /// The user stack was walked with the mappings of another process, moved as said after the stacks.
     pub const RELOCATED: u8 = 4;
 }
+
+/// Bits that say who had the lock of a Python interpreter when a sample was taken.
+pub mod python_flags {
+    /// The sampled thread had it.
+    pub const HAS_GIL: u8 = 1;
+    /// The bit above counts: it could be told.
+    pub const GIL_KNOWN: u8 = 2;
+}

@@ -71,7 +71,7 @@ pub struct PythonLayout {
     pub code_bytecode: u32,
     /// In a code object: of the array of its threads' own bytecodes; 0 if there is none.
     pub code_thread_bytecodes: u32,
-    /// In a code object: of the 8-byte words that [`check`] covers, each below [`MAX_CODE_BYTES`] − 7.
+    /// In a code object: of the words that [`check`] covers, multiples of 8, each below [`MAX_CODE_BYTES`] − 7.
     pub check_words: [u32; CHECK_WORDS],
     /// Always zero.
     pub reserved: u32,
