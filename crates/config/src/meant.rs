@@ -97,12 +97,16 @@ pub struct Walker {
 /// What the daemon itself may cost. When it costs more it gives something up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// CPU of the daemon and its programs in the kernel over some seconds, in percent of the host.
+    /// CPU of the daemon and its programs in the kernel, in percent of the host.
     pub max_cpu_percent: NonZeroU32,
     /// Anonymous and shared resident memory.
     pub max_memory_bytes: u64,
     /// Maps and programs in the kernel.
     pub max_kernel_bytes: u64,
+    /// Time over which CPU is averaged, and that each step gets to show before the next.
+    pub averaged_over: Duration,
+    /// Time for which everything must be clear of the caps before a step is taken back.
+    pub recover_after: Duration,
 }
 
 /// Who may ask, and where.
@@ -201,6 +205,8 @@ impl Default for Config {
                 max_cpu_percent: nonzero(2),
                 max_memory_bytes: 160 * MIB,
                 max_kernel_bytes: 96 * MIB,
+                averaged_over: Duration::from_secs(10),
+                recover_after: Duration::from_secs(30),
             },
             api: Api {
                 socket: PathBuf::from("/run/profiler/profiler.sock"),

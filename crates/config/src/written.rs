@@ -86,6 +86,8 @@ pub(crate) struct Budget {
     max_cpu_percent: Option<Integer<1, 100>>,
     max_memory_bytes: Option<Size<{ 32 * MIB }, { 64 * GIB }>>,
     max_kernel_bytes: Option<Size<{ 8 * MIB }, { 4 * GIB }>>,
+    averaged_over: Option<Period<SECOND, MINUTE>>,
+    recover_after: Option<Period<SECOND, { 10 * MINUTE }>>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -156,6 +158,8 @@ impl Written {
             &mut config.budget.max_kernel_bytes,
             budget.max_kernel_bytes.map(|size| size.0),
         );
+        set(&mut config.budget.averaged_over, budget.averaged_over.map(Period::get));
+        set(&mut config.budget.recover_after, budget.recover_after.map(Period::get));
         set(&mut config.api.socket, api.socket.map(|path| path.0));
         set(&mut config.api.read_group, api.read_group.map(|name| name.0));
         set(&mut config.api.act_group, api.act_group.map(|name| name.0));
@@ -202,6 +206,8 @@ impl From<&Config> for Written {
                 max_cpu_percent: Some(config.budget.max_cpu_percent.into()),
                 max_memory_bytes: Some(Size(config.budget.max_memory_bytes)),
                 max_kernel_bytes: Some(Size(config.budget.max_kernel_bytes)),
+                averaged_over: Some(config.budget.averaged_over.into()),
+                recover_after: Some(config.budget.recover_after.into()),
             },
             api: Api {
                 socket: Some(SocketPath(config.api.socket.clone())),

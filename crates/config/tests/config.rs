@@ -87,6 +87,8 @@ fn every_key_is_meant_as_written() {
         max_cpu_percent = 7
         max_memory_bytes = "1GiB"
         max_kernel_bytes = "8MiB"
+        averaged_over = "2s"
+        recover_after = "5m"
         [api]
         socket = "/tmp/x.sock"
         read_group = "staff"
@@ -128,6 +130,10 @@ fn every_key_is_meant_as_written() {
             config.budget.max_kernel_bytes
         ),
         (7, 1 << 30, 8 << 20)
+    );
+    assert_eq!(
+        (config.budget.averaged_over, config.budget.recover_after),
+        (Duration::from_secs(2), Duration::from_secs(300))
     );
     assert_eq!(config.api.socket, Path::new("/tmp/x.sock"));
     assert_eq!(
