@@ -16,6 +16,7 @@ mod dist;
 mod ebpf;
 mod folded;
 mod fuzz;
+mod interpreters;
 mod licences;
 mod metadata;
 mod privilege;
@@ -68,6 +69,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Build the Debian package below target/dist.
     Dist(dist::Arguments),
+    /// Unpack Python interpreters for the tests below target/interpreters, and list those that are here.
+    Interpreters(interpreters::Arguments),
     /// Run what parses bytes of others on made-up input, and say whether it held.
     Fuzz(fuzz::Arguments),
     /// Build or check the committed object of the programs that run in the kernel.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Verb::Demo { built } => demo::run(built.as_deref()),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Dist(arguments) => dist::run(&arguments),
+        Verb::Interpreters(arguments) => interpreters::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf(verb) => ebpf::run(verb),
     };

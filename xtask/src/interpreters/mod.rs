@@ -1,0 +1,90 @@
+//! Python interpreters for the tests: those of several releases of Debian, unpacked below `target/interpreters`, beside what
+//! is installed anyhow. What cannot be had is named with its reason, and stops nothing.
+
+mod debian;
+
+use anyhow::Result;
+use profiler_tests::interpreters::{self, Found};
+use serde_json::json;
+
+/// Which interpreters.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Unpack only this version, such as 3.14.
+    #[arg(long, value_name = "VERSION")]
+    only: Option<String>,
+    /// Print what there is as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An interpreter that could not be had, and why.
+#[derive(Debug)]
+struct Missing {
+    name: String,
+    reason: String,
+}
+
+/// Unpacks what is not there yet and prints what there is.
+///
+/// # Errors
+/// Nothing can be printed; what cannot be had is no error.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let missing = debian::unpack(arguments.only.as_deref());
+    let found = interpreters::all();
+    if arguments.json {
+        println!("{:#}", as_json(&found, &missing));
+    } else {
+        print(&found, &missing);
+    }
+    Ok(())
+}
+
+/// Unpacks what is not there yet, for tests that come next; says what could not be had.
+pub(crate) fn prepare() {
+    for Missing { name, reason } in debian::unpack(None) {
+        println!("no interpreter {name}: {reason}");
+    }
+}
+
+fn print(found: &Found, missing: &[Missing]) {
+    for interpreter in &found.interpreters {
+        let lock = if interpreter.free_threaded {
+            "  without a global lock"
+        } else {
+            ""
+        };
+        println!("{:<24} {}{lock}", interpreter.name, interpreter.version);
+    }
+    for (name, reason) in &found.broken {
+        println!("{name:<24} does not start: {reason}");
+    }
+    for Missing { name, reason } in missing {
+        println!("{name:<24} cannot be had: {reason}");
+    }
+}
+
+fn as_json(found: &Found, missing: &[Missing]) -> serde_json::Value {
+    let interpreters = found.interpreters.iter().map(|interpreter| {
+        json!({
+            "name": interpreter.name,
+            "version": interpreter.version.to_string(),
+            "free_threaded": interpreter.free_threaded,
+            "root": interpreter.root,
+            "program": interpreter.program,
+            "headers": interpreter.headers,
+        })
+    });
+    let broken = found
+        .broken
+        .iter()
+        .map(|(name, reason)| json!({"name": name, "reason": reason}));
+    let missing = missing
+        .iter()
+        .map(|Missing { name, reason }| json!({"name": name, "reason": reason}));
+    json!({
+        "interpreters": interpreters.collect::<Vec<_>>(),
+        "broken": broken.collect::<Vec<_>>(),
+        "missing": missing.collect::<Vec<_>>(),
+    })
+}
