@@ -30,7 +30,7 @@ impl WalkerTables for NoWalker {
         })
     }
     fn remove(&mut self, _table: TableId) {}
-    fn set_process(&mut self, _pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
+    fn set_process(&mut self, _pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
         Err(TablesFull {
             table: "processes",
             wanted: mappings.len() as u64,

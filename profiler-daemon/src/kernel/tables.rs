@@ -309,7 +309,7 @@ impl WalkerTables for KernelTables {
         self.free_if_unused(table);
     }
 
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
         let run = self.write_mappings(mappings)?;
         let entry = ProcessEntry {
             generation: self.next_generation(),
@@ -326,10 +326,10 @@ impl WalkerTables for KernelTables {
         if let Some(old) = self.current.insert(pid, mappings) {
             self.retired.push(old);
         }
-        match self.entered_since(pid) {
-            Some(newer) => self.set_entry(pid, newer),
-            None => Ok(()),
+        if let Some(newer) = self.entered_since(pid) {
+            self.set_entry(pid, newer)?;
         }
+        Ok(entry.generation)
     }
 
     fn last_exec(&self, pid: Pid) -> Option<Exec> {

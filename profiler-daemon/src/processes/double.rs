@@ -66,7 +66,7 @@ impl WalkerTables for WalkerDouble {
         assert!(!all.any(uses), "{table:?} is in use");
     }
 
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull> {
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
         let mut end = 0;
         for mapping in mappings {
             assert!(
@@ -90,7 +90,7 @@ impl WalkerTables for WalkerDouble {
         }
         self.writes += 1;
         self.processes.insert(pid, mappings.to_vec());
-        Ok(())
+        Ok(self.writes as u32)
     }
 
     fn remove_process(&mut self, pid: Pid) {

@@ -64,12 +64,16 @@ impl<T: WalkerTables> Processes<T> {
         {
             return;
         }
-        if let Err(full) = self.walker.set_process(pid, &list.mappings) {
-            self.remove_entry(id, now);
-            self.refuse(id, full.to_string(), false, now);
-            self.dirty.remove(&id);
-            return;
-        }
+        let generation = match self.walker.set_process(pid, &list.mappings) {
+            Ok(generation) => generation,
+            Err(full) => {
+                self.remove_entry(id, now);
+                self.refuse(id, full.to_string(), false, now);
+                self.dirty.remove(&id);
+                return;
+            }
+        };
+        image.lists.note(generation, image.mappings.last_change(u64::MAX));
         self.tables
             .exchange(&image.walker.tables, &list.tables, now.monotonic_ns);
         image.walker.written = list.mappings;

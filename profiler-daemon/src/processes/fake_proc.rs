@@ -156,6 +156,11 @@ fn code(path: &Path) -> (u64, u64) {
     })
 }
 
+/// Bytes of the mapping that holds an object's code.
+pub(crate) fn code_bytes(path: &Path) -> u64 {
+    code(path).1
+}
+
 /// Device and inode of a file.
 pub(crate) fn device_inode(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(path).ok()?;

@@ -83,6 +83,7 @@ impl<T: WalkerTables> Processes<T> {
         };
         child.tracked = true;
         child.maps_truncated = parent.maps_truncated;
+        child.lists = parent.lists.clone();
         // A request is for the process that it names; what was discovered is true of its children as well.
         child.watch.discovered = parent.watch.discovered;
         child.walker.has_entry = parent.walker.has_entry;
@@ -126,7 +127,7 @@ impl<T: WalkerTables> Processes<T> {
         }
         let id = image.id;
         let concerns_us = image.walker.has_entry || image.watch.is_wanted();
-        if concerns_us && self.other_threads_run(pid) {
+        if concerns_us && self.runs_on(id, time_ns) {
             if let Some(image) = self.images.get_mut(&id) {
                 image.leader_ended = true;
             }
@@ -136,10 +137,24 @@ impl<T: WalkerTables> Processes<T> {
         }
     }
 
-    /// Whether more threads than the first, which has just ended, still run.
-    pub(super) fn other_threads_run(&self, pid: Pid) -> bool {
-        // The ending thread counts itself until it is reaped.
-        self.proc.stat(pid).is_ok_and(|stat| stat.threads > 1)
+    /// Whether a process whose first thread ended at a time runs on: in its other threads, or with another program that one
+    /// of them has executed. That thread takes the first one's place, and the exec is told of next.
+    pub(super) fn runs_on(&self, id: ImageId, ended_ns: u64) -> bool {
+        let Some(image) = self.images.get(&id) else {
+            return false;
+        };
+        let Ok(stat) = self.proc.stat(image.pid) else {
+            return false;
+        };
+        if stat.zombie {
+            // The ended thread counts itself until it is reaped.
+            return stat.threads > 1;
+        }
+        // Else the id is another process's by now.
+        match image.start_ticks {
+            Some(ticks) => stat.start_ticks == ticks,
+            None => self.clock.of_ticks(stat.start_ticks.saturating_add(1)) <= self.clock.of_monotonic(ended_ns),
+        }
     }
 
     fn on_map(&mut self, time_ns: u64, pid: Pid, record: &MapRecord, now: Now) {

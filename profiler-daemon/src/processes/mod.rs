@@ -38,6 +38,7 @@ mod templates;
 mod tests;
 pub mod unwind;
 mod upkeep;
+mod verification;
 pub mod walker_tables;
 mod watching;
 

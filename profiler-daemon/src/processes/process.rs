@@ -17,7 +17,10 @@ use profiler_profile::ProcessLabel;
 use profiler_unwinding::ContentId;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{discovery::Marks, jobs::Identity, mappings::MappingHistory, walker_tables::WalkerMapping};
+use super::{
+    discovery::Marks, jobs::Identity, mappings::MappingHistory, verification::WrittenLists,
+    walker_tables::WalkerMapping,
+};
 use crate::{
     command::{Runtime, WatchId},
     kernel::records::Pid,
@@ -225,6 +228,7 @@ pub struct Image {
     pub(super) maps_truncated: bool,
     pub(super) watch: Watch,
     pub(super) walker: WalkerSide,
+    pub(super) lists: WrittenLists,
     pub(super) counts: Arc<Counts>,
     /// The walker had an entry for it that has been removed: samples of it may still come.
     pub(super) was_in_walker: bool,
@@ -259,6 +263,7 @@ impl Image {
             maps_truncated: false,
             watch: Watch::default(),
             walker: WalkerSide::default(),
+            lists: WrittenLists::default(),
             counts: Arc::default(),
             was_in_walker: false,
             was_sampled: false,

@@ -7,11 +7,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use profiler_common::{
-    limits::MAX_TEMPLATES,
-    process::{FileKey, Relocation},
-    stop::StopReason,
-};
+use profiler_common::{limits::MAX_TEMPLATES, process::FileKey};
 use profiler_unwinding::ContentId;
 
 use super::{
@@ -22,7 +18,6 @@ use super::{
     tables::TableState,
     walker_tables::{Backing, Layout, WalkerMapping, WalkerTables},
 };
-use crate::kernel::records::RawSample;
 
 /// Mappings of a program that is worth a template.
 const MAX_TEMPLATE_MAPPINGS: usize = 256;
@@ -38,7 +33,7 @@ pub(super) struct Templates {
 }
 
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     /// Device and inode of the program as mapping records have them.
     device_inode: (u64, u64),
     generation: u32,
@@ -46,8 +41,8 @@ struct Known {
     code: Vec<TemplateCode>,
     /// Contents whose tables the walker uses for it.
     tables: Vec<ContentId>,
-    used_ns: u64,
-    failures: u32,
+    pub(super) used_ns: u64,
+    pub(super) failures: u32,
 }
 
 /// Code in the process that a template was taken from.
@@ -65,7 +60,7 @@ impl Templates {
         self.by_program.values().any(|known| known.device_inode == device_inode)
     }
 
-    fn of_generation(&mut self, generation: u32) -> Option<(FileKey, &mut Known)> {
+    pub(super) fn of_generation(&mut self, generation: u32) -> Option<(FileKey, &mut Known)> {
         let found = self
             .by_program
             .iter_mut()
@@ -82,7 +77,7 @@ impl Templates {
 impl Known {
     /// Whether the walker used the same rows at the same place for an address as the process's own mappings call for. If
     /// so, whether it lies in a signal trampoline.
-    fn verify(&self, image: &Image, address: u64, translated: u64, time_ns: u64) -> Option<bool> {
+    pub(super) fn verify(&self, image: &Image, address: u64, translated: u64, time_ns: u64) -> Option<bool> {
         let after = self.code.partition_point(|code| code.start <= translated);
         let code = self.code.get(after.checked_sub(1)?)?;
         if translated >= code.end {
@@ -203,51 +198,5 @@ impl<T: WalkerTables> Processes<T> {
         for program in over.map(|(program, _)| *program).collect::<Vec<_>>() {
             self.remove_template(program, now);
         }
-    }
-
-    /// How many frames of a sample's user stack are true, and why it ends there. All of them unless the stack was walked with
-    /// a template.
-    pub fn verified(&mut self, sample: &RawSample<'_>) -> (usize, StopReason) {
-        let frames = sample.user_frames.len();
-        let Some(relocation) = sample.relocation.filter(|_| frames > 0) else {
-            return (frames, sample.stop);
-        };
-        let proven = self.count_verified(sample, &relocation);
-        if let Some((_, template)) = self.templates.of_generation(sample.generation) {
-            template.failures = if proven > 0 { 0 } else { template.failures + 1 };
-            template.used_ns = template.used_ns.max(sample.time_ns);
-        }
-        match proven == frames {
-            true => (frames, sample.stop),
-            // Where the first doubtful frame is was told by the frames before it; only what comes of it is not sure.
-            false => (proven + 1, StopReason::Pending),
-        }
-    }
-
-    /// How many frames from the innermost on were walked with the right rows.
-    fn count_verified(&mut self, sample: &RawSample<'_>, relocation: &Relocation) -> usize {
-        let Some(id) = self.sampled_image(sample.pid, sample.time_ns).map(|image| image.id) else {
-            return 0;
-        };
-        let (Some(image), Some((_, template))) =
-            (self.images.get(&id), self.templates.of_generation(sample.generation))
-        else {
-            return 0;
-        };
-        let verify = |address| template.verify(image, address, relocation.translate(address), sample.time_ns);
-        let mut is_interrupted = true;
-        for (index, &address) in sample.user_frames.iter().enumerate() {
-            let before = verify(address.wrapping_sub(1));
-            let at = verify(address);
-            let found = match is_interrupted {
-                // The walker took the one or the other.
-                true if sample.in_kernel => before.and(at),
-                true => at,
-                false => before,
-            };
-            let Some(is_signal_frame) = found else { return index };
-            is_interrupted = is_signal_frame;
-        }
-        sample.user_frames.len()
     }
 }

@@ -750,6 +750,56 @@ fn first_threads_may_end_before_others() {
 }
 
 #[test]
+fn a_watch_follows_a_process_that_another_than_its_first_thread_executes() {
+    let native = FakeProcess::new(&native_program());
+    let check = |shown: Option<FakeProcess>, lost: bool, is_followed: bool| {
+        let proc = FakeProc::new();
+        let (mut owner, base) = scanned(&proc, targets(), &[(7, native.clone())]);
+        let stream = WatchId(1);
+        owner.watch(Pid(7), Lease::Stream(stream), at(base, 1)).unwrap();
+        let start = owner.running(Pid(7)).unwrap().start;
+        settle(&mut owner, at(base, 2));
+        proc.remove(7);
+        if let Some(shown) = shown {
+            proc.set(7, &shown);
+        }
+        // The end of the first thread is told of before the exec, and may be looked at long before.
+        owner.on_lifecycle(&exit(10, 7), at(base, 10));
+        owner.poll(at(base, SECOND_NS));
+        assert_eq!(watched(&owner).len(), usize::from(is_followed));
+        if lost {
+            owner.on_lifecycle(&event(11, LifecycleEvent::Lost { count: 1 }), at(base, 2 * SECOND_NS));
+        } else {
+            owner.on_lifecycle(&exec(11, 7, "next"), at(base, 2 * SECOND_NS));
+            let program = map(12, 7, CODE, CODE + 0x1000, &rust_program());
+            owner.on_lifecycle(&program, at(base, 2 * SECOND_NS));
+        }
+        settle(&mut owner, at(base, 3 * SECOND_NS));
+        let progress = owner.watch_progress(stream).unwrap();
+        assert_eq!(progress.exited, !is_followed);
+        if is_followed {
+            assert_eq!(watched(&owner), [7]);
+            assert_eq!(owner.running(Pid(7)).unwrap().start, start);
+            assert!(!owner.running(Pid(7)).unwrap().leader_ended);
+        }
+    };
+    let executed = FakeProcess::new(&rust_program());
+    let another = FakeProcess {
+        start_ticks: 200,
+        ..executed.clone()
+    };
+    let ended = FakeProcess {
+        state: 'Z',
+        ..native.clone()
+    };
+    check(Some(executed.clone()), false, true);
+    check(Some(executed), true, true);
+    check(Some(another), false, false);
+    check(Some(ended), false, false);
+    check(None, false, false);
+}
+
+#[test]
 fn lost_records_are_made_good() {
     let proc = FakeProc::new();
     let (rust, native) = (rust_program(), native_program());

@@ -257,9 +257,8 @@ impl<T: WalkerTables> Processes<T> {
     /// Ends processes whose first thread has ended once no other runs.
     fn end_leaderless(&mut self, now: Now) {
         for id in self.leaderless.iter().copied().collect::<Vec<_>>() {
-            match self.images.get(&id).map(|image| image.pid) {
-                Some(pid) if self.other_threads_run(pid) => {}
-                _ => self.end_image(id, now.monotonic_ns, now),
+            if !self.runs_on(id, now.monotonic_ns) {
+                self.end_image(id, now.monotonic_ns, now);
             }
             if self.images.get(&id).is_none_or(|image| !image.is_running()) {
                 self.leaderless.remove(&id);
@@ -318,8 +317,12 @@ impl<T: WalkerTables> Processes<T> {
             // Its successor is taken in as any other new process.
             return self.end_image(id, since_ns, now);
         }
-        if is_leaderless || stat.zombie {
+        if stat.zombie {
             return;
+        }
+        if is_leaderless {
+            // Another thread took the first one's place, which it does to execute a program.
+            return self.repair_missed_exec(id, &stat, since_ns, now);
         }
         let executable = self.proc.executable(pid).ok();
         if executable.is_some()

@@ -64,8 +64,9 @@ pub trait WalkerTables {
     fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull>;
     /// Gives the rows back once no running walk can use them. No process may refer to them any more.
     fn remove(&mut self, table: TableId);
-    /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint.
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<(), TablesFull>;
+    /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint. Returns the
+    /// generation of what it knows from now on.
+    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull>;
     /// Ends the watch.
     fn remove_process(&mut self, pid: Pid);
     /// Processes that the walker watches now, those included that the kernel added at a fork.
