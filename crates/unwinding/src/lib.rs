@@ -20,6 +20,7 @@ mod expression;
 mod function;
 mod identity;
 mod linkage;
+pub mod python;
 mod rule;
 mod segments;
 mod stored;

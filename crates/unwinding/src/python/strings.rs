@@ -1,0 +1,88 @@
+//! Strings of the interpreter: `str` objects, and `bytes` objects.
+
+use super::memory::{ProcessMemory, Reads, half_at, word_at};
+use super::offsets::{Object, Text};
+
+/// Most bytes of the part of a string before its characters.
+const MAX_HEADER_BYTES: u32 = 256;
+/// Ends a string that was cut.
+const CUT: char = '…';
+
+/// Where strings are told by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Strings {
+    pub(super) text: Text,
+    pub(super) object: Object,
+    /// Runtime address of `PyUnicode_Type`.
+    pub(super) text_type: u64,
+    /// Runtime address of `PyBytes_Type`.
+    pub(super) bytes_type: u64,
+}
+
+impl Strings {
+    /// Reads a `str`, of which no more than so many characters are kept.
+    pub(super) fn text(
+        &self,
+        memory: &(impl ProcessMemory + ?Sized),
+        address: u64,
+        max_characters: usize,
+    ) -> Option<String> {
+        let Text {
+            length,
+            state,
+            ascii,
+            other,
+            kind_shift,
+        } = self.text;
+        let header_bytes = [length + 8, state + 4, self.object.kind + 8]
+            .into_iter()
+            .fold(0, u32::max)
+            .min(MAX_HEADER_BYTES);
+        let header = memory.bytes(address, header_bytes as usize)?;
+        if word_at(&header, self.object.kind)? != self.text_type {
+            return None;
+        }
+        let length = word_at(&header, length)?;
+        let state = half_at(&header, state)? >> kind_shift;
+        let (kind, is_compact, is_ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
+        let width = match kind {
+            1 | 2 | 4 if is_compact => kind as usize,
+            _ => return None,
+        };
+        let characters = length.min(max_characters as u64) as usize;
+        let start = address.wrapping_add(u64::from(if is_ascii { ascii } else { other }));
+        let bytes = memory.bytes(start, characters * width)?;
+        let mut text: String = bytes.chunks_exact(width).map(character).collect();
+        if length > characters as u64 {
+            text.push(CUT);
+        }
+        Some(text)
+    }
+
+    /// Reads a `bytes` of at most so many bytes.
+    pub(super) fn bytes(
+        &self,
+        memory: &(impl ProcessMemory + ?Sized),
+        address: u64,
+        max_bytes: u64,
+    ) -> Option<Vec<u8>> {
+        let length = self.bytes_length(memory, address)?;
+        let start = address.wrapping_add(u64::from(self.object.bytes));
+        (length <= max_bytes).then(|| memory.bytes(start, length as usize))?
+    }
+
+    /// The length of a `bytes`.
+    pub(super) fn bytes_length(&self, memory: &(impl ProcessMemory + ?Sized), address: u64) -> Option<u64> {
+        let kind = memory.word(address.wrapping_add(u64::from(self.object.kind)))?;
+        (kind == self.bytes_type).then(|| memory.word(address.wrapping_add(u64::from(self.object.size))))?
+    }
+}
+
+/// A character of one, two or four bytes. Lone surrogates, which Python allows, are none.
+fn character(bytes: &[u8]) -> char {
+    let number = bytes
+        .iter()
+        .rev()
+        .fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
