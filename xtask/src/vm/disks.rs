@@ -86,7 +86,7 @@ impl Disks {
                     "--customize-hook={}",
                     AT_THE_END.replace("UNIT", &format!("'{}'", unit.display()))
                 ))
-                .arg("bookworm")
+                .arg(release.programs())
                 .arg(&root)
                 .args(sources(release)),
         )?;
@@ -100,11 +100,13 @@ impl Disks {
     }
 }
 
-/// Where the packages come from: the programs from Debian 12, the kernel from the release.
+/// Where the packages come from: the programs from one suite, the kernel from the release.
 fn sources(release: Release) -> Vec<String> {
     let line = |archive: &str, suite: &str| format!("deb {MIRROR}/{archive} {suite} main");
-    let mut sources = vec![line("debian", "bookworm"), line("debian-security", "bookworm-security")];
-    if release != Release::Bookworm {
+    let programs = release.programs();
+    let security = format!("{programs}-security");
+    let mut sources = vec![line("debian", programs), line("debian-security", &security)];
+    if release.suite() != programs {
         sources.push(line("debian", release.suite()));
     }
     sources

@@ -108,6 +108,8 @@ fi
 
 export PROFILER_DAEMON_BIN="$payload/profiler-daemon" PROFILER_CLI_BIN="$payload/profiler-cli"
 export PROFILER_TEST_PROGRAMS="$payload/programs" PROFILER_TEST_USER=profiler
+# Emulated, and perhaps on a busy host, a second is short.
+export PROFILER_TEST_PATIENCE=10
 # At once what failed, and not at the end: the machine may be switched off before.
 set -- --test-threads=1 --nocapture
 while read -r argument; do
