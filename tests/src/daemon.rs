@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::{
     output::Output,
-    programs::{self, send_signal, wait_for},
+    programs::{self, patience, send_signal, wait_for},
     rights::{self, NOBODY, through, without_rights},
 };
 
@@ -104,7 +104,9 @@ impl Host {
             without_rights(&self.copy_for_everybody(&self.daemon))
         } else {
             let service = rights::user().map_or_else(Vec::new, |user| {
-                rights::give(folder.path(), &user);
+                // It makes a lock beside its socket.
+                let beside_socket = socket.parent().unwrap_or(folder.path());
+                [folder.path(), beside_socket].map(|folder| rights::give(folder, &user));
                 rights::prefix(&user)
             });
             let service = service.iter().map(String::as_str);
@@ -229,14 +231,12 @@ impl Daemon {
     /// # Panics
     /// It ends, or does not answer.
     pub fn ready(mut self) -> Self {
-        let end = Instant::now() + READY_WITHIN;
+        let limit = patience(READY_WITHIN);
+        let end = Instant::now() + limit;
         while self.cli(&["status", "--json"]).code != Some(0) {
             let ended = self.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "the daemon ended with {ended:?}");
-            assert!(
-                Instant::now() < end,
-                "the daemon does not answer after {READY_WITHIN:?}"
-            );
+            assert!(Instant::now() < end, "the daemon does not answer after {limit:?}");
             thread::sleep(Duration::from_millis(20));
         }
         self
@@ -357,7 +357,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             send_signal(self.pid(), Signal::TERM);
-            let end = Instant::now() + END_WITHIN;
+            let end = Instant::now() + patience(END_WITHIN);
             while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
                 thread::sleep(Duration::from_millis(10));
             }

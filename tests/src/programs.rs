@@ -136,7 +136,7 @@ impl Running {
     /// It cannot be started.
     pub fn try_start(command: &mut Command) -> (Self, Option<Vec<String>>) {
         let running = Self::start_silent(command);
-        let end = Instant::now() + READY_WITHIN;
+        let end = Instant::now() + patience(READY_WITHIN);
         let mut said = Vec::new();
         loop {
             match running.line(end.saturating_duration_since(Instant::now())) {
@@ -212,6 +212,7 @@ pub fn send_signal(pid: u32, signal: Signal) {
 /// # Panics
 /// It has none after `timeout`; `what` says what was waited for.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
+    let timeout = patience(timeout);
     let end = Instant::now() + timeout;
     loop {
         if let Some(answer) = poll() {
@@ -220,6 +221,13 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Opti
         assert!(Instant::now() < end, "no {what} after {timeout:?}");
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// How long to wait for what takes at most `limit` on a machine of its own: `PROFILER_TEST_PATIENCE` times as long, for
+/// machines that are emulated. Nothing takes longer by it but a test that fails.
+pub(crate) fn patience(limit: Duration) -> Duration {
+    let times = env::var("PROFILER_TEST_PATIENCE").ok();
+    limit * times.and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
 /// A file that can be executed, with this content.
