@@ -1,6 +1,6 @@
 //! Any bytes as a record of a ring of samples.
 
-use profiler_common::cpu::{CpuSampleHeader, flags};
+use profiler_common::cpu::{CpuSampleHeader, flags, python_flags};
 use profiler_daemon::fuzzing::decode_sample;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -25,8 +25,22 @@ pub fn run(data: &[u8]) {
         header.flags & flags::KERNEL_STACK_INCOMPLETE != 0
     );
     assert!(header.thread_name.starts_with(sample.thread_name) && !sample.thread_name.contains(&0));
-    let addresses = [sample.kernel_frames, sample.user_frames].concat();
     assert_eq!(sample.kernel_frames.len(), usize::from(header.kernel_frames));
-    assert_eq!(sample.user_frames.len(), usize::from(header.user_frames));
-    assert!(rest.starts_with(addresses.as_bytes()));
+    assert_eq!(sample.user.len(), usize::from(header.user_frames));
+    assert_eq!(sample.user.addresses().len(), sample.user.len());
+    assert_eq!(sample.python.len(), usize::from(header.python_entries));
+    assert_eq!(sample.python_stop as u8, header.python_stop);
+    assert_eq!(
+        sample.has_gil.is_some(),
+        header.python_flags & python_flags::GIL_KNOWN != 0
+    );
+    let has_stack_pointers = header.flags & flags::STACK_POINTERS != 0;
+    let mut words = sample.kernel_frames.to_vec();
+    for index in 0..sample.user.len() {
+        words.extend(sample.user.address(index));
+        assert_eq!(sample.user.stack_pointer(index).is_some(), has_stack_pointers);
+        words.extend(sample.user.stack_pointer(index));
+    }
+    assert_eq!(sample.user.address(sample.user.len()), None);
+    assert!(rest.starts_with(&[words.as_bytes(), sample.python.as_bytes()].concat()));
 }

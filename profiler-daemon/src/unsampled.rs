@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use profiler_common::python::PythonLayout;
 use profiler_unwinding::RowTable;
 use tokio::sync::mpsc;
 
@@ -30,7 +31,12 @@ impl WalkerTables for NoWalker {
         })
     }
     fn remove(&mut self, _table: TableId) {}
-    fn set_process(&mut self, _pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
+    fn set_process(
+        &mut self,
+        _pid: Pid,
+        mappings: &[WalkerMapping],
+        _python: Option<&PythonLayout>,
+    ) -> Result<u32, TablesFull> {
         Err(TablesFull {
             table: "processes",
             wanted: mappings.len() as u64,

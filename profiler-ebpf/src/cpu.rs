@@ -4,12 +4,12 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, pt_regs},
+    bindings::pt_regs,
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel,
         generated::{
             bpf_for_each_map_elem, bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_loop,
-            bpf_ringbuf_query, bpf_task_pt_regs,
+            bpf_task_pt_regs,
         },
     },
     macros::perf_event,
@@ -18,47 +18,72 @@ use aya_ebpf::{
 use profiler_common::{
     counters::Counter,
     cpu::{CpuSampleHeader, flags},
-    limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_KERNEL_FRAMES, THREAD_NAME_BYTES},
-    process::{RELOCATION_WORDS, state},
+    limits::{MAX_KERNEL_FRAMES, THREAD_NAME_BYTES},
+    process::state,
+    python::{PythonLayout, PythonStop},
+    python_walk::{self, MAX_PYTHON_STEPS},
     stop::StopReason,
-    walk::{self, MAX_STEPS, Walk},
+    walk::{self, MAX_STEPS, Target as _, Walk},
 };
 
 use crate::{
-    kernel_target::{KernelTarget, has_no_user_part, is_stack_start, masked},
-    maps::{COUNTERS, PROCESSES, RINGS, SCRATCH, STEPS, Scratch},
+    delivery::deliver,
+    kernel_target::{KernelTarget, has_no_user_part, is_stack_start},
+    maps::{COUNTERS, PROCESSES, SCRATCH, STEPS, Scratch},
+    python::{self, PythonKernelTarget},
 };
 
 /// `__USER32_CS` (arch/x86/include/asm/segment.h).
 const USER32_CS: u64 = 0x23;
-/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE` (include/uapi/linux/bpf.h).
-const AVAILABLE_DATA: u64 = 0;
-const RING_SIZE: u64 = 1;
 
 /// With `bpf_loop` (Linux 5.17 and newer).
 #[perf_event]
 pub(crate) fn cpu_sample_loop(context: PerfEventContext) -> u32 {
-    sample(&context, |scratch| {
-        let mut context = LoopContext { scratch };
-        // SAFETY: the callback has the signature of bpf_loop's callbacks and gets the context that lives until return.
-        unsafe { bpf_loop(MAX_STEPS, loop_step as *mut c_void, (&raw mut context).cast(), 0) };
-    })
+    sample(
+        &context,
+        |scratch| {
+            let mut context = LoopContext { scratch };
+            // SAFETY: the callback has the signature of bpf_loop's callbacks and gets the context that lives until return.
+            unsafe { bpf_loop(MAX_STEPS, loop_step as *mut c_void, (&raw mut context).cast(), 0) };
+        },
+        |scratch, layout| {
+            let mut context = PythonLoopContext { scratch, layout };
+            let callback = python_loop_step as *mut c_void;
+            // SAFETY: as above.
+            unsafe { bpf_loop(MAX_PYTHON_STEPS, callback, (&raw mut context).cast(), 0) };
+        },
+    )
 }
 
 /// With `bpf_for_each_map_elem` (Linux 5.13 and newer), which calls back for each element of an array until told to end.
 #[perf_event]
 pub(crate) fn cpu_sample_each(context: PerfEventContext) -> u32 {
-    sample(&context, |scratch| {
-        let mut context = LoopContext { scratch };
-        let steps = (&raw const STEPS).cast_mut().cast::<c_void>();
-        // SAFETY: as above, with the signature of bpf_for_each_map_elem's callbacks.
-        unsafe { bpf_for_each_map_elem(steps, each_step as *mut c_void, (&raw mut context).cast(), 0) };
-    })
+    let steps = (&raw const STEPS).cast_mut().cast::<c_void>();
+    sample(
+        &context,
+        |scratch| {
+            let mut context = LoopContext { scratch };
+            // SAFETY: as above, with the signature of bpf_for_each_map_elem's callbacks.
+            unsafe { bpf_for_each_map_elem(steps, each_step as *mut c_void, (&raw mut context).cast(), 0) };
+        },
+        |scratch, layout| {
+            let mut context = PythonLoopContext { scratch, layout };
+            let callback = python_each_step as *mut c_void;
+            // SAFETY: as above.
+            unsafe { bpf_for_each_map_elem(steps, callback, (&raw mut context).cast(), 0) };
+        },
+    )
 }
 
 /// What a callback gets.
 struct LoopContext {
     scratch: *mut Scratch,
+}
+
+/// What a callback for Python stacks gets.
+struct PythonLoopContext {
+    scratch: *mut Scratch,
+    layout: *const PythonLayout,
 }
 
 unsafe extern "C" fn loop_step(_index: u64, context: *mut c_void) -> c_long {
@@ -69,6 +94,21 @@ unsafe extern "C" fn loop_step(_index: u64, context: *mut c_void) -> c_long {
 unsafe extern "C" fn each_step(_map: *mut c_void, _key: *const u32, _value: *mut u32, context: *mut c_void) -> c_long {
     // SAFETY: called by bpf_for_each_map_elem with the context given to it.
     unsafe { one_step(context.cast()) }
+}
+
+unsafe extern "C" fn python_loop_step(_index: u64, context: *mut c_void) -> c_long {
+    // SAFETY: called by bpf_loop with the context given to it.
+    unsafe { one_python_step(context.cast()) }
+}
+
+unsafe extern "C" fn python_each_step(
+    _map: *mut c_void,
+    _key: *const u32,
+    _value: *mut u32,
+    context: *mut c_void,
+) -> c_long {
+    // SAFETY: called by bpf_for_each_map_elem with the context given to it.
+    unsafe { one_python_step(context.cast()) }
 }
 
 /// One step of the walk: 0 to go on, 1 to end.
@@ -83,8 +123,23 @@ unsafe fn one_step(context: *mut LoopContext) -> c_long {
         frames: &mut scratch.frames,
         kernel_frames: u32::from(scratch.header.kernel_frames),
         return_instance: &mut scratch.return_instance,
+        frame_shift: scratch.frame_shift,
     };
     c_long::from(!walk::step(&mut scratch.walk, &mut target))
+}
+
+/// The same of the walk of a Python stack.
+///
+/// # Safety
+/// `context` must be valid and its scratch state in use by nobody else.
+#[inline(always)]
+unsafe fn one_python_step(context: *mut PythonLoopContext) -> c_long {
+    // SAFETY: by the caller's promise; the scratch state is marked busy, and the layout is an element of a map.
+    let (scratch, layout) = unsafe { (&mut *(*context).scratch, &*(*context).layout) };
+    let mut walk = scratch.python;
+    let goes_on = python_walk::step(&mut walk, layout, &mut PythonKernelTarget::new(scratch));
+    scratch.python = walk;
+    c_long::from(!goes_on)
 }
 
 #[inline(always)]
@@ -93,7 +148,7 @@ pub(crate) fn count(counter: Counter) {
 }
 
 #[inline(always)]
-fn add(counter: Counter, amount: u64) {
+pub(crate) fn add(counter: Counter, amount: u64) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
         // SAFETY: the element is this CPU's and the index is a constant below its length.
         unsafe { *(*counters).as_mut_ptr().add(counter as usize) += amount };
@@ -101,7 +156,11 @@ fn add(counter: Counter, amount: u64) {
 }
 
 #[inline(always)]
-fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)) -> u32 {
+fn sample(
+    context: &PerfEventContext,
+    walk_user_stack: impl FnOnce(*mut Scratch),
+    walk_python_stack: impl FnOnce(*mut Scratch, *const PythonLayout),
+) -> u32 {
     count(Counter::Runs);
     let ids = bpf_get_current_pid_tgid();
     if ids == 0 {
@@ -126,27 +185,27 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
     }
     scratch.busy = 1;
     scratch.entry = *entry;
+    let layout = python::layout(&scratch.entry);
+    scratch.frame_shift = u64::from(layout.is_some());
     begin(context, scratch, ids);
-    if start_registers(context, scratch) {
+    let is_walkable = start_registers(context, scratch);
+    if is_walkable {
         walk_user_stack(scratch_pointer);
     }
-    if scratch.walk.stop == StopReason::NoRow as u32 && is_stack_start(scratch.walk.sp) {
-        scratch.walk.stop = StopReason::Root as u32;
+    end_user_stack(scratch);
+    if let Some(layout) = layout
+        && is_walkable
+        && scratch.header.stop != StopReason::NoUserRegisters as u8
+    {
+        python::walk(scratch, layout, walk_python_stack);
     }
-    if unchanged(pid, scratch) {
-        scratch.header.user_frames = scratch.walk.frames as u16;
-        scratch.header.stop = scratch.walk.stop as u8;
-        let is_whole =
-            scratch.walk.stop == StopReason::Root as u32 || scratch.walk.stop == StopReason::DepthLimit as u32;
-        if !is_whole && has_no_user_part() {
-            // The stack went with the rest of its memory, or is that of a program that has not begun.
-            scratch.header.user_frames = 0;
-            scratch.header.stop = StopReason::NoUserRegisters as u8;
-        }
-    } else {
+    if !unchanged(pid, scratch) {
         // The tables may have been those of another process in the middle of the walk: only the innermost frame is sure.
         scratch.header.user_frames = if scratch.walk.frames == 0 { 0 } else { 1 };
         scratch.header.stop = StopReason::TablesChanged as u8;
+        scratch.header.python_entries = 0;
+        scratch.header.python_stop = PythonStop::NotPython as u8;
+        scratch.header.python_flags = 0;
     }
     deliver(scratch);
     add(
@@ -160,6 +219,22 @@ fn sample(context: &PerfEventContext, walk_user_stack: impl FnOnce(*mut Scratch)
     );
     scratch.busy = 0;
     0
+}
+
+/// Says in the header what came of the walk of the user stack.
+#[inline(always)]
+fn end_user_stack(scratch: &mut Scratch) {
+    if scratch.walk.stop == StopReason::NoRow as u32 && is_stack_start(scratch.walk.sp) {
+        scratch.walk.stop = StopReason::Root as u32;
+    }
+    scratch.header.user_frames = scratch.walk.frames as u16;
+    scratch.header.stop = scratch.walk.stop as u8;
+    let is_whole = scratch.walk.stop == StopReason::Root as u32 || scratch.walk.stop == StopReason::DepthLimit as u32;
+    if !is_whole && has_no_user_part() {
+        // The stack went with the rest of its memory, or is that of a program that has not begun.
+        scratch.header.user_frames = 0;
+        scratch.header.stop = StopReason::NoUserRegisters as u8;
+    }
 }
 
 /// Fills the header and takes the kernel stack.
@@ -182,8 +257,15 @@ fn begin(context: &PerfEventContext, scratch: &mut Scratch, ids: u64) {
         kernel_frames: 0,
         user_frames: 0,
         stop: StopReason::Running as u8,
-        flags: 0,
-        reserved: 0,
+        flags: if scratch.frame_shift == 0 {
+            0
+        } else {
+            flags::STACK_POINTERS
+        },
+        python_entries: 0,
+        python_stop: PythonStop::NotPython as u8,
+        python_flags: 0,
+        reserved: [0; 6],
         thread_name: [0; THREAD_NAME_BYTES],
     };
     // SAFETY: the buffer is as long as said.
@@ -255,9 +337,14 @@ fn start_registers(context: &PerfEventContext, scratch: &mut Scratch) -> bool {
     walk.stop = reason as u32;
     if !matches!(reason, StopReason::NoUserRegisters) {
         walk.frames = 1;
-        let slot = masked::<{ FRAME_SLOTS as i32 - 1 }>(u64::from(scratch.header.kernel_frames));
-        // SAFETY: masked to less than the number of slots.
-        unsafe { *scratch.frames.get_unchecked_mut(slot as usize) = walk.ip };
+        let (ip, sp) = (walk.ip, walk.sp);
+        let mut target = KernelTarget {
+            frames: &mut scratch.frames,
+            kernel_frames: u32::from(scratch.header.kernel_frames),
+            return_instance: &mut scratch.return_instance,
+            frame_shift: scratch.frame_shift,
+        };
+        target.push(0, ip, sp);
     }
     false
 }
@@ -284,61 +371,5 @@ fn unchanged(pid: u32, scratch: &Scratch) -> bool {
     match unsafe { PROCESSES.get(&pid) } {
         Some(entry) => entry.generation == scratch.entry.generation,
         None => false,
-    }
-}
-
-/// Puts how the walk's addresses were translated behind the stacks.
-#[inline(always)]
-fn append_relocation(scratch: &mut Scratch, frames: u64) {
-    let relocation = scratch.entry.relocation;
-    let words = [
-        relocation.is_used,
-        relocation.program_start,
-        relocation.program_end,
-        relocation.program_distance,
-        relocation.vdso_start,
-        relocation.vdso_end,
-        relocation.vdso_distance,
-        relocation.other_distance,
-    ];
-    for (slot, word) in (frames..).zip(words) {
-        let index = masked::<{ FRAME_SLOTS as i32 - 1 }>(slot);
-        // SAFETY: masked to less than the number of slots.
-        unsafe { *scratch.frames.get_unchecked_mut(index as usize) = word };
-    }
-}
-
-/// Writes the record to the CPU's ring. Wakes the daemon only when the ring fills; otherwise it looks by itself.
-#[inline(always)]
-fn deliver(scratch: &mut Scratch) {
-    let mut frames = u64::from(scratch.header.kernel_frames) + u64::from(scratch.header.user_frames);
-    if scratch.entry.relocation.is_used != 0 {
-        scratch.header.flags |= flags::RELOCATED;
-        append_relocation(scratch, frames);
-        frames += RELOCATION_WORDS as u64;
-    }
-    let length = size_of::<CpuSampleHeader>() as u64 + 8 * masked::<{ FRAME_SLOTS as i32 - 1 }>(frames);
-    let Some(ring) = RINGS.get(scratch.header.cpu / CPUS_PER_RING) else {
-        count(Counter::Internal);
-        return;
-    };
-    // SAFETY: header and frames are contiguous and the length is bounded by both.
-    let record = unsafe { core::slice::from_raw_parts((&raw const scratch.header).cast::<u8>(), length as usize) };
-    let ring_pointer = core::ptr::from_ref(ring).cast_mut().cast();
-    // SAFETY: the ring is a ring buffer map.
-    let (unread, size) = unsafe {
-        (
-            bpf_ringbuf_query(ring_pointer, AVAILABLE_DATA),
-            bpf_ringbuf_query(ring_pointer, RING_SIZE),
-        )
-    };
-    let wakeup = if unread >= size / 4 {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    match ring.output_untyped::<[u8]>(record, u64::from(wakeup)) {
-        Ok(()) => count(Counter::Delivered),
-        Err(_) => count(Counter::RingFull),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct KernelTarget<'a> {
     /// Slots already taken by the kernel stack.
     pub(crate) kernel_frames: u32,
     pub(crate) return_instance: &'a mut u64,
+    /// log2 of the words that a frame takes: with 1, its stack pointer is beside it.
+    pub(crate) frame_shift: u64,
 }
 
 /// An AND that the compiler can neither move nor drop, so that the verifier sees the bound where the index is used.
@@ -60,10 +62,18 @@ impl Target for KernelTarget<'_> {
     }
 
     #[inline(always)]
-    fn push(&mut self, index: u32, ip: u64) {
-        let slot = masked::<{ FRAME_SLOTS as i32 - 1 }>(u64::from(self.kernel_frames) + u64::from(index));
-        // SAFETY: masked to less than the number of slots, which is a power of two.
-        unsafe { *self.frames.get_unchecked_mut(slot as usize) = ip };
+    fn push(&mut self, index: u32, ip: u64, sp: u64) {
+        let slot = u64::from(self.kernel_frames) + (u64::from(index) << self.frame_shift);
+        let (of_ip, of_sp) = (
+            masked::<{ FRAME_SLOTS as i32 - 1 }>(slot),
+            masked::<{ FRAME_SLOTS as i32 - 1 }>(slot + self.frame_shift),
+        );
+        // SAFETY: masked to less than the number of slots, which is a power of two. The address goes over the stack pointer
+        // where that has no slot of its own.
+        unsafe {
+            *self.frames.get_unchecked_mut(of_sp as usize) = sp;
+            *self.frames.get_unchecked_mut(of_ip as usize) = ip;
+        }
     }
 
     #[inline(always)]

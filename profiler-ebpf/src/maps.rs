@@ -12,6 +12,8 @@ use profiler_common::{
         FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, MAX_TEMPLATES, ROWS_PER_SHARD,
     },
     process::{Exec, FileKey, Mapping, ProcessEntry, Template},
+    python::{MAX_PYTHON_LAYOUTS, PythonLayout},
+    python_walk::PythonWalk,
     walk::{MAX_STEPS, Walk},
 };
 
@@ -19,6 +21,11 @@ use profiler_common::{
 const MMAPABLE: u32 = 1 << 10;
 /// Template size of a ring; the rings themselves are made by the daemon.
 const RING_TEMPLATE_BYTES: usize = 1 << 18;
+
+/// Words of the buffer for what is read of a frame or a code object: a power of two, so that an index can be masked.
+pub(crate) const PYTHON_BUFFER_WORDS: usize = 32;
+/// Code objects that are remembered as seen lately, a power of two.
+pub(crate) const CODE_SLOTS: usize = 1024;
 
 /// The state of one walk, one per CPU. `header` and `frames` are contiguous: together they are the record.
 #[repr(C)]
@@ -30,6 +37,17 @@ pub(crate) struct Scratch {
     /// What the walker knew of the process when the walk began.
     pub(crate) entry: ProcessEntry,
     pub(crate) walk: Walk,
+    /// log2 of the words that a frame of the user's stack takes.
+    pub(crate) frame_shift: u64,
+    pub(crate) python: PythonWalk,
+    /// What was read last of a frame or a code object.
+    pub(crate) python_buffer: [u64; PYTHON_BUFFER_WORDS],
+    /// Keys of code objects seen lately, each in the slot that it tells.
+    pub(crate) seen_code: [u64; CODE_SLOTS],
+    /// Not 0 if code was seen for the first time that the daemon was not told of.
+    pub(crate) saw_new_code: u64,
+    /// When the daemon was last told.
+    pub(crate) told_ns: u64,
     pub(crate) header: CpuSampleHeader,
     pub(crate) frames: [u64; FRAME_SLOTS],
 }
@@ -49,6 +67,10 @@ pub(crate) static TEMPLATES: HashMap<FileKey, Template> = HashMap::with_max_entr
 /// Mappings of all processes; each process has a run of them, sorted by address.
 #[map]
 pub(crate) static MAPPINGS: Array<Mapping> = Array::with_max_entries(MAX_MAPPINGS, MMAPABLE);
+
+/// Layouts of interpreters, by [`ProcessEntry::python`].
+#[map]
+pub(crate) static PYTHON_LAYOUTS: Array<PythonLayout> = Array::with_max_entries(MAX_PYTHON_LAYOUTS, MMAPABLE);
 
 /// Pages of rows of all objects ([`profiler_common::row::Page`]).
 #[map]
@@ -110,6 +132,9 @@ pub(crate) static RETURN_CHAINED: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `return_instance.next`.
 #[unsafe(no_mangle)]
 pub(crate) static RETURN_NEXT: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.thread.fsbase`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_THREAD_POINTER: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `task_struct.mm`.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_MM: Global<u64> = Global::new(UNKNOWN_OFFSET);

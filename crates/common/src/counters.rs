@@ -25,11 +25,15 @@ pub enum Counter {
     SampleFrames = 8,
     /// Not an outcome: entries of processes that found no room at a fork or an exec.
     EntryRefused = 9,
+    /// Not an outcome: nanoseconds of walks of Python stacks; a part of the samples'.
+    PythonNanoseconds = 10,
+    /// Not an outcome: Python frames found by them.
+    PythonFrames = 11,
 }
 
 impl Counter {
     /// Every counter, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Runs,
         Self::Idle,
         Self::NotWatched,
@@ -40,6 +44,8 @@ impl Counter {
         Self::SampleNanoseconds,
         Self::SampleFrames,
         Self::EntryRefused,
+        Self::PythonNanoseconds,
+        Self::PythonFrames,
     ];
 
     /// The counter in words of the command line and of metrics.
@@ -55,6 +61,8 @@ impl Counter {
             Self::SampleNanoseconds => "sample_nanoseconds",
             Self::SampleFrames => "sample_frames",
             Self::EntryRefused => "entry_refused",
+            Self::PythonNanoseconds => "python_nanoseconds",
+            Self::PythonFrames => "python_frames",
         }
     }
 
@@ -62,7 +70,12 @@ impl Counter {
     pub const fn is_outcome(self) -> bool {
         !matches!(
             self,
-            Self::Runs | Self::SampleNanoseconds | Self::SampleFrames | Self::EntryRefused
+            Self::Runs
+                | Self::SampleNanoseconds
+                | Self::SampleFrames
+                | Self::EntryRefused
+                | Self::PythonNanoseconds
+                | Self::PythonFrames
         )
     }
 

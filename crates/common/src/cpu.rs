@@ -1,7 +1,8 @@
 //! The record of one CPU sample.
 //!
-//! A record is a [`CpuSampleHeader`] followed by `kernel_frames` and then `user_frames` addresses of 8 bytes, each stack
-//! with its innermost frame first. With [`flags::RELOCATED`] the words of a [`crate::process::Relocation`] follow.
+//! A record is a [`CpuSampleHeader`] followed by words of 8 bytes: `kernel_frames` addresses; `user_frames` addresses, with
+//! [`flags::STACK_POINTERS`] each followed by the frame's stack pointer; `python_entries` [`crate::python::PythonEntry`]s of two
+//! words; with [`flags::RELOCATED`] a [`crate::process::Relocation`]. Each stack has its innermost frame first.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -29,8 +30,14 @@ pub struct CpuSampleHeader {
     pub stop: u8,
     /// Bits of [`flags`].
     pub flags: u8,
+    /// Entries of the Python stack.
+    pub python_entries: u16,
+    /// Why the Python stack ended: [`crate::python::PythonStop`].
+    pub python_stop: u8,
+    /// Bits of [`python_flags`].
+    pub python_flags: u8,
     /// Always zero.
-    pub reserved: u16,
+    pub reserved: [u8; 6],
     /// Name of the thread, ended by a zero.
     pub thread_name: [u8; THREAD_NAME_BYTES],
 }
@@ -43,6 +50,8 @@ pub mod flags {
     pub const KERNEL_STACK_INCOMPLETE: u8 = 2;
     /// The user stack was walked with the mappings of another process, moved as said after the stacks.
     pub const RELOCATED: u8 = 4;
+    /// Each frame of the user stack has its stack pointer beside it.
+    pub const STACK_POINTERS: u8 = 8;
 }
 
 /// Bits that say who had the lock of a Python interpreter when a sample was taken.

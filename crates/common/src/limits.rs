@@ -4,8 +4,8 @@
 pub const MAX_USER_FRAMES: usize = 512;
 /// Most frames of a kernel stack; the kernel's own default limit is `kernel.perf_event_max_stack` = 127.
 pub const MAX_KERNEL_FRAMES: usize = 127;
-/// Slots for frames in a record: the next power of two above both stacks, so that an index can be masked.
-pub const FRAME_SLOTS: usize = 1024;
+/// Words behind the header of a record: the next power of two above all stacks, so that an index can be masked.
+pub const FRAME_SLOTS: usize = 2048;
 /// Length of a thread's name with its terminating zero (`TASK_COMM_LEN` of the kernel).
 pub const THREAD_NAME_BYTES: usize = 16;
 

@@ -14,6 +14,10 @@ pub struct ProcessEntry {
     pub first_mapping: u32,
     /// Number of its mappings.
     pub mapping_count: u32,
+    /// Index of its [`crate::python::PythonLayout`]; 0 if none is known.
+    pub python: u32,
+    /// Always zero.
+    pub reserved: u32,
     /// How far its parts lie from where those mappings say.
     pub relocation: Relocation,
 }
@@ -146,6 +150,8 @@ impl Template {
             state: state::READY,
             first_mapping: self.first_mapping,
             mapping_count: self.mapping_count,
+            python: 0,
+            reserved: 0,
             relocation: Relocation {
                 is_used: 1,
                 program_start: anchors.code_start & !PAGE_MASK,

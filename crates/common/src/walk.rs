@@ -95,8 +95,8 @@ pub trait Target {
     fn page(&self, index: u32) -> Option<Page>;
     /// The row at an index of all rows.
     fn row(&self, index: u32) -> Option<Row>;
-    /// Records the address of frame number `index`.
-    fn push(&mut self, index: u32, ip: u64);
+    /// Records the address and the stack pointer of frame number `index`.
+    fn push(&mut self, index: u32, ip: u64, sp: u64);
     /// The original of an instruction that is being single-stepped in the uprobes page.
     fn uprobe_instruction(&self, ip: u64) -> Option<u64>;
     /// The original of the `index`-th return address that a uretprobe replaced, innermost first.
@@ -177,7 +177,7 @@ fn record<T: Target>(walk: &mut Walk, target: &mut T) -> bool {
     if walk.frames >= MAX_USER_FRAMES as u32 {
         return stop(walk, StopReason::DepthLimit);
     }
-    target.push(walk.frames, walk.ip);
+    target.push(walk.frames, walk.ip, walk.sp);
     walk.frames += 1;
     walk.flags &= !flags::UPROBE_TRANSLATED;
     true

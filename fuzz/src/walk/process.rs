@@ -220,7 +220,7 @@ impl Target for Process {
         self.rows.get(index as usize).copied()
     }
 
-    fn push(&mut self, index: u32, ip: u64) {
+    fn push(&mut self, index: u32, ip: u64, _sp: u64) {
         assert_eq!(index as usize, self.frames.len(), "frames are pushed in order");
         self.frames.push(ip);
     }

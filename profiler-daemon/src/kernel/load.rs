@@ -12,7 +12,10 @@ use aya::{
 use profiler_config::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
 use thiserror::Error;
 
-use super::btf::{BtfError, Structures};
+use super::{
+    btf::{BtfError, Structures},
+    offsets,
+};
 
 /// The programs, as `cargo xtask ebpf build` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
@@ -23,30 +26,6 @@ const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 const PARANOID_PATH: &str = "/proc/sys/kernel/perf_event_paranoid";
 /// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the inode of the host's PID namespace.
 const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
-
-/// Globals of the programs and the members whose offsets they hold.
-const OFFSETS: [(&str, &str, &str); 18] = [
-    ("TASK_TGID", "task_struct", "tgid"),
-    ("TASK_FLAGS", "task_struct", "flags"),
-    ("TASK_UTASK", "task_struct", "utask"),
-    ("UTASK_VADDR", "uprobe_task", "vaddr"),
-    ("UTASK_XOL_VADDR", "uprobe_task", "xol_vaddr"),
-    ("UTASK_RETURN_INSTANCES", "uprobe_task", "return_instances"),
-    ("RETURN_ORIGINAL", "return_instance", "orig_ret_vaddr"),
-    ("RETURN_CHAINED", "return_instance", "chained"),
-    ("RETURN_NEXT", "return_instance", "next"),
-    ("TASK_MM", "task_struct", "mm"),
-    ("MM_EXE_FILE", "mm_struct", "exe_file"),
-    ("MM_START_CODE", "mm_struct", "start_code"),
-    ("MM_START_STACK", "mm_struct", "start_stack"),
-    ("MM_SAVED_AUXV", "mm_struct", "saved_auxv"),
-    ("FILE_INODE", "file", "f_inode"),
-    ("INODE_NUMBER", "inode", "i_ino"),
-    ("INODE_SUPER_BLOCK", "inode", "i_sb"),
-    ("SUPER_BLOCK_DEVICE", "super_block", "s_dev"),
-];
-/// The same of a member of one bit, in bits.
-const IN_EXECVE: (&str, &str, &str) = ("TASK_IN_EXECVE", "task_struct", "in_execve");
 
 /// How the walker is driven from frame to frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,11 +245,11 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
     check_host()?;
     let btf_bytes = fs::read(BTF_PATH).map_err(|source| LoadError::NoBtf { source })?;
     let structures = Structures::parse(&btf_bytes)?;
-    let found = offsets(&structures);
+    let found = offsets::find(&structures);
     let mut loader = EbpfLoader::new();
-    for (global, offset, _) in &found {
-        if let Some(offset) = offset {
-            loader.override_global(global, offset, true);
+    for offset in &found {
+        if let Some(value) = &offset.value {
+            loader.override_global(offset.global, value, true);
         }
     }
     let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object {
@@ -292,29 +271,14 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
     }
     let missing_offsets = found
         .into_iter()
-        .filter(|(_, offset, _)| offset.is_none())
-        .map(|(_, _, member)| member)
+        .filter(|offset| offset.value.is_none())
+        .map(|offset| offset.member)
         .collect();
     Ok(Loaded {
         object,
         walker_loop,
         missing_offsets,
     })
-}
-
-/// Globals with what they are to hold, and the members' names.
-fn offsets(structures: &Structures<'_>) -> Vec<(&'static str, Option<u64>, String)> {
-    let name = |structure, member| format!("{structure}.{member}");
-    let (global, structure, member) = IN_EXECVE;
-    let bit = (
-        global,
-        structures.bit_offset(structure, member),
-        name(structure, member),
-    );
-    let bytes = OFFSETS
-        .iter()
-        .map(|(global, structure, member)| (*global, structures.offset(structure, member), name(structure, member)));
-    bytes.chain([bit]).collect()
 }
 
 fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {

@@ -1,6 +1,10 @@
 //! What comes out of the kernel: lifecycle records and samples, as typed values with validated contents.
 
-use profiler_common::{process::Relocation, stop::StopReason};
+use profiler_common::{
+    process::Relocation,
+    python::{PythonEntry, PythonStop},
+    stop::StopReason,
+};
 
 /// Process id (thread group) in the host's PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +89,75 @@ pub struct MapRecord {
 /// The generation of entries that the kernel marked as pending by itself, at an exec. The daemon's own begin with 1.
 pub const MARKED_GENERATION: u32 = 0;
 
+/// Frames of a user stack, innermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserFrames<'a> {
+    /// An address a frame, or an address and a stack pointer.
+    words: &'a [u64],
+    words_per_frame: usize,
+}
+
+impl<'a> UserFrames<'a> {
+    /// Frames of which the addresses are known.
+    pub const fn addresses_only(addresses: &'a [u64]) -> Self {
+        Self {
+            words: addresses,
+            words_per_frame: 1,
+        }
+    }
+
+    /// Frames of which the stack pointers are known, too: each address is followed by one.
+    pub const fn with_stack_pointers(words: &'a [u64]) -> Self {
+        Self {
+            words,
+            words_per_frame: 2,
+        }
+    }
+
+    /// Number of frames.
+    pub const fn len(&self) -> usize {
+        self.words.len() / self.words_per_frame
+    }
+
+    /// Whether there is no frame.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether stack pointers are known.
+    pub const fn has_stack_pointers(&self) -> bool {
+        self.words_per_frame == 2
+    }
+
+    /// Runtime addresses. All but the first are return addresses unless they follow a signal frame.
+    pub fn addresses(&self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        self.words.chunks_exact(self.words_per_frame).map(|frame| frame[0])
+    }
+
+    /// Runtime address of a frame; `None` if there are not so many.
+    pub fn address(&self, index: usize) -> Option<u64> {
+        self.words.get(index.checked_mul(self.words_per_frame)?).copied()
+    }
+
+    /// Stack pointer of a frame when it runs again: the end of its callee's part of the stack. `None` if it is not known.
+    pub fn stack_pointer(&self, index: usize) -> Option<u64> {
+        if !self.has_stack_pointers() {
+            return None;
+        }
+        self.words.get(index.checked_mul(2)?.checked_add(1)?).copied()
+    }
+
+    /// The innermost frames, `count` of them at most.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        let end = count.saturating_mul(self.words_per_frame).min(self.words.len());
+        Self {
+            words: &self.words[..end],
+            ..*self
+        }
+    }
+}
+
 /// One sample, borrowed from the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RawSample<'a> {
@@ -106,9 +179,36 @@ pub struct RawSample<'a> {
     pub stop: StopReason,
     /// Kernel stack, innermost frame first.
     pub kernel_frames: &'a [u64],
-    /// User stack as runtime addresses, innermost frame first. All but the first are return addresses unless
-    /// they follow a signal frame.
-    pub user_frames: &'a [u64],
+    /// User stack.
+    pub user: UserFrames<'a>,
+    /// Python stack, innermost frame first.
+    pub python: &'a [PythonEntry],
+    /// Why the Python stack ended.
+    pub python_stop: PythonStop,
+    /// Whether the thread had the lock of its interpreter; `None` where that could not be told.
+    pub has_gil: Option<bool>,
     /// How addresses were translated, if the user stack was walked with the mappings of another process.
     pub relocation: Option<Relocation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_with_and_without_stack_pointers() {
+        let plain = UserFrames::addresses_only(&[10, 20, 30]);
+        assert_eq!((plain.len(), plain.address(2), plain.address(3)), (3, Some(30), None));
+        assert_eq!((plain.stack_pointer(0), plain.has_stack_pointers()), (None, false));
+        let pairs = UserFrames::with_stack_pointers(&[10, 1, 20, 2, 30, 3]);
+        assert_eq!(pairs.addresses().collect::<Vec<_>>(), [10, 20, 30]);
+        assert_eq!(
+            (pairs.len(), pairs.address(1), pairs.stack_pointer(1)),
+            (3, Some(20), Some(2))
+        );
+        assert_eq!((pairs.stack_pointer(3), pairs.address(usize::MAX)), (None, None));
+        assert_eq!(pairs.first(2), UserFrames::with_stack_pointers(&[10, 1, 20, 2]));
+        assert_eq!(pairs.first(usize::MAX), pairs);
+        assert!(pairs.first(0).is_empty() && !pairs.is_empty());
+    }
 }

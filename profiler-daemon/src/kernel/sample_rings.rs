@@ -5,20 +5,22 @@ use aya::{
     maps::{ArrayOfMaps, MapData, RingBuf},
 };
 use profiler_common::{
-    cpu::{CpuSampleHeader, flags},
+    cpu::{CpuSampleHeader, flags, python_flags},
     limits::{CPUS_PER_RING, FRAME_SLOTS, MAX_RINGS},
     process::Relocation,
+    python::{PythonEntry, PythonStop},
     stop::StopReason,
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     load::{LoadError, take_map},
-    records::{Pid, RawSample},
+    records::{Pid, RawSample, UserFrames},
 };
 
 /// Time for which a ring of samples can hold what its CPUs produce at their deepest.
 const RING_SECONDS: f64 = 0.25;
+const PYTHON_ENTRY_WORDS: usize = size_of::<PythonEntry>() / size_of::<u64>();
 const MIN_RING_BYTES: u32 = 1 << 18;
 const MAX_RING_BYTES: u32 = 1 << 23;
 
@@ -91,24 +93,23 @@ fn ring_bytes(cpus: u32, sample_hz: u32) -> u32 {
     (bytes as u32).clamp(MIN_RING_BYTES, MAX_RING_BYTES).next_power_of_two()
 }
 
-/// The sample in a record, its addresses copied to `frames`; `None` if the record contradicts itself.
-pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
+/// The sample in a record, its words copied to `words`; `None` if the record contradicts itself.
+pub(crate) fn decode<'a>(record: &'a [u8], words: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
     let (header, rest) = CpuSampleHeader::read_from_prefix(record).ok()?;
-    let (kernel, user) = (usize::from(header.kernel_frames), usize::from(header.user_frames));
-    let (addresses, rest) = rest.split_at_checked((kernel + user) * size_of::<u64>())?;
+    let has_stack_pointers = header.flags & flags::STACK_POINTERS != 0;
+    let kernel = usize::from(header.kernel_frames);
+    let user = usize::from(header.user_frames) << usize::from(has_stack_pointers);
+    let python = usize::from(header.python_entries) * PYTHON_ENTRY_WORDS;
+    let (stacks, rest) = rest.split_at_checked((kernel + user + python) * size_of::<u64>())?;
     let relocation = match header.flags & flags::RELOCATED {
         0 => None,
         _ => Some(Relocation::read_from_prefix(rest).ok()?.0),
     };
-    frames.clear();
-    frames.extend(
-        addresses
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|bytes| u64::from_ne_bytes(*bytes)),
-    );
-    let (kernel_frames, user_frames) = frames.split_at_checked(kernel)?;
+    words.clear();
+    let chunks = stacks.as_chunks::<8>().0.iter();
+    words.extend(chunks.map(|bytes| u64::from_ne_bytes(*bytes)));
+    let (kernel_frames, words) = words.split_at_checked(kernel)?;
+    let (user, python) = words.split_at_checked(user)?;
     let name_at = std::mem::offset_of!(CpuSampleHeader, thread_name);
     let thread_name = record.get(name_at..name_at + header.thread_name.len())?;
     let end = thread_name
@@ -125,14 +126,24 @@ pub(crate) fn decode<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<R
         kernel_stack_incomplete: header.flags & flags::KERNEL_STACK_INCOMPLETE != 0,
         stop: StopReason::from_number(header.stop)?,
         kernel_frames,
-        user_frames,
+        user: match has_stack_pointers {
+            true => UserFrames::with_stack_pointers(user),
+            false => UserFrames::addresses_only(user),
+        },
+        python: <[PythonEntry]>::ref_from_bytes(python.as_bytes()).ok()?,
+        python_stop: PythonStop::from_number(header.python_stop)?,
+        has_gil: has_gil(header.python_flags),
         relocation,
     })
 }
 
+fn has_gil(flags: u8) -> Option<bool> {
+    (flags & python_flags::GIL_KNOWN != 0).then_some(flags & python_flags::HAS_GIL != 0)
+}
+
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
+    use profiler_common::python::ANCHOR;
 
     use super::*;
 
@@ -149,7 +160,10 @@ mod tests {
             user_frames,
             stop: StopReason::Root as u8,
             flags: flags::IN_KERNEL,
-            reserved: 0,
+            python_entries: 0,
+            python_stop: PythonStop::NotPython as u8,
+            python_flags: 0,
+            reserved: [0; 6],
             thread_name,
         }
     }
@@ -162,7 +176,12 @@ mod tests {
         record.extend([0; 8]);
         let mut frames = Vec::new();
         let sample = decode(&record, &mut frames).unwrap();
-        assert_eq!((sample.kernel_frames, sample.user_frames), (&[10][..], &[20, 30][..]));
+        assert_eq!(sample.kernel_frames, [10]);
+        assert_eq!(sample.user, UserFrames::addresses_only(&[20, 30]));
+        assert_eq!(
+            (sample.python, sample.python_stop, sample.has_gil),
+            (&[][..], PythonStop::NotPython, None)
+        );
         assert_eq!(
             (sample.thread_name, sample.stop, sample.in_kernel),
             (&b"work"[..], StopReason::Root, true)
@@ -183,9 +202,37 @@ mod tests {
         record.extend(relocation.as_bytes());
         let mut frames = Vec::new();
         let sample = decode(&record, &mut frames).unwrap();
-        assert_eq!((sample.user_frames, sample.relocation), (&[10][..], Some(relocation)));
+        assert_eq!(sample.user, UserFrames::addresses_only(&[10]));
+        assert_eq!(sample.relocation, Some(relocation));
         record.pop();
         assert!(decode(&record, &mut frames).is_none());
+    }
+
+    #[test]
+    fn a_python_stack_lies_between_the_user_stack_and_the_relocation() {
+        let mut python = header(1, 2);
+        python.flags = flags::STACK_POINTERS | flags::RELOCATED;
+        python.python_entries = 2;
+        python.python_stop = PythonStop::Whole as u8;
+        python.python_flags = python_flags::GIL_KNOWN;
+        let entries = [(0x100, 8, 5), (0x7ff0, ANCHOR, 0)].map(|(address, instruction, check)| PythonEntry {
+            address,
+            instruction,
+            check,
+        });
+        let mut record = python.as_bytes().to_vec();
+        record.extend([10u64, 20, 1, 30, 2].as_bytes());
+        record.extend(entries.as_bytes());
+        record.extend(Relocation::NONE.as_bytes());
+        let mut frames = Vec::new();
+        let sample = decode(&record, &mut frames).unwrap();
+        assert_eq!(sample.user, UserFrames::with_stack_pointers(&[20, 1, 30, 2]));
+        assert_eq!((sample.kernel_frames, sample.python), (&[10][..], &entries[..]));
+        assert_eq!((sample.python_stop, sample.has_gil), (PythonStop::Whole, Some(false)));
+        assert_eq!(sample.relocation, Some(Relocation::NONE));
+        record.truncate(record.len() - size_of::<Relocation>() - 1);
+        assert!(decode(&record, &mut frames).is_none());
+        assert_eq!((has_gil(0), has_gil(3), has_gil(1)), (None, Some(true), None));
     }
 
     #[test]
@@ -198,6 +245,9 @@ mod tests {
         let mut unknown_stop = header(0, 0);
         unknown_stop.stop = 200;
         assert!(decode(unknown_stop.as_bytes(), &mut frames).is_none());
+        let mut unknown_python_stop = header(0, 0);
+        unknown_python_stop.python_stop = 200;
+        assert!(decode(unknown_python_stop.as_bytes(), &mut frames).is_none());
     }
 
     #[test]

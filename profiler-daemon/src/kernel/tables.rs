@@ -16,6 +16,7 @@ use aya::{
 use profiler_common::{
     limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, SHARD_SHIFT},
     process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, kind, state},
+    python::PythonLayout,
     row::{Page, Row},
 };
 use profiler_unwinding::RowTable;
@@ -24,6 +25,7 @@ use zerocopy::IntoBytes;
 use super::{
     allocator::{Allocator, Run},
     load::{LoadError, take_map},
+    python_layouts::{NO_LAYOUT, PythonLayouts},
     records::{MARKED_GENERATION, Pid},
     shards::Shards,
     sys::SharedMemory,
@@ -42,6 +44,7 @@ pub struct KernelTables {
     shards: Shards,
     mapping_memory: SharedMemory,
     page_memory: SharedMemory,
+    python: PythonLayouts,
     /// Kept open, so that their memory is seen among what the daemon holds.
     _shared: [MapData; 2],
     rows: Allocator,
@@ -74,6 +77,8 @@ struct Installed {
 pub(super) struct ProcessMappings {
     run: Run,
     tables: Vec<TableId>,
+    /// Index of the layout that the process was entered with.
+    python: u32,
 }
 
 impl KernelTables {
@@ -91,6 +96,7 @@ impl KernelTables {
             shards: Shards::new(map_of(object, "SHARDS")?),
             mapping_memory,
             page_memory,
+            python: PythonLayouts::new(object)?,
             _shared: [mapping_map, page_map],
             rows: Allocator::new(max_rows),
             pages: Allocator::new(MAX_PAGES),
@@ -152,8 +158,9 @@ impl KernelTables {
             .into_iter()
             .partition(|mappings| mappings.run.count != 0 && referenced.contains(&mappings.run.first));
         self.retired = kept;
-        for ProcessMappings { run, tables } in freed {
+        for ProcessMappings { run, tables, python } in freed {
             self.mappings.free(run);
+            self.python.give_back(python);
             for table in tables {
                 if let Some(installed) = self.installed.get_mut(&table) {
                     installed.users -= 1;
@@ -250,7 +257,11 @@ impl KernelTables {
                 tables.push(table);
             }
         }
-        ProcessMappings { run, tables }
+        ProcessMappings {
+            run,
+            tables,
+            python: NO_LAYOUT,
+        }
     }
 
     /// The next of the daemon's own generations.
@@ -309,20 +320,35 @@ impl WalkerTables for KernelTables {
         self.free_if_unused(table);
     }
 
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
+    fn set_process(
+        &mut self,
+        pid: Pid,
+        mappings: &[WalkerMapping],
+        python: Option<&PythonLayout>,
+    ) -> Result<u32, TablesFull> {
         let run = self.write_mappings(mappings)?;
+        // What is given back is told by the mappings that entries refer to: without any it could not be told.
+        let python = python
+            .filter(|_| run.count != 0)
+            .map_or(NO_LAYOUT, |layout| self.python.take(layout));
         let entry = ProcessEntry {
             generation: self.next_generation(),
             state: state::READY,
             first_mapping: run.first,
             mapping_count: run.count,
+            python,
+            reserved: 0,
             relocation: Relocation::NONE,
         };
         if let Err(full) = self.set_entry(pid, entry) {
             self.mappings.free(run);
+            self.python.give_back(python);
             return Err(full);
         }
-        let mappings = self.take_tables(run, mappings);
+        let mappings = ProcessMappings {
+            python,
+            ..self.take_tables(run, mappings)
+        };
         if let Some(old) = self.current.insert(pid, mappings) {
             self.retired.push(old);
         }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use profiler_common::process::{Exec, FileKey, TEMPLATE_GENERATION};
+use profiler_common::{
+    process::{Exec, FileKey, TEMPLATE_GENERATION},
+    python::PythonLayout,
+};
 use profiler_unwinding::RowTable;
 
 use super::walker_tables::{Backing, Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
@@ -16,6 +19,8 @@ pub(crate) struct WalkerDouble {
     /// Link range and number of rows by table.
     pub(crate) tables: BTreeMap<TableId, (std::ops::Range<u64>, u64)>,
     pub(crate) processes: BTreeMap<Pid, Vec<WalkerMapping>>,
+    /// Layouts of those that have one.
+    pub(crate) python: BTreeMap<Pid, PythonLayout>,
     /// What the kernel itself added.
     pub(crate) forked: BTreeSet<Pid>,
     pub(crate) writes: u64,
@@ -33,6 +38,7 @@ impl Default for WalkerDouble {
             max_mappings: u64::MAX,
             tables: BTreeMap::new(),
             processes: BTreeMap::new(),
+            python: BTreeMap::new(),
             forked: BTreeSet::new(),
             writes: 0,
             next: 0,
@@ -66,7 +72,12 @@ impl WalkerTables for WalkerDouble {
         assert!(!all.any(uses), "{table:?} is in use");
     }
 
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull> {
+    fn set_process(
+        &mut self,
+        pid: Pid,
+        mappings: &[WalkerMapping],
+        python: Option<&PythonLayout>,
+    ) -> Result<u32, TablesFull> {
         let mut end = 0;
         for mapping in mappings {
             assert!(
@@ -90,11 +101,16 @@ impl WalkerTables for WalkerDouble {
         }
         self.writes += 1;
         self.processes.insert(pid, mappings.to_vec());
+        match python {
+            Some(layout) => self.python.insert(pid, *layout),
+            None => self.python.remove(&pid),
+        };
         Ok(self.writes as u32)
     }
 
     fn remove_process(&mut self, pid: Pid) {
         self.processes.remove(&pid);
+        self.python.remove(&pid);
         self.forked.remove(&pid);
     }
 

@@ -64,7 +64,7 @@ impl<T: WalkerTables> Processes<T> {
         {
             return;
         }
-        let generation = match self.walker.set_process(pid, &list.mappings) {
+        let generation = match self.walker.set_process(pid, &list.mappings, None) {
             Ok(generation) => generation,
             Err(full) => {
                 self.remove_entry(id, now);

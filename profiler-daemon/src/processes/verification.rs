@@ -40,7 +40,7 @@ impl WrittenLists {
 impl<T: WalkerTables> Processes<T> {
     /// How many frames of a sample's user stack are true, and why it ends there.
     pub fn verified(&mut self, sample: &RawSample<'_>) -> (usize, StopReason) {
-        let frames = sample.user_frames.len();
+        let frames = sample.user.len();
         // An entry that the kernel marked has no mappings: there is nothing but the innermost frame, nor of one that changed.
         let is_cut = sample.generation == MARKED_GENERATION || sample.stop == StopReason::TablesChanged;
         if frames == 0 || is_cut {
@@ -60,7 +60,7 @@ impl<T: WalkerTables> Processes<T> {
 
     /// For a stack that was walked with the process's own mappings as they were known then.
     fn proven_by_list(&self, id: ImageId, sample: &RawSample<'_>) -> usize {
-        let frames = sample.user_frames.len();
+        let frames = sample.user.len();
         let Some(image) = self.images.get(&id) else { return 0 };
         let Some(known_ns) = image.lists.changed_ns(sample.generation) else {
             // The list of the program before, or one of long ago.
@@ -104,7 +104,7 @@ impl<T: WalkerTables> Processes<T> {
 /// the right one, and if so whether it lies in a signal trampoline.
 fn count_proven(sample: &RawSample<'_>, verify: impl Fn(u64) -> Option<bool>) -> usize {
     let mut is_interrupted = true;
-    for (index, &address) in sample.user_frames.iter().enumerate() {
+    for (index, address) in sample.user.addresses().enumerate() {
         let found = match is_interrupted {
             // The walker took the one or the other.
             true if sample.in_kernel => verify(address.wrapping_sub(1)).and(verify(address)),
@@ -114,7 +114,7 @@ fn count_proven(sample: &RawSample<'_>, verify: impl Fn(u64) -> Option<bool>) ->
         let Some(is_signal_frame) = found else { return index };
         is_interrupted = is_signal_frame;
     }
-    sample.user_frames.len()
+    sample.user.len()
 }
 
 /// Whether the walker goes on from an address in the same way with either mapping.

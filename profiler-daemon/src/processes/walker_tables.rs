@@ -1,6 +1,9 @@
 //! What the owner of processes asks of the walker's tables in the kernel.
 
-use profiler_common::process::{Anchors, Exec, FileKey};
+use profiler_common::{
+    process::{Anchors, Exec, FileKey},
+    python::PythonLayout,
+};
 use profiler_unwinding::RowTable;
 
 use crate::kernel::records::Pid;
@@ -64,9 +67,15 @@ pub trait WalkerTables {
     fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull>;
     /// Gives the rows back once no running walk can use them. No process may refer to them any more.
     fn remove(&mut self, table: TableId);
-    /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint. Returns the
-    /// generation of what it knows from now on.
-    fn set_process(&mut self, pid: Pid, mappings: &[WalkerMapping]) -> Result<u32, TablesFull>;
+    /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint. With `python` its
+    /// Python stacks are walked, too; if there is no room for another layout they are not. Returns the generation of what it
+    /// knows from now on.
+    fn set_process(
+        &mut self,
+        pid: Pid,
+        mappings: &[WalkerMapping],
+        python: Option<&PythonLayout>,
+    ) -> Result<u32, TablesFull>;
     /// Ends the watch.
     fn remove_process(&mut self, pid: Pid);
     /// Processes that the walker watches now, those included that the kernel added at a fork.

@@ -97,7 +97,7 @@ impl Aggregator {
     /// Counts a sample, and says why its user stack ended as far as it is sure.
     pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) -> StopReason {
         let (frames, stop) = processes.verified(sample);
-        let user_frames = sample.user_frames.get(..frames).unwrap_or_default();
+        let user_frames = sample.user.first(frames);
         let rooted = matches!(stop, StopReason::Root | StopReason::NoUserRegisters);
         let Some(stamp) = processes.count_sample(sample.pid, sample.time_ns, rooted) else {
             self.add_lost(LOST_UNKNOWN_PROCESS, 1);
@@ -112,7 +112,7 @@ impl Aggregator {
         self.key
             .extend([stamp.image.0, stamp.changed_ns, u64::from(thread) << 32 | kernel_frames]);
         self.key.extend_from_slice(sample.kernel_frames);
-        self.key.extend_from_slice(user_frames);
+        self.key.extend(user_frames.addresses());
         if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
             count.samples += 1;
         } else {

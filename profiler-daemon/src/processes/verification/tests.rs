@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::Instant};
 
 use profiler_common::{
     process::{Anchors, Exec, FileKey, Relocation, Template},
+    python::PythonStop,
     stop::StopReason,
 };
 
 use crate::{
-    kernel::records::{Pid, RawSample},
+    kernel::records::{Pid, RawSample, UserFrames},
     processes::{
         Processes,
         double::WalkerDouble,
@@ -35,7 +36,7 @@ fn libraries() -> [PathBuf; 2] {
     })
 }
 
-fn sample(time_ns: u64, pid: u32, generation: u32, user_frames: &[u64]) -> RawSample<'_> {
+fn sample(time_ns: u64, pid: u32, generation: u32, user: &[u64]) -> RawSample<'_> {
     RawSample {
         time_ns: START_NS + time_ns,
         pid: Pid(pid),
@@ -46,7 +47,10 @@ fn sample(time_ns: u64, pid: u32, generation: u32, user_frames: &[u64]) -> RawSa
         kernel_stack_incomplete: false,
         stop: StopReason::Root,
         kernel_frames: &[],
-        user_frames,
+        user: UserFrames::addresses_only(user),
+        python: &[],
+        python_stop: PythonStop::NotPython,
+        has_gil: None,
         relocation: None,
     }
 }

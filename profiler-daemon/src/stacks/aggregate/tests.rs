@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use profiler_common::stop::StopReason;
+use profiler_common::{python::PythonStop, stop::StopReason};
 
 use super::{Aggregator, LOST_UNKNOWN_PROCESS, LOST_WINDOW_FULL, WindowLimits};
 use crate::{
-    kernel::records::{MARKED_GENERATION, Pid, RawSample},
+    kernel::records::{MARKED_GENERATION, Pid, RawSample, UserFrames},
     processes::{
         Processes,
         double::WalkerDouble,
@@ -44,7 +44,10 @@ fn sample<'a>(time_ns: u64, pid: u32, thread: &'a str, user: &'a [u64]) -> RawSa
         kernel_stack_incomplete: false,
         stop: StopReason::Root,
         kernel_frames: &[],
-        user_frames: user,
+        user: UserFrames::addresses_only(user),
+        python: &[],
+        python_stop: PythonStop::NotPython,
+        has_gil: None,
     }
 }
 
