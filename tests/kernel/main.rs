@@ -22,6 +22,7 @@ mod mixed;
 mod names;
 mod old_kernel;
 mod profile;
+mod python_programs;
 mod refusals;
 mod restarts;
 mod unprivileged;
@@ -38,7 +39,7 @@ use std::{
 use profiler_tests::{
     daemon::{Daemon, Host},
     output::Output,
-    programs::{Running, wait_for},
+    programs::Running,
 };
 
 use crate::profile::Profile;

@@ -91,6 +91,18 @@ pub fn all() -> Found {
 }
 
 impl Found {
+    /// Of each minor version the first interpreter: for what is the same in all its builds.
+    pub fn one_of_each_version(&self) -> Vec<&Interpreter> {
+        let mut chosen: Vec<&Interpreter> = Vec::new();
+        for interpreter in &self.interpreters {
+            let key = |interpreter: &Interpreter| (interpreter.version.minor, interpreter.free_threaded);
+            if chosen.iter().all(|other| key(other) != key(interpreter)) {
+                chosen.push(interpreter);
+            }
+        }
+        chosen
+    }
+
     fn look_at_host(&mut self) {
         for program in programs_in(Path::new("/usr/bin")) {
             self.ask(format!("host/{program}"), None, Path::new("/usr/bin").join(program));

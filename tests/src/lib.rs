@@ -1,8 +1,11 @@
-//! The harness of the tests that run the real daemon: see `daemon`, `interpreters`, `programs` and `rights`.
+//! The harness of the tests that run the real daemon: see `daemon`, `programs`, `rights`, and
+//! `interpreters`, `python` and `truth` for programs in Python.
 #![forbid(unsafe_code)]
 
 pub mod daemon;
 pub mod interpreters;
 pub mod output;
 pub mod programs;
+pub mod python;
 mod rights;
+pub mod truth;
