@@ -172,14 +172,14 @@ fn extract(package: &Path, root: &Path, only: Option<&str>) -> Result<()> {
 }
 
 /// A release as the package manager sees it, apart from what it knows of this machine.
-struct Release {
+pub(super) struct Release {
     config: PathBuf,
     archives: PathBuf,
 }
 
 impl Release {
     /// Fetches the index.
-    fn open(suite: &str) -> Result<Self> {
+    pub(super) fn open(suite: &str) -> Result<Self> {
         if !Path::new(KEYS).is_file() {
             bail!("{KEYS} is missing: apt-get install debian-archive-keyring");
         }
@@ -237,6 +237,21 @@ impl Release {
             .pop()
             .with_context(|| format!("{package} was not downloaded"))
     }
+
+    /// Downloads the source of a package to `folder`, without Debian's changes to it; gives the archive.
+    pub(super) fn download_source(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+        let mut source = self.apt();
+        quietly(
+            source
+                .current_dir(folder)
+                .args(["source", "--download-only", "--tar-only", package]),
+        )?;
+        let files = fs::read_dir(folder).context("cannot read a folder")?;
+        let mut files = files.flatten().map(|file| file.path());
+        files
+            .find(|file| file.to_string_lossy().contains(".orig.tar."))
+            .with_context(|| format!("{package} has no source archive"))
+    }
 }
 
 impl Drop for Release {
@@ -291,7 +306,7 @@ fn packages_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Runs a command and gives what it printed; its last message is part of the error.
-fn quietly(command: &mut Command) -> Result<String> {
+pub(super) fn quietly(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {

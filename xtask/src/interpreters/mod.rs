@@ -2,6 +2,7 @@
 //! is installed anyhow. What cannot be had is named with its reason, and stops nothing.
 
 mod debian;
+mod free_threaded;
 
 use anyhow::Result;
 use profiler_tests::interpreters::{self, Found};
@@ -13,6 +14,9 @@ pub(crate) struct Arguments {
     /// Unpack only this version, such as 3.14.
     #[arg(long, value_name = "VERSION")]
     only: Option<String>,
+    /// Also build one without a global lock, from source: a quarter of an hour and more.
+    #[arg(long)]
+    free_threaded: bool,
     /// Print what there is as JSON.
     #[arg(long)]
     json: bool,
@@ -30,7 +34,15 @@ struct Missing {
 /// # Errors
 /// Nothing can be printed; what cannot be had is no error.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let missing = debian::unpack(arguments.only.as_deref());
+    let mut missing = debian::unpack(arguments.only.as_deref());
+    if arguments.free_threaded
+        && let Err(error) = free_threaded::build()
+    {
+        missing.push(Missing {
+            name: free_threaded::NAME.to_owned(),
+            reason: format!("{error:#}"),
+        });
+    }
     let found = interpreters::all();
     if arguments.json {
         println!("{:#}", as_json(&found, &missing));
