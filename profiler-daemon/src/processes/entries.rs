@@ -37,10 +37,15 @@ impl<T: WalkerTables> Processes<T> {
     /// Writes the entry of one image.
     pub(super) fn write(&mut self, id: ImageId, now: Now) {
         self.dirty.remove(&id);
-        let Some(image) = self.images.get(&id).filter(|image| image.is_running()) else {
+        let Some(image) = self.images.get_mut(&id).filter(|image| image.is_running()) else {
             return;
         };
         let pid = image.pid;
+        if image.awaits_list && self.watched.contains(&id) {
+            // An entry without its mappings would only give wrong reasons.
+            image.walker.is_waiting = true;
+            return;
+        }
         if !self.watched.contains(&id) {
             // While nobody knows what it is, an entry that the kernel marked as pending counts its samples.
             if image.walker.has_entry && !image.undecided {

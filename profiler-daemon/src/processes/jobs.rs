@@ -9,6 +9,7 @@ use super::{
     files::MappedPlace,
     objects::{Built, MappedObject},
     process::ImageId,
+    scan::MapsScan,
 };
 use crate::kernel::records::Pid;
 
@@ -27,6 +28,8 @@ pub(super) enum Job {
     },
     /// Read the kernel's shared object from the daemon's own memory.
     BuildVdso { object: Arc<MappedObject> },
+    /// Read a long list of mappings.
+    List(super::long_lists::LongList),
     /// Compile the rows of an object again.
     Compile { object: Arc<MappedObject> },
     /// Find out what a process is.
@@ -40,6 +43,10 @@ pub(super) enum Outcome {
         object: Arc<MappedObject>,
         pid: Pid,
         result: Result<(Arc<Built>, Option<RowTable>), Failure>,
+    },
+    Listed {
+        list: super::long_lists::LongList,
+        result: Result<MapsScan, Failure>,
     },
     Compiled {
         object: Arc<MappedObject>,
@@ -77,6 +84,7 @@ pub(super) struct Identity {
 impl Job {
     pub(super) fn is_large(&self) -> bool {
         match self {
+            Self::List(_) => false,
             Self::Build { place, .. } => place.end.saturating_sub(place.start) >= LARGE_CODE_BYTES,
             Self::Compile { object } => {
                 let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
@@ -89,6 +97,7 @@ impl Job {
     /// The device of the file that is read, if it is known.
     pub(super) fn device(&self) -> Option<u64> {
         match self {
+            Self::List(_) => None,
             Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
             Self::BuildVdso { .. } | Self::Identify { .. } => None,
         }
@@ -101,6 +110,7 @@ impl Job {
                 format!("{} of process {}", String::from_utf8_lossy(&place.path), place.pid.0)
             }
             Self::BuildVdso { .. } => "the vDSO".to_owned(),
+            Self::List(list) => format!("the mappings of process {}", list.pid.0),
             Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
             Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
         }

@@ -84,6 +84,8 @@ impl<T: WalkerTables> Processes<T> {
         child.tracked = true;
         child.maps_truncated = parent.maps_truncated;
         child.lists = parent.lists.clone();
+        // A list that the parent still waits for is the child's to read for itself.
+        child.tracked &= !parent.awaits_list;
         // A request is for the process that it names; what was discovered is true of its children as well.
         child.watch.discovered = parent.watch.discovered;
         child.walker.has_entry = parent.walker.has_entry;
@@ -173,7 +175,8 @@ impl<T: WalkerTables> Processes<T> {
         if time_ns < image.scanned_ns || record.path.len() > MAX_PATH_BYTES {
             return;
         }
-        let is_program = image.program.is_none() && image.from_ns > 0 && image.mappings.live().len() == 0;
+        let is_first = image.mappings.live().len() == 0 && !image.awaits_list;
+        let is_program = image.program.is_none() && image.from_ns > 0 && is_first;
         let Some(object) = self.objects.find(record, now.monotonic_ns) else {
             return;
         };

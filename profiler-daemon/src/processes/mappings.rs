@@ -147,13 +147,15 @@ impl MappingHistory {
         true
     }
 
-    /// Makes `mappings` the ones that hold, as a scan found them. What is not among them held until `now_ns`; what is new
-    /// holds from its own `from_ns`, or from when what was there before ended.
-    pub fn replace(&mut self, mappings: Vec<Mapping>, now_ns: u64) -> bool {
+    /// Makes `mappings` the ones that hold, as a scan found them that was complete at `complete_ns`. What is not among them
+    /// and is no newer held until `now_ns`; what is new holds from its own `from_ns`, or from when what was there before
+    /// ended.
+    pub fn replace(&mut self, mappings: Vec<Mapping>, complete_ns: u64, now_ns: u64) -> bool {
         let found: BTreeMap<u64, &Mapping> = mappings.iter().map(|mapping| (mapping.start, mapping)).collect();
         let missing: Vec<u64> = self
             .live
             .values()
+            .filter(|live| live.from_ns <= complete_ns)
             .filter(|live| !found.get(&live.start).is_some_and(|found| found.is_same(live)))
             .map(|live| live.start)
             .collect();
@@ -373,12 +375,12 @@ mod tests {
         let (a, b, c) = (object("a"), object("b"), object("c"));
         history.insert(mapping(&a, 10, 20, 100));
         history.insert(mapping(&b, 30, 40, 100));
-        assert!(!history.replace(vec![mapping(&a, 10, 20, 200), mapping(&b, 30, 40, 200)], 300));
-        assert!(history.replace(vec![mapping(&a, 10, 20, 200), mapping(&c, 30, 45, 200)], 300));
+        assert!(!history.replace(vec![mapping(&a, 10, 20, 200), mapping(&b, 30, 40, 200)], 300, 300));
+        assert!(history.replace(vec![mapping(&a, 10, 20, 200), mapping(&c, 30, 45, 200)], 300, 300));
         assert_eq!(name_at(&history, 35, 150), Some("b"));
         assert_eq!(name_at(&history, 35, 350), Some("c"));
         assert_eq!(name_at(&history, 15, 100), Some("a"), "what stayed keeps its time");
-        assert!(history.replace(Vec::new(), 400));
+        assert!(history.replace(Vec::new(), 400, 400));
         assert_eq!(history.live().len(), 0);
         assert_eq!(name_at(&history, 35, 350), Some("c"));
     }

@@ -22,6 +22,7 @@ mod jobs;
 mod lifecycle;
 mod lifetimes;
 mod listing;
+mod long_lists;
 pub mod mappings;
 pub mod objects;
 pub mod owner;

@@ -220,6 +220,8 @@ pub struct Image {
     pub(super) identification: Identification,
     /// Its mappings are followed.
     pub(super) tracked: bool,
+    /// The list of those that it had before is still being read.
+    pub(super) awaits_list: bool,
     /// Nobody knows yet whether it is to be watched.
     pub(super) undecided: bool,
     /// Shared with the child of a fork until one of them changes.
@@ -258,6 +260,7 @@ impl Image {
             marks: None,
             identification: Identification::NotAsked,
             tracked: false,
+            awaits_list: false,
             undecided: true,
             mappings: Arc::default(),
             maps_truncated: false,

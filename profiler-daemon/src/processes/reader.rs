@@ -85,6 +85,10 @@ impl Reader {
                     result,
                 }
             }
+            Job::List(list) => Outcome::Listed {
+                result: guarded(|| self.proc.maps(list.pid).map_err(|error| scan_failure(&error))),
+                list,
+            },
             Job::Compile { object } => {
                 let result = guarded(|| self.compile_again(&object));
                 Outcome::Compiled { object, result }

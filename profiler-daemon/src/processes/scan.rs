@@ -17,6 +17,8 @@ use crate::kernel::records::{MapRecord, Pid};
 
 /// Most bytes of `/proc/PID/maps` that are read. The default limit of mappings (65,530) with long paths fits.
 const MAX_MAPS_BYTES: u64 = 16 << 20;
+/// Most bytes of it that count as a short list: some six hundred mappings, which are read in less than a millisecond.
+const MAX_SHORT_MAPS_BYTES: u64 = 64 << 10;
 /// Longest line of `/proc/PID/maps`: a path of 4,096 bytes, each of them escaped as four.
 const MAX_LINE_BYTES: u64 = 17 << 10;
 /// Most bytes of the small files `stat`, `status` and `cgroup`.
@@ -181,7 +183,7 @@ impl ProcFs {
         read_bounded(&self.path(pid, "cgroup"), MAX_SMALL_FILE_BYTES)
     }
 
-    /// Reads the executable mappings from `/proc/PID/maps`.
+    /// Reads the executable mappings from `/proc/PID/maps`. A list of the largest size takes tens of milliseconds.
     pub fn maps(&self, pid: Pid) -> Result<MapsScan, ScanError> {
         let path = self.path(pid, "maps");
         let file = File::open(&path).map_err(|reason| classify(path.clone(), reason))?;
@@ -192,6 +194,29 @@ impl ProcFs {
             Err(reason) => Err(classify(path, reason)),
         }
     }
+
+    /// The same if the list is short, as nearly all are.
+    pub fn maps_start(&self, pid: Pid) -> Result<MapsStart, ScanError> {
+        let path = self.path(pid, "maps");
+        let text = read_bounded(&path, MAX_SHORT_MAPS_BYTES + 1)?;
+        if text.len() as u64 > MAX_SHORT_MAPS_BYTES {
+            return Ok(MapsStart::Longer);
+        }
+        match parse_maps(&text[..]) {
+            Ok(Some(scan)) => Ok(MapsStart::Whole(scan)),
+            Ok(None) => Err(ScanError::Malformed { path }),
+            Err(reason) => Err(classify(path, reason)),
+        }
+    }
+}
+
+/// A list of mappings, or as much as is known of it after a short look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapsStart {
+    /// All of it.
+    Whole(MapsScan),
+    /// It takes longer than a short look.
+    Longer,
 }
 
 impl MapsScan {

@@ -884,6 +884,7 @@ fn sixty_thousand_mappings() {
         .collect();
     let (mut owner, base) = scanned(&proc, targets(), &[(7, process)]);
     owner.watch(Pid(7), Lease::Stream(WatchId(1)), at(base, 1)).unwrap();
+    settle(&mut owner, at(base, 2));
     assert_eq!(ranges(&owner, 7).len(), 8192);
     let limitation = "51808 executable mappings beyond those with the lowest addresses are left out";
     assert_eq!(owner.list(None).unwrap()[0].limitations, [limitation]);

@@ -134,6 +134,7 @@ impl<T: WalkerTables> Processes<T> {
 
     fn apply(&mut self, outcome: Outcome, now: Now) {
         match outcome {
+            Outcome::Listed { list, result } => self.apply_list(&list, result, now),
             Outcome::Built { object, pid, result } => self.apply_built(&object, pid, result, now),
             Outcome::Compiled { object, result } => {
                 let content = object
@@ -335,19 +336,7 @@ impl<T: WalkerTables> Processes<T> {
         if !image.tracked {
             return;
         }
-        let Ok(scan) = self.proc.maps(pid) else { return };
-        let mappings = self.scanned_mappings(&scan, since_ns, now);
-        if let Some(image) = self.images.get_mut(&id) {
-            let history = Arc::make_mut(&mut image.mappings);
-            history.replace(mappings, now.monotonic_ns);
-            history.set_left_out(scan.left_out);
-            image.maps_truncated = scan.truncated;
-            image.scanned_ns = now.monotonic_ns;
-            self.dirty.insert(id);
-        }
-        if self.watched.contains(&id) {
-            self.request_builds(id);
-        }
+        self.read_again(id, since_ns, now);
     }
 
     /// The process runs another program than is known: an exec was missed.

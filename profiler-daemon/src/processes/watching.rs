@@ -5,12 +5,11 @@ use std::{sync::Arc, time::Instant};
 use super::{
     files::MappedPlace,
     jobs::Job,
-    lifecycle::mapping,
     mappings::Mapping,
     objects::ObjectKind,
     owner::Processes,
     process::{Counts, Identification, Image, ImageId, Now, Refusal},
-    scan::{MapsScan, ScanError},
+    scan::ScanError,
     walker_tables::WalkerTables,
 };
 use crate::{
@@ -282,46 +281,10 @@ impl<T: WalkerTables> Processes<T> {
         })
     }
 
-    /// Follows the mappings of an image from now on, if they are not yet.
-    pub(super) fn track(&mut self, id: ImageId, now: Now) -> Result<(), WatchError> {
-        let Some(image) = self.images.get(&id).filter(|image| !image.tracked) else {
-            return Ok(());
-        };
-        let pid = image.pid;
-        let from_ns = image.from_ns;
-        let scan = self.proc.maps(pid).map_err(|error| watch_error(pid, error))?;
-        if !scan.has_64_bit_addresses {
-            let is_empty = scan.executable.is_empty();
-            return Err(if is_empty {
-                WatchError::NoSuchProcess { pid }
-            } else {
-                WatchError::Compat32 { pid }
-            });
-        }
-        let mappings = self.scanned_mappings(&scan, from_ns, now);
-        if let Some(image) = self.images.get_mut(&id) {
-            image.tracked = true;
-            image.scanned_ns = now.monotonic_ns;
-            image.maps_truncated = scan.truncated;
-            let history = Arc::make_mut(&mut image.mappings);
-            history.replace(mappings, now.monotonic_ns);
-            history.set_left_out(scan.left_out);
-        }
-        Ok(())
-    }
-
-    /// The mappings of a scan, with the time from which they are taken to hold.
-    pub(super) fn scanned_mappings(&mut self, scan: &MapsScan, from_ns: u64, now: Now) -> Vec<Mapping> {
-        let found = scan.executable.iter().filter_map(|record| {
-            let object = self.objects.find(record, now.monotonic_ns)?;
-            Some(mapping(record, object, from_ns))
-        });
-        found.collect()
-    }
-
-    fn untrack(&mut self, id: ImageId) {
+    pub(super) fn untrack(&mut self, id: ImageId) {
         let Some(image) = self.images.get_mut(&id) else { return };
         image.tracked = false;
+        image.awaits_list = false;
         if !image.may_be_sampled() {
             image.mappings = Default::default();
         }
@@ -376,7 +339,7 @@ pub(super) fn build_job(pid: Pid, mapping: &Mapping) -> Job {
     }
 }
 
-fn watch_error(pid: Pid, error: ScanError) -> WatchError {
+pub(super) fn watch_error(pid: Pid, error: ScanError) -> WatchError {
     match error {
         ScanError::Gone => WatchError::NoSuchProcess { pid },
         ScanError::Denied { path, reason } => WatchError::PermissionDenied {
