@@ -15,7 +15,7 @@ use aya::{
 };
 use profiler_common::{
     limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, SHARD_SHIFT},
-    process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, kind, state},
+    process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, state},
     python::PythonLayout,
     row::{Page, Row},
 };
@@ -31,7 +31,11 @@ use super::{
     sys::SharedMemory,
     templates::{EntryValue, ExecValue, TemplateKey, TemplateValue},
 };
-use crate::processes::walker_tables::{Backing, Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
+use crate::processes::walker_tables::{Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
+
+mod mappings;
+
+pub(super) use mappings::ProcessMappings;
 
 const ROW_BYTES: usize = size_of::<Row>();
 
@@ -70,15 +74,6 @@ struct Installed {
     /// Runs of mappings that refer to it.
     users: u32,
     removed: bool,
-}
-
-/// The run of mappings of a process and the tables that they refer to.
-#[derive(Debug)]
-pub(super) struct ProcessMappings {
-    run: Run,
-    tables: Vec<TableId>,
-    /// Index of the layout that the process was entered with.
-    python: u32,
 }
 
 impl KernelTables {
@@ -214,54 +209,6 @@ impl KernelTables {
                 capacity: u64::from(profiler_common::limits::MAX_PROCESSES),
             }
         })
-    }
-
-    /// The mapping as the walker sees it. A table that is not installed makes it pending.
-    fn encode(&self, mapping: &WalkerMapping) -> Mapping {
-        let (kind, page_base) = match mapping.backing {
-            Backing::Rows(table) => match self.installed.get(&table) {
-                Some(installed) => (kind::ROWS, installed.page_base),
-                None => (kind::PENDING, 0),
-            },
-            Backing::FramePointers => (kind::FRAME_POINTERS, 0),
-            Backing::Pending => (kind::PENDING, 0),
-            Backing::Uprobes => (kind::UPROBES, 0),
-        };
-        Mapping {
-            start: mapping.start,
-            end: mapping.end,
-            bias: mapping.bias,
-            page_base,
-            kind,
-        }
-    }
-
-    /// Takes a run for mappings and writes them there.
-    pub(super) fn write_mappings(&mut self, mappings: &[WalkerMapping]) -> Result<Run, TablesFull> {
-        let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
-        let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
-        self.mapping_memory
-            .write(run.first as usize * size_of::<Mapping>(), encoded.as_bytes());
-        Ok(run)
-    }
-
-    /// Notes that a run's mappings use their tables.
-    pub(super) fn take_tables(&mut self, run: Run, mappings: &[WalkerMapping]) -> ProcessMappings {
-        let mut tables = Vec::new();
-        for mapping in mappings {
-            if let Backing::Rows(table) = mapping.backing
-                && !tables.contains(&table)
-                && let Some(installed) = self.installed.get_mut(&table)
-            {
-                installed.users += 1;
-                tables.push(table);
-            }
-        }
-        ProcessMappings {
-            run,
-            tables,
-            python: NO_LAYOUT,
-        }
     }
 
     /// The next of the daemon's own generations.
