@@ -25,9 +25,10 @@ fn plugins_that_replace_each_other_keep_their_names() {
     for (name, other) in [("alpha", "beta"), ("beta", "alpha")] {
         let (run, hot, module) = (format!("run_{name}"), format!("hot_{name}"), format!("lib{name}.so"));
         let other = format!("lib{other}.so");
-        // A plugin's own code, not that of the loader while it changes.
+        // A plugin's own code, not that of the loader while it changes, nor of the program as it looks at the clock.
         let working = |stack: &Stack| {
-            stack.has(&run)
+            let called = stack.position(&run).and_then(|run| stack.frames.get(run + 1));
+            called.is_some_and(|frame| frame.module != "dl" && !frame.is_kernel())
                 && stack
                     .user_leaf()
                     .is_some_and(|frame| frame.module != "ld-linux-x86-64.so.2")
@@ -86,7 +87,17 @@ fn probed_functions_keep_their_callers() {
         return skip("this kernel has no uprobes");
     }
     let profile = profile_once_known(&daemon, uprobed.pid(), 4_000);
-    profile.assert_rooted(95.0);
+    // While the kernel handles the breakpoint of a probe, the address that it replaces or has replaced is for a moment
+    // where nobody can read it. Where CPUs are emulated that is more of the time.
+    profile.assert_rooted(85.0);
+    let at_a_breakpoint =
+        |stack: &Stack| stack.has("asm_exc_int3") || stack.user_leaf().is_some_and(|frame| frame.module == "[uprobes]");
+    profile.assert_share(
+        "rooted outside of breakpoints",
+        99.0,
+        |stack| !at_a_breakpoint(stack),
+        Stack::is_of_first_thread,
+    );
     for caller in ["call_often", "call_long"] {
         profile.assert_share(
             caller,

@@ -39,7 +39,7 @@ use std::{
 use profiler_tests::{
     daemon::{Daemon, Host},
     output::Output,
-    programs::Running,
+    programs::{Running, wait_for},
 };
 
 use crate::profile::Profile;
@@ -156,15 +156,9 @@ fn start(program: &std::path::Path, arguments: &[&str]) -> Running {
 
 /// Waits until the daemon says of a process that it is watched.
 fn wait_until_watched(daemon: &Daemon, pid: u32) {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let process = daemon.process(pid);
-        if process["watch_state"] == "watched" {
-            return;
-        }
-        assert!(Instant::now() < end, "not watched: {process}");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("watch", Duration::from_secs(20), || {
+        (daemon.process(pid)["watch_state"] == "watched").then_some(())
+    });
 }
 
 /// The only line of messages, which a refusal is.

@@ -106,7 +106,8 @@ impl Host {
             let service = rights::user().map_or_else(Vec::new, |user| {
                 // It makes a lock beside its socket.
                 let beside_socket = socket.parent().unwrap_or(folder.path());
-                [folder.path(), beside_socket].map(|folder| rights::give(folder, &user));
+                rights::give(folder.path(), &user);
+                rights::give(beside_socket, &user);
                 rights::prefix(&user)
             });
             let service = service.iter().map(String::as_str);
