@@ -24,8 +24,8 @@ const SHAPES: [&str; 9] = [
     "foreign",
     "nested",
 ];
-/// How long a program looks at its own stacks, in seconds.
-const LOOK: &str = "0.2";
+/// How often a program looks at its own stacks.
+const LOOKS: &str = "12";
 /// How long it may take to say what it saw, on a machine that is busy with others.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -51,7 +51,7 @@ fn under_each(check: impl Fn(&Interpreter)) {
 fn shapes_are_what_they_say() {
     under_each(|interpreter| {
         let scripts = Scripts::of(interpreter);
-        let mut arguments = vec!["--observe", LOOK];
+        let mut arguments = vec!["--observe", LOOKS];
         match scripts.compile_native() {
             Ok(()) => arguments.push("extension"),
             Err(reason) => skip(&reason),

@@ -1,9 +1,12 @@
 //! Chains of Python calls against what the program itself says of them.
 //!
-//! In: what a program of `tests/fixtures/python` printed after `truth`, and the Python frames of a stack. Out: whether these
+//! In: what a program of `tests/fixtures/python` printed after `truth`, and the Python frames of stacks. Out: whether these
 //! functions called each other, from these lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use serde_json::Value;
 
@@ -120,6 +123,93 @@ impl Truth {
     }
 }
 
+/// The samples of a profile by what the truth says of their Python frames.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Whose chain of calls is made.
+    pub right: u64,
+    /// Whose functions are all the program's, but which do not call each other like this.
+    pub wrong: u64,
+    /// With a function that is never on the program's stacks.
+    pub strange: u64,
+    /// Without Python frames.
+    pub without: u64,
+    /// What is wrong with some of them, in words.
+    pub examples: String,
+}
+
+/// So many examples of what is wrong are kept.
+const EXAMPLES: usize = 5;
+
+impl Verdict {
+    /// The share of the samples with Python frames whose chain is right, in percent; none if there are no such samples.
+    pub fn right_percent(&self) -> Option<f64> {
+        let all = self.right + self.wrong + self.strange;
+        (all > 0).then(|| self.right as f64 * 100.0 / all as f64)
+    }
+}
+
+impl Truth {
+    /// Judges the chains of a profile, each with its samples.
+    pub fn judge(&self, chains: &[(Vec<PythonFrame>, u64)]) -> Verdict {
+        let mut verdict = Verdict::default();
+        for (chain, samples) in chains {
+            let count = match self.check(chain) {
+                _ if chain.is_empty() => &mut verdict.without,
+                Ok(()) => &mut verdict.right,
+                Err(reason) => {
+                    if verdict.examples.lines().count() < EXAMPLES {
+                        // A string takes all that is written to it.
+                        writeln!(verdict.examples, "{samples}x {reason}").ok();
+                    }
+                    if chain.iter().all(|frame| self.knows(frame)) {
+                        &mut verdict.wrong
+                    } else {
+                        &mut verdict.strange
+                    }
+                }
+            };
+            *count += samples;
+        }
+        verdict
+    }
+}
+
+/// The Python frames of each stack of a profile with its samples, out of `flamegraph --format json`: outermost first,
+/// native frames between them left out.
+///
+/// # Panics
+/// It is no such document.
+pub fn chains_of(profile: &Value) -> Vec<(Vec<PythonFrame>, u64)> {
+    read_chains(profile).unwrap_or_else(|| panic!("not a profile: {profile}"))
+}
+
+fn read_chains(profile: &Value) -> Option<Vec<(Vec<PythonFrame>, u64)>> {
+    let index = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    let frames = profile["frames"].as_array()?.iter().map(|frame| {
+        let text = |name: &str| frame[name].as_str().map(str::to_owned);
+        let python = PythonFrame {
+            function: text("function")?,
+            file: text("file")?,
+            line: line(&frame["line"])?,
+        };
+        Some((frame["kind"] == "python").then_some(python))
+    });
+    let frames: Vec<Option<PythonFrame>> = frames.collect::<Option<_>>()?;
+    // Callers stand before what they call.
+    let mut chains: Vec<(Vec<PythonFrame>, u64)> = Vec::new();
+    for node in profile["nodes"].as_array()? {
+        let mut chain = match index(&node["parent"]) {
+            Some(parent) => chains.get(parent)?.0.clone(),
+            None => Vec::new(),
+        };
+        chain.extend(frames.get(index(&node["frame"])?)?.clone());
+        chains.push((chain, node["self"].as_u64()?));
+    }
+    chains.retain(|(_, samples)| *samples > 0);
+    Some(chains)
+}
+
 /// The chains that a program saw itself, as it said after `seen`.
 ///
 /// # Panics
@@ -187,6 +277,35 @@ mod tests {
         for chain in wrong {
             check(chain).unwrap_err();
         }
+    }
+
+    #[test]
+    fn profiles_are_judged() {
+        let profile = serde_json::json!({
+            "frames": [
+                {"kind": "native", "function": "main", "file": "", "line": 0},
+                {"kind": "python", "function": "<module>", "file": "a.py", "line": 2},
+                {"kind": "python", "function": "C.f", "file": "a.py", "line": 5},
+                {"kind": "native", "function": "qsort", "file": "", "line": 0},
+                {"kind": "python", "function": "g", "file": "b.py", "line": 7},
+                {"kind": "python", "function": "h", "file": "b.py", "line": 7}],
+            "nodes": [
+                {"parent": null, "frame": 0, "self": 1},
+                {"parent": 0, "frame": 1, "self": 2},
+                {"parent": 1, "frame": 2, "self": 0},
+                {"parent": 2, "frame": 3, "self": 4},
+                {"parent": 3, "frame": 4, "self": 8},
+                {"parent": 3, "frame": 2, "self": 16},
+                {"parent": 1, "frame": 5, "self": 32}]});
+        let chains = chains_of(&profile);
+        assert_eq!(
+            chains[2].0.iter().map(|frame| &*frame.function).collect::<Vec<_>>(),
+            ["<module>", "C.f"]
+        );
+        let verdict = truth().judge(&chains);
+        let counts = (verdict.without, verdict.right, verdict.wrong, verdict.strange);
+        assert_eq!(counts, (1, 2 + 4 + 16, 8, 32), "{}", verdict.examples);
+        assert!(verdict.examples.contains("32x") && verdict.right_percent().unwrap() < 40.0);
     }
 
     #[test]
