@@ -19,17 +19,37 @@ const RECORDING: &str = "10s";
 /// How many functions are printed.
 const TOP: usize = 8;
 
+/// Which service, and with which binaries.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The service in Python instead of the one in Rust.
+    #[arg(long)]
+    python: bool,
+    /// Folder of binaries that are already built.
+    #[arg(long, hide = true)]
+    built: Option<PathBuf>,
+}
+
 /// Builds, and shows the demo as root.
 ///
 /// # Errors
 /// The build or a part of the demo fails, or nobody here may load programs into the kernel.
-pub(crate) fn run(built: Option<&Path>) -> Result<()> {
-    let picture = workspace::scratch().join("demo/flamegraph.svg");
-    let Some(binaries) = as_root("demo", built)? else {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let (verb, picture) = if arguments.python {
+        ("demo --python", "demo/flamegraph-python.svg")
+    } else {
+        ("demo", "demo/flamegraph.svg")
+    };
+    let picture = workspace::scratch().join(picture);
+    let Some(binaries) = as_root(verb, arguments.built.as_deref())? else {
         return Ok(());
     };
     let interrupt = Interrupt::install()?;
-    let demo = session::start_demo(&binaries)?;
+    let demo = if arguments.python {
+        session::start_python_demo()?
+    } else {
+        session::start_demo(&binaries)?
+    };
     let session = Session::start(&binaries, SHORT_WINDOWS, &interrupt)?;
     session.wait_until_walked(demo.pid())?;
     let stacks = record(&session, &demo, &picture)?;

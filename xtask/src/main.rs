@@ -28,7 +28,6 @@ mod tidy;
 mod vm;
 mod workspace;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -60,11 +59,7 @@ enum Verb {
         arguments: Vec<String>,
     },
     /// Draw a flame graph of a service whose profile is known.
-    Demo {
-        /// Folder of binaries that are already built.
-        #[arg(long, hide = true)]
-        built: Option<PathBuf>,
-    },
+    Demo(demo::Arguments),
     /// Measure cost, truth and waiting times, next to what is promised.
     Bench(bench::Arguments),
     /// Build the Debian package below target/dist.
@@ -84,7 +79,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Run { arguments } => run::run(&arguments),
-        Verb::Demo { built } => demo::run(built.as_deref()),
+        Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Interpreters(arguments) => interpreters::run(&arguments),

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
+use crate::workspace;
 
 /// How long the daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -156,6 +157,12 @@ impl Session {
 /// Starts the demo's service.
 pub(crate) fn start_demo(binaries: &Binaries) -> Result<Running> {
     Running::start(Command::new(&binaries.demo).stdin(Stdio::null()))
+}
+
+/// Starts the demo's service in Python, under the interpreter that is first on the path.
+pub(crate) fn start_python_demo() -> Result<Running> {
+    let script = workspace::root().join("demo/python/shop.py");
+    Running::start(Command::new("python3").arg(script).stdin(Stdio::null()))
 }
 
 /// `path` as an argument; the paths here are our own.
