@@ -15,7 +15,7 @@ pub(super) enum LineFormat {
     Locations,
 }
 
-/// No line, where lines are kept as numbers.
+/// No line, where lines are kept as numbers. Files begin with line 1; the entry of a module is given to line 0.
 const NO_LINE: u32 = 0;
 /// Stands for no line in a table of ranges.
 const RANGE_WITHOUT_LINE: i8 = -128;
@@ -175,3 +175,6 @@ impl Cursor<'_> {
         Some(if value & 1 == 1 { -size } else { size })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,9 +51,19 @@ impl Strings {
         };
         let characters = length.min(max_characters as u64) as usize;
         let start = address.wrapping_add(u64::from(if is_ascii { ascii } else { other }));
-        let bytes = memory.bytes(start, characters * width)?;
+        // Behind the last character is a zero, and nowhere else: so that nothing else passes for a name.
+        let bytes = memory.bytes(start, (characters + 1) * width)?;
+        let (bytes, behind) = bytes.split_at(characters * width);
+        let is_cut = length > characters as u64;
+        let is_whole = is_cut || behind.iter().all(|byte| *byte == 0);
+        let has_zero = bytes
+            .chunks_exact(width)
+            .any(|character| character.iter().all(|byte| *byte == 0));
+        if !is_whole || has_zero || (is_ascii && !bytes.is_ascii()) {
+            return None;
+        }
         let mut text: String = bytes.chunks_exact(width).map(character).collect();
-        if length > characters as u64 {
+        if is_cut {
             text.push(CUT);
         }
         Some(text)

@@ -1,0 +1,135 @@
+//! Running interpreters: layouts that hold, stacks that are what the program says of itself, and wrong offsets refused.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use profiler_common::python::{ANCHOR, PythonStop};
+use profiler_tests::interpreters::{self, Interpreter};
+use profiler_tests::python::Scripts;
+use profiler_tests::truth::{PythonFrame, Truth};
+use profiler_unwinding::python::{Layout, WalkedStack};
+
+use crate::process::Process;
+
+/// Looks at each program.
+const ROUNDS: u32 = 12;
+/// Kinds of threads in the script `shapes.py`; the last one runs in its first thread.
+const KINDS: [&str; 8] = [
+    "sleeping",
+    "unlocked",
+    "generators",
+    "awaits",
+    "recursion",
+    "callbacks",
+    "foreign",
+    "busy",
+];
+
+fn each_interpreter(look: impl Fn(&Interpreter)) {
+    let found = interpreters::all();
+    for (name, reason) in &found.broken {
+        println!("{name} is left out: {reason}");
+    }
+    for interpreter in &found.interpreters {
+        look(interpreter);
+    }
+}
+
+/// The frames of a stack, outermost first.
+fn frames(process: &Process, layout: &Layout, stack: &WalkedStack) -> Vec<PythonFrame> {
+    let code_frames = stack.entries.iter().filter(|entry| entry.instruction != ANCHOR);
+    let mut frames: Vec<_> = code_frames
+        .map(|entry| {
+            let code = layout.read_code(&process.memory, entry.address, entry.check).unwrap();
+            PythonFrame {
+                function: code.qualified_name.to_string(),
+                file: code.filename.to_string(),
+                line: code.line(entry.instruction).unwrap_or(0),
+            }
+        })
+        .collect();
+    frames.reverse();
+    frames
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    stacks: u32,
+    right: u32,
+    with_gil: u32,
+    stops: BTreeMap<&'static str, u32>,
+    wrong: Vec<String>,
+}
+
+impl Seen {
+    fn take(&mut self, process: &Process, layout: &Layout, stack: &WalkedStack, truth: &Truth) {
+        *self.stops.entry(stack.stop.name()).or_default() += 1;
+        self.with_gil += u32::from(stack.has_gil == Some(true));
+        if stack.stop != PythonStop::Whole {
+            return;
+        }
+        self.stacks += 1;
+        let frames = frames(process, layout, stack);
+        for frame in &frames {
+            assert!(truth.knows(frame), "{frame:?} is not in the program");
+        }
+        match truth.check(&frames) {
+            Ok(()) => self.right += 1,
+            Err(reason) => self.wrong.push(reason),
+        }
+    }
+}
+
+fn look_at(interpreter: &Interpreter) {
+    let scripts = Scripts::of(interpreter);
+    let program = scripts.start("shapes.py", &KINDS);
+    let Some(process) = Process::of(program.running.pid()) else {
+        return;
+    };
+    let version = interpreter.version;
+    assert_eq!(
+        process.object.version.minor, version.minor as u8,
+        "{}",
+        interpreter.name
+    );
+    assert_eq!(process.object.free_threaded, interpreter.free_threaded);
+    if let Some(micro) = process.object.version.micro {
+        assert_eq!(u32::from(micro), version.patch);
+    }
+    let layout = process.layout();
+    let validation = layout.validate(&process.memory, &process.threads()).unwrap();
+    assert_eq!((validation.threads, validation.found), (8, 8), "{validation:?}");
+    let truth = program.truth();
+    let mut seen = Seen::default();
+    for _ in 0..ROUNDS {
+        std::thread::sleep(Duration::from_millis(3));
+        process.stopped(|| {
+            let mut holders = 0;
+            for thread_pointer in layout.thread_pointers(&process.memory).unwrap() {
+                let stack = layout.walk_stack(&process.memory, thread_pointer);
+                holders += u32::from(stack.has_gil == Some(true));
+                seen.take(&process, &layout, &stack, &truth);
+            }
+            assert!(
+                holders <= 1 || interpreter.free_threaded,
+                "{holders} threads have the GIL"
+            );
+        });
+    }
+    println!(
+        "{}: {} in {}, {} threads named, {seen:?}",
+        interpreter.name,
+        process.object.version,
+        process.path.display(),
+        validation.named
+    );
+    let all: u32 = seen.stops.values().sum();
+    assert_eq!(all, 8 * ROUNDS);
+    assert!(seen.stacks * 100 >= all * 99, "{}: {seen:?}", interpreter.name);
+    assert!(seen.right * 100 >= seen.stacks * 99, "{}: {seen:?}", interpreter.name);
+}
+
+#[test]
+fn stacks_are_what_the_program_says() {
+    each_interpreter(look_at);
+}
