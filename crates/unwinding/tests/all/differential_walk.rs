@@ -189,7 +189,7 @@ impl Target for Stopped<'_> {
         self.tables.rows.get(index as usize).copied()
     }
 
-    fn push(&mut self, _index: u32, _ip: u64) {}
+    fn push(&mut self, _index: u32, _ip: u64, _sp: u64) {}
 
     fn uprobe_instruction(&self, _ip: u64) -> Option<u64> {
         None

@@ -365,7 +365,7 @@ impl Target for OneObject<'_> {
         self.table.rows.get(index as usize).copied()
     }
 
-    fn push(&mut self, _index: u32, ip: u64) {
+    fn push(&mut self, _index: u32, ip: u64, _sp: u64) {
         self.pushed.set(ip);
     }
 
