@@ -68,19 +68,44 @@ pub enum Command {
         targets: Targets,
         /// Length of the windows after the current one.
         window: Duration,
+        /// Samples a second on each CPU.
+        sample_hz: u32,
+        /// Most bytes of all maps and programs in the kernel.
+        max_kernel_bytes: u64,
         /// Answered when it is done.
         reply: Reply<()>,
     },
-    /// Sample at the configured rate divided by this.
-    SetRate {
-        /// What a sample stands for, as a multiple of the configured period.
-        period_factor: u32,
-    },
+    /// Do without this from now on, and with everything else.
+    Restrain(Restraint),
     /// Report on sampling.
     Status {
         /// The report.
         reply: Reply<EngineStatus>,
     },
+}
+
+/// What is given up to keep within the caps on the daemon's own cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restraint {
+    /// What a sample stands for, as a multiple of the configured period.
+    pub period_factor: u32,
+    /// Unwind rows that no watched process uses are not kept for later.
+    pub drops_idle_rows: bool,
+    /// Most discovered processes that are watched.
+    pub max_discovered: Option<u32>,
+    /// Why those beyond that are not.
+    pub reason: String,
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        Self {
+            period_factor: 1,
+            drops_idle_rows: false,
+            max_discovered: None,
+            reason: String::new(),
+        }
+    }
 }
 
 /// Names the watch of one stream. Chosen by the asker, so that it can end a watch whose answer it never saw.
@@ -263,8 +288,10 @@ pub enum WatchState {
 /// What sampling has done since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineStatus {
-    /// Samples a second on each CPU; 0 if nothing is sampled.
+    /// Samples a second on each CPU as configured; 0 if nothing is sampled.
     pub sample_hz: u32,
+    /// Time of a CPU that one sample stands for now: longer than configured while the daemon keeps within its budget.
+    pub period: Duration,
     /// The loop that drives the walker: `bpf_loop` or `for_each_map_elem`; empty if nothing is sampled.
     pub walker_loop: String,
     /// Runs of the program that perf's timers should have caused.

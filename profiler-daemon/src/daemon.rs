@@ -285,9 +285,8 @@ impl Stages<'_> {
         let (naming, windows) = sync_channel(NAMING_QUEUE);
         let period = sampler.period();
         let keeper = Keeper {
-            caps: (&self.config.budget).into(),
+            settings: self.config.into(),
             costs: sampler.costs()?,
-            sample_hz: sampler.sample_hz(),
             engine: self.engine.clone(),
             health: Arc::clone(self.health),
             stop: Arc::clone(self.stop),

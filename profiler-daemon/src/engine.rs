@@ -17,7 +17,7 @@ use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, EngineStatus, FlushError, Reply, WatchError, WatchStart},
+    command::{Command, EngineStatus, FlushError, Reply, Restraint, WatchError, WatchStart},
     kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
     processes::{Clock, Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
@@ -87,6 +87,8 @@ pub struct Engine {
     /// Errors that were logged, and when.
     told: BTreeMap<String, Instant>,
     starting: Vec<StartingWatch>,
+    /// What is given up now.
+    restraint: Restraint,
 }
 
 /// A watch that begins as soon as the rows of its process are there.
@@ -114,6 +116,7 @@ impl Engine {
             lifecycle_lost: 0,
             told: BTreeMap::new(),
             starting: Vec::new(),
+            restraint: Restraint::default(),
         }
     }
 
@@ -151,9 +154,15 @@ impl Engine {
                 self.note("cannot follow CPUs that came or went", &error);
             }
         }
-        if now >= self.reclaim_due && self.parts.processes.walker().has_retired() {
-            self.reclaim_due = now + RECLAIM;
+        if now >= self.reclaim_due {
+            self.reclaim_due = now
+                + if self.restraint.drops_idle_rows {
+                    UPKEEP
+                } else {
+                    RECLAIM
+                };
             self.parts.processes.walker_mut().reclaim();
+            self.parts.processes.walker_mut().give_back_shards();
         }
     }
 
@@ -285,23 +294,51 @@ impl Engine {
                 processes.poll(now);
             }
             Command::WatchProgress { id, reply } => send(reply, processes.watch_progress(id)),
-            Command::Configure { targets, window, reply } => {
+            Command::Configure {
+                targets,
+                window,
+                sample_hz,
+                max_kernel_bytes,
+                reply,
+            } => {
                 processes.set_targets(targets, now);
+                let held = processes.walker().shard_bytes();
+                let max_row_bytes = self.parts.sampler.set_max_kernel_bytes(max_kernel_bytes, held);
+                processes.walker_mut().set_max_row_bytes(max_row_bytes);
                 processes.poll(now);
                 // The current window keeps the end that it was given.
                 self.parts.window_length = window;
+                self.set_rate(sample_hz, self.restraint.period_factor);
                 send(reply, ());
             }
-            Command::SetRate { period_factor } => self.set_rate(period_factor),
+            Command::Restrain(restraint) => self.restrain(restraint, now),
             Command::Status { reply } => send(reply, self.status()),
         }
     }
 
-    /// Samples at the configured rate divided by `period_factor`. A window ends first: all samples of one stand for the same time.
-    fn set_rate(&mut self, period_factor: u32) {
-        self.parts.sampler.stop(period_factor);
+    /// Gives up what is to be given up, and takes the rest back.
+    fn restrain(&mut self, restraint: Restraint, now: Now) {
+        self.set_rate(self.parts.sampler.sample_hz(), restraint.period_factor);
+        let processes = &mut self.parts.processes;
+        processes.drop_idle_rows(restraint.drops_idle_rows);
+        processes.limit_discovered(restraint.max_discovered, &restraint.reason, now);
+        processes.poll(now);
+        self.restraint = restraint;
+    }
+
+    /// Samples at the rate divided by `period_factor`. A window ends first: all samples of one stand for the same time.
+    fn set_rate(&mut self, sample_hz: u32, period_factor: u32) {
+        let sampler = &mut self.parts.sampler;
+        if (sampler.sample_hz(), self.restraint.period_factor) == (sample_hz, period_factor) {
+            return;
+        }
+        sampler.stop();
         self.take();
         self.end_window(Vec::new());
+        let sampler = &mut self.parts.sampler;
+        if let Err(error) = sampler.set_rate(sample_hz, period_factor) {
+            self.note("the rings of samples keep their size", &error);
+        }
         self.parts.window.set_period(self.parts.sampler.period());
         if let Err(error) = self.parts.sampler.start() {
             self.note("cannot sample at another rate", &error);
@@ -332,6 +369,7 @@ impl Engine {
         add("walker_entry_refused", self.parts.processes.walker().failed_updates());
         EngineStatus {
             sample_hz: sampler.sample_hz(),
+            period: sampler.period(),
             walker_loop: sampler.walker_loop().name().to_owned(),
             expected_runs: counts.expected_runs,
             runs: counts.get(Counter::Runs),

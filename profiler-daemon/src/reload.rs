@@ -103,8 +103,15 @@ impl Reloader {
         let config = changes.in_force;
         let (targets, window) = (config.targets.clone(), config.store.window);
         self.engine
-            .ask(|reply| Command::Configure { targets, window, reply })
+            .ask(|reply| Command::Configure {
+                targets,
+                window,
+                sample_hz: config.sampling.hz.get(),
+                max_kernel_bytes: config.budget.max_kernel_bytes,
+                reply,
+            })
             .await?;
+        self.health.budget.change((&config).into());
         if let Some(level) = &self.source.level {
             level.set(&config.log)?;
         }
@@ -157,6 +164,8 @@ impl Changes {
         let mut in_force = old.clone();
         in_force.targets = new.targets.clone();
         in_force.store = new.store.clone();
+        in_force.sampling.hz = new.sampling.hz;
+        in_force.budget = new.budget.clone();
         in_force.log.level = new.log.level;
         Ok(Self {
             applied: differing_keys(old, &in_force)?,
@@ -211,6 +220,10 @@ mod tests {
         let mut new = old.clone();
         new.targets.discover_rust = false;
         new.store.retention = Duration::from_secs(60);
+        new.sampling.hz = std::num::NonZeroU32::new(49).unwrap();
+        new.sampling.walker_loop = profiler_config::WalkerLoop::BpfLoop;
+        new.budget.max_memory_bytes = 64 << 20;
+        new.budget.recover_after = Duration::from_secs(5);
         new.log.level = LogLevel::Debug;
         new.log.format = LogFormat::Json;
         new.api.socket = "/elsewhere".into();
@@ -218,12 +231,23 @@ mod tests {
         let changes = Changes::between(&old, &new).unwrap();
         assert_eq!(
             changes.applied,
-            ["log.level", "store.retention", "targets.discover_rust"]
+            [
+                "budget.max_memory_bytes",
+                "budget.recover_after",
+                "log.level",
+                "sampling.hz",
+                "store.retention",
+                "targets.discover_rust"
+            ]
         );
-        assert_eq!(changes.needs_restart, ["api.socket", "log.format", "state_dir"]);
+        assert_eq!(
+            changes.needs_restart,
+            ["api.socket", "log.format", "sampling.walker_loop", "state_dir"]
+        );
         let mut expected = new;
         expected.log.format = old.log.format;
         expected.api = old.api.clone();
+        expected.sampling.walker_loop = old.sampling.walker_loop;
         expected.state_dir = old.state_dir.clone();
         assert_eq!(changes.in_force, expected);
     }

@@ -65,7 +65,7 @@ pub fn answer(
             Command::Flush { reply } => reply.send(Err(FlushError::NotSampling { reason })).is_ok(),
             Command::ListProcesses { pid, reply } => reply.send(processes.list(pid)).is_ok(),
             Command::Watch { reply, .. } => reply.send(Err(WatchError::Unsupported { reason })).is_ok(),
-            Command::EndWatch { .. } | Command::SetRate { .. } => true,
+            Command::EndWatch { .. } | Command::Restrain(_) => true,
             Command::WatchProgress { reply, .. } => reply.send(None).is_ok(),
             Command::Configure { targets, reply, .. } => {
                 processes.set_targets(targets, Now::read());

@@ -207,6 +207,7 @@ pub(crate) fn status() -> GetStatusResponse {
         ],
         sampling: Some(SamplingStatus {
             sample_hz: 99,
+            effective_hz: 49.5,
             walker_loop: "bpf_loop".to_owned(),
             expected_runs: 200_000,
             runs: 199_990,

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -17,16 +17,18 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use self::policy::{Caps, Change, Policy, Reading, State, Step};
+use self::policy::{Caps, Change, Policy, Reading, Settings, State, Step};
 use crate::{
-    command::{Command, EngineHandle},
+    command::{Command, EngineHandle, Restraint},
     health::{Health, OwnCost},
     kernel::{CostReader, KernelCost},
 };
 
-/// Time between two readings.
+/// Longest time between two readings, and the number of them at least over which CPU is averaged.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Least time between two sums of all descriptors, and its least multiple of what the last took.
+const READINGS: u32 = 4;
+/// Least time between two sums of all descriptors unless CPU is averaged over less, and its least multiple of what the last
+/// took.
 const SUM_INTERVAL: Duration = Duration::from_secs(10);
 const SUM_RATIO: u32 = 1000;
 
@@ -67,12 +69,18 @@ pub struct Report {
     pub kernel: KernelCost,
 }
 
-impl From<&profiler_config::Budget> for Caps {
-    fn from(config: &profiler_config::Budget) -> Self {
+impl From<&profiler_config::Config> for Settings {
+    fn from(config: &profiler_config::Config) -> Self {
+        let budget = &config.budget;
         Self {
-            cpu_share: f64::from(config.max_cpu_percent.get()) / 100.0,
-            memory_bytes: config.max_memory_bytes,
-            kernel_bytes: config.max_kernel_bytes,
+            caps: Caps {
+                cpu_share: f64::from(budget.max_cpu_percent.get()) / 100.0,
+                memory_bytes: budget.max_memory_bytes,
+                kernel_bytes: budget.max_kernel_bytes,
+            },
+            averaged_over: budget.averaged_over,
+            recover_after: budget.recover_after,
+            sample_hz: config.sampling.hz.get(),
         }
     }
 }
@@ -81,7 +89,9 @@ impl From<&profiler_config::Budget> for Caps {
 #[derive(Debug, Default)]
 pub struct Board {
     report: Mutex<Report>,
+    changed: Mutex<Option<Settings>>,
     small_caches: AtomicBool,
+    discovered: AtomicU32,
 }
 
 impl Board {
@@ -95,6 +105,20 @@ impl Board {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
+    /// Has the daemon held to other settings from now on.
+    pub fn change(&self, settings: Settings) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+    }
+
+    fn take_change(&self) -> Option<Settings> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Notes how many processes are watched that nobody asked for.
+    pub fn set_discovered(&self, discovered: u32) {
+        self.discovered.store(discovered, Ordering::Relaxed);
+    }
+
     /// Whether caches are to be small.
     pub fn wants_small_caches(&self) -> bool {
         self.small_caches.load(Ordering::Relaxed)
@@ -105,11 +129,9 @@ impl Board {
 #[derive(Debug)]
 pub struct Keeper {
     /// What it may cost.
-    pub caps: Caps,
+    pub settings: Settings,
     /// Reads the cost of the programs.
     pub costs: CostReader,
-    /// Samples a second as configured.
-    pub sample_hz: u32,
     /// The sampling loop.
     pub engine: EngineHandle,
     /// Where the report goes.
@@ -123,15 +145,21 @@ impl Keeper {
     pub fn run(self, proc_root: &Path) {
         let start = Instant::now();
         let cpus = thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
-        let mut policy = Policy::new(self.caps, cpus, self.sample_hz);
+        let mut policy = Policy::new(self.settings, cpus);
         let mut report = Report {
-            caps: Some(self.caps),
+            caps: Some(self.settings.caps),
             since: Some(SystemTime::now()),
             ..Report::default()
         };
-        let (mut memory_due, mut has_own, mut factor) = (start, true, 1);
+        let (mut memory_due, mut has_own, mut told) = (start, true, Restraint::default());
+        let mut span = self.settings.averaged_over;
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
+            if let Some(settings) = self.health.budget.take_change() {
+                policy.set(settings);
+                (report.caps, span) = (Some(settings.caps), settings.averaged_over);
+                memory_due = now;
+            }
             let time = self.costs.time();
             report.kernel = KernelCost {
                 bytes: report.kernel.bytes,
@@ -140,7 +168,7 @@ impl Keeper {
             };
             if now >= memory_due {
                 (report.kernel.bytes, report.kernel.bytes_per_cpu) = self.costs.memory();
-                memory_due = now + SUM_INTERVAL.max(now.elapsed() * SUM_RATIO);
+                memory_due = now + SUM_INTERVAL.min(span).max(now.elapsed() * SUM_RATIO);
             }
             match OwnCost::read(proc_root) {
                 Ok(own) => {
@@ -151,6 +179,7 @@ impl Keeper {
                         cpu: own.cpu + report.kernel.time,
                         memory_bytes: report.memory_bytes,
                         kernel_bytes: report.kernel.bytes,
+                        discovered: self.health.budget.discovered.load(Ordering::Relaxed),
                     };
                     self.follow(&mut policy, reading, &mut report);
                 }
@@ -161,11 +190,12 @@ impl Keeper {
                 Err(_) => {}
             }
             // Asked for until the loop has room for it.
-            if factor != policy.period_factor() && self.set_rate(policy.period_factor()) {
-                factor = policy.period_factor();
+            let wanted = restraint(&policy, &told);
+            if wanted != told && self.engine.tell(Command::Restrain(wanted.clone())).is_ok() {
+                told = wanted;
             }
             self.health.budget.put(report.clone());
-            thread::park_timeout(INTERVAL);
+            thread::park_timeout(INTERVAL.min(span / READINGS));
         }
     }
 
@@ -201,9 +231,24 @@ impl Keeper {
             self.health.budget.small_caches.store(is_shed, Ordering::Relaxed);
         }
     }
+}
 
-    /// Whether the loop was told.
-    fn set_rate(&self, period_factor: u32) -> bool {
-        self.engine.tell(Command::SetRate { period_factor }).is_ok()
+/// What the sampling loop is to do without.
+fn restraint(policy: &Policy, told: &Restraint) -> Restraint {
+    let max_discovered = policy.max_discovered();
+    let reason = match max_discovered {
+        None => String::new(),
+        // What was said of those left out stays true of them.
+        Some(_) if told.max_discovered == max_discovered => told.reason.clone(),
+        Some(most) => format!(
+            "left out to keep within the budget, which has room for the {most} most sampled: {}",
+            policy.reason()
+        ),
+    };
+    Restraint {
+        period_factor: policy.period_factor(),
+        drops_idle_rows: policy.has_taken(Step::DropIdleRows),
+        max_discovered,
+        reason,
     }
 }

@@ -6,14 +6,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Time over which CPU is averaged, and after a step until the next.
-const SPAN: Duration = Duration::from_secs(10);
-/// Time after the start in which CPU is not held against its cap: everything that runs is read once.
-const START: Duration = Duration::from_secs(30);
-/// Time that everything must be clear before a step is taken back.
-const CLEAR_FOR: Duration = Duration::from_secs(30);
-/// Longest that it becomes when steps taken back had to be taken again.
-const CLEAR_FOR_MOST: Duration = Duration::from_secs(600);
+/// Time after the start in which CPU is not held against its cap, as a multiple of the time over which it is averaged:
+/// everything that runs is read once.
+const START_SPANS: u32 = 3;
+/// Longest that everything must be clear when steps taken back had to be taken again, as a multiple of the configured time.
+const MOST_CLEAR_FOR: u32 = 20;
 /// Share of the cap below which CPU is clear: taking back a step at most doubles it, and must stay below the cap.
 const CLEAR_CPU: f64 = 0.4;
 /// Share of the cap below which memory is clear.
@@ -33,6 +30,19 @@ pub struct Caps {
     pub kernel_bytes: u64,
 }
 
+/// What the daemon may cost, and at which pace it is held to that.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// What it may cost.
+    pub caps: Caps,
+    /// Time over which CPU is averaged, and after a step until the next.
+    pub averaged_over: Duration,
+    /// Time that everything must be clear before a step is taken back.
+    pub recover_after: Duration,
+    /// Samples a second on each CPU as configured.
+    pub sample_hz: u32,
+}
+
 /// What it costs at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -44,6 +54,8 @@ pub struct Reading {
     pub memory_bytes: u64,
     /// Maps and programs in the kernel.
     pub kernel_bytes: u64,
+    /// Processes watched that nobody asked for.
+    pub discovered: u32,
 }
 
 /// Something given up.
@@ -53,6 +65,13 @@ pub enum Step {
     HalveRate,
     /// Cached symbols; the caches stay small.
     DropCaches,
+    /// Unwind rows that no watched process uses; they are not kept for later any more.
+    DropIdleRows,
+    /// Discovered processes beyond this number. Those that were asked for stay.
+    LimitDiscovered {
+        /// How many may be watched.
+        most: u32,
+    },
 }
 
 /// What a reading leads to.
@@ -86,9 +105,8 @@ enum Cause {
 /// Decides by readings.
 #[derive(Debug)]
 pub struct Policy {
-    caps: Caps,
+    settings: Settings,
     cpus: u32,
-    max_halvings: usize,
     readings: VecDeque<Reading>,
     taken: Vec<Step>,
     state: State,
@@ -101,11 +119,10 @@ pub struct Policy {
 
 impl Policy {
     /// Nothing is given up yet.
-    pub fn new(caps: Caps, cpus: u32, sample_hz: u32) -> Self {
+    pub fn new(settings: Settings, cpus: u32) -> Self {
         Self {
-            caps,
+            settings,
             cpus: cpus.max(1),
-            max_halvings: (sample_hz / FLOOR_HZ).checked_ilog2().unwrap_or(0) as usize,
             readings: VecDeque::new(),
             taken: Vec::new(),
             state: State::Within,
@@ -113,8 +130,22 @@ impl Policy {
             last_change: None,
             last_recovery: None,
             clear_since: None,
-            clear_for: CLEAR_FOR,
+            clear_for: settings.recover_after,
         }
+    }
+
+    /// Other settings from now on. What is given up stays so until it is clear of the new caps; only a rate that would be
+    /// below the least is raised to it.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.clear_for = settings.recover_after;
+        self.clear_since = None;
+        let mut surplus = self.halvings().saturating_sub(self.max_halvings());
+        self.taken.retain(|step| {
+            let is_surplus = surplus > 0 && *step == Step::HalveRate;
+            surplus -= usize::from(is_surplus);
+            !is_surplus
+        });
     }
 
     /// Takes a reading, not older than the last.
@@ -123,26 +154,28 @@ impl Policy {
         while self
             .readings
             .get(1)
-            .is_some_and(|second| second.at + SPAN <= reading.at)
+            .is_some_and(|second| second.at + self.settings.averaged_over <= reading.at)
         {
             self.readings.pop_front();
         }
-        let has_settled = self.last_change.is_none_or(|changed| changed + SPAN <= reading.at);
+        let span = self.settings.averaged_over;
+        let has_settled = self.last_change.is_none_or(|changed| changed + span <= reading.at);
         if let Some(cause) = self.exceeded(reading) {
             self.clear_since = None;
             if !has_settled {
                 return None;
             }
             self.reason = self.describe(cause, reading);
-            let Some(step) = self.next_step(cause) else {
+            let Some(step) = self.next_step(cause, reading) else {
                 self.state = State::Exhausted;
                 return None;
             };
             // Soon is measured by the wait itself, so that a load which returns at any pace is waited out in the end.
-            let is_soon = |recovery: Duration| recovery + SPAN + self.clear_for > reading.at;
+            let is_soon = |recovery: Duration| recovery + span + self.clear_for > reading.at;
+            let least = self.settings.recover_after;
             self.clear_for = match self.last_recovery {
-                Some(recovery) if is_soon(recovery) => (self.clear_for * 2).min(CLEAR_FOR_MOST),
-                Some(_) => CLEAR_FOR,
+                Some(recovery) if is_soon(recovery) => (self.clear_for * 2).min(least * MOST_CLEAR_FOR),
+                Some(_) => least,
                 None => self.clear_for,
             };
             self.taken.push(step);
@@ -190,6 +223,19 @@ impl Policy {
         1 << self.halvings()
     }
 
+    /// Most discovered processes that may be watched; none if there is no such limit.
+    pub fn max_discovered(&self) -> Option<u32> {
+        self.taken.iter().rev().find_map(|step| match step {
+            Step::LimitDiscovered { most } => Some(*most),
+            _ => None,
+        })
+    }
+
+    /// Whether something is given up.
+    pub fn has_taken(&self, step: Step) -> bool {
+        self.taken.contains(&step)
+    }
+
     /// What is given up, in words and in the order in which it was.
     pub fn shed(&self) -> Vec<String> {
         let mut halvings = 0;
@@ -199,6 +245,10 @@ impl Policy {
                 format!("sampling rate divided by {}", 1_u32 << halvings)
             }
             Step::DropCaches => "cached symbols dropped, caches held at a quarter".to_owned(),
+            Step::DropIdleRows => "unwind rows that no watched process uses dropped".to_owned(),
+            Step::LimitDiscovered { most } => {
+                format!("at most {most} discovered processes watched, the least sampled left out")
+            }
         };
         self.taken.iter().map(words).collect()
     }
@@ -221,9 +271,9 @@ impl Policy {
     }
 
     fn exceeded(&self, reading: Reading) -> Option<Cause> {
-        let has_average = self.readings.front().is_some_and(|first| first.at + SPAN <= reading.at);
-        let (cpu, caps) = (self.cpu_share(), self.caps);
-        if has_average && reading.at >= START && cpu > caps.cpu_share {
+        let (cpu, caps, span) = (self.cpu_share(), self.settings.caps, self.settings.averaged_over);
+        let has_average = self.readings.front().is_some_and(|first| first.at + span <= reading.at);
+        if has_average && reading.at >= span * START_SPANS && cpu > caps.cpu_share {
             Some(Cause::Cpu)
         } else if reading.memory_bytes > caps.memory_bytes {
             Some(Cause::Memory)
@@ -233,21 +283,42 @@ impl Policy {
     }
 
     fn is_clear(&self, reading: Reading) -> bool {
-        self.cpu_share() < self.caps.cpu_share * CLEAR_CPU
-            && (reading.memory_bytes as f64) < self.caps.memory_bytes as f64 * CLEAR_MEMORY
-            && reading.kernel_bytes <= self.caps.kernel_bytes
+        let caps = self.settings.caps;
+        // Half of the rows or of the processes back can take as much again as there is.
+        let clear_kernel = match self.has_given_up_rows() {
+            true => (reading.kernel_bytes as f64) < caps.kernel_bytes as f64 * CLEAR_MEMORY,
+            false => reading.kernel_bytes <= caps.kernel_bytes,
+        };
+        self.cpu_share() < caps.cpu_share * CLEAR_CPU
+            && (reading.memory_bytes as f64) < caps.memory_bytes as f64 * CLEAR_MEMORY
+            && clear_kernel
     }
 
-    /// What helps against a cause. Dropped caches cost CPU; memory of the kernel is bounded by the rows that may be loaded, and
-    /// no step frees it.
-    fn next_step(&self, cause: Cause) -> Option<Step> {
-        let can_halve = self.halvings() < self.max_halvings;
+    fn has_given_up_rows(&self) -> bool {
+        self.taken.contains(&Step::DropIdleRows) || self.max_discovered().is_some()
+    }
+
+    /// What helps against a cause: first what costs least to do without. Processes go last, and those that were asked for not
+    /// at all. Dropped caches cost CPU, and the rate does not change what the kernel holds.
+    fn next_step(&self, cause: Cause, reading: Reading) -> Option<Step> {
+        let once = |step: Step| (!self.taken.contains(&step)).then_some(step);
+        let halve = || (self.halvings() < self.max_halvings()).then_some(Step::HalveRate);
+        let limit = || {
+            let most = reading.discovered / 2;
+            (reading.discovered > 0).then_some(Step::LimitDiscovered { most })
+        };
         match cause {
-            Cause::Cpu => can_halve.then_some(Step::HalveRate),
-            Cause::Memory if !self.taken.contains(&Step::DropCaches) => Some(Step::DropCaches),
-            Cause::Memory => can_halve.then_some(Step::HalveRate),
-            Cause::Kernel => None,
+            Cause::Cpu => halve().or_else(limit),
+            Cause::Memory => once(Step::DropCaches)
+                .or_else(|| once(Step::DropIdleRows))
+                .or_else(halve)
+                .or_else(limit),
+            Cause::Kernel => once(Step::DropIdleRows).or_else(limit),
         }
+    }
+
+    fn max_halvings(&self) -> usize {
+        (self.settings.sample_hz / FLOOR_HZ).checked_ilog2().unwrap_or(0) as usize
     }
 
     fn describe(&self, cause: Cause, reading: Reading) -> String {
@@ -256,17 +327,17 @@ impl Policy {
             Cause::Cpu => format!(
                 "CPU at {:.2} % of the host, cap {:.2} %",
                 self.cpu_share() * 100.0,
-                self.caps.cpu_share * 100.0
+                self.settings.caps.cpu_share * 100.0
             ),
             Cause::Memory => format!(
                 "memory at {:.1} MiB, cap {:.1} MiB",
                 mib(reading.memory_bytes),
-                mib(self.caps.memory_bytes)
+                mib(self.settings.caps.memory_bytes)
             ),
             Cause::Kernel => format!(
                 "memory in the kernel at {:.1} MiB, cap {:.1} MiB",
                 mib(reading.kernel_bytes),
-                mib(self.caps.kernel_bytes)
+                mib(self.settings.caps.kernel_bytes)
             ),
         }
     }
@@ -281,6 +352,12 @@ mod tests {
         memory_bytes: 100 << 20,
         kernel_bytes: 64 << 20,
     };
+    const SETTINGS: Settings = Settings {
+        caps: CAPS,
+        averaged_over: Duration::from_secs(10),
+        recover_after: Duration::from_secs(30),
+        sample_hz: 99,
+    };
 
     /// A daemon on two CPUs that is looked at once a second.
     struct Run {
@@ -292,7 +369,7 @@ mod tests {
     impl Run {
         fn new() -> Self {
             Self {
-                policy: Policy::new(CAPS, 2, 99),
+                policy: Policy::new(SETTINGS, 2),
                 reading: Reading::default(),
                 changes: Vec::new(),
             }
@@ -365,12 +442,12 @@ mod tests {
         let changes: Vec<&Change> = run.changes.iter().map(|(_, change)| change).collect();
         let (shed, recover) = (Change::Shed(Step::HalveRate), Change::Recover(Step::HalveRate));
         assert_eq!(changes, [&shed, &recover, &shed]);
-        run.pass(CLEAR_FOR_MOST.as_secs(), 0.001, 50);
+        run.pass(30 * u64::from(MOST_CLEAR_FOR), 0.001, 50);
         assert_eq!((run.changes.len(), run.policy.state()), (4, State::Within));
         // Long after that the wait is as short as at first.
         run.pass(1200, 0.001, 50);
         run.pass(12, 0.03, 50);
-        assert_eq!(run.policy.clear_for, CLEAR_FOR);
+        assert_eq!(run.policy.clear_for, SETTINGS.recover_after);
     }
 
     #[test]
@@ -380,12 +457,93 @@ mod tests {
         assert_eq!(run.changes, [(1, Change::Shed(Step::DropCaches))]);
         assert_eq!(run.policy.reason(), "memory at 101.0 MiB, cap 100.0 MiB");
         run.pass(20, 0.0, 101);
-        assert_eq!(run.changes[1].1, Change::Shed(Step::HalveRate));
+        assert_eq!(run.changes[1].1, Change::Shed(Step::DropIdleRows));
+        assert_eq!(run.changes[2].1, Change::Shed(Step::HalveRate));
         run.pass(120, 0.0, 90);
         assert_eq!(run.policy.state(), State::Shedding, "not clear of the cap");
         run.pass(300, 0.0, 60);
         assert_eq!(run.policy.state(), State::Within);
+        let recovered: Vec<Step> = run
+            .changes
+            .iter()
+            .filter_map(|(_, change)| match change {
+                Change::Recover(step) => Some(*step),
+                Change::Shed(_) => None,
+            })
+            .collect();
+        assert_eq!(
+            recovered,
+            [Step::HalveRate, Step::DropIdleRows, Step::DropCaches],
+            "in reverse"
+        );
         assert_eq!(run.changes.last().unwrap().1, Change::Recover(Step::DropCaches));
+    }
+
+    #[test]
+    fn discovered_processes_go_when_the_rate_is_at_its_floor() {
+        let mut run = Run::new();
+        run.reading.discovered = 5;
+        for (most, words) in [
+            (2, "at most 2 discovered"),
+            (1, "at most 1 discovered"),
+            (0, "at most 0 discovered"),
+        ] {
+            let before = run.policy.max_discovered();
+            while run.policy.max_discovered() == before {
+                run.pass(1, 1.0, 50);
+                assert!(run.reading.at < Duration::from_secs(120), "{:?}", run.changes);
+            }
+            assert_eq!(run.policy.max_discovered(), Some(most));
+            assert!(run.policy.shed().last().unwrap().starts_with(words));
+            run.reading.discovered = most;
+        }
+        assert_eq!(run.policy.period_factor(), 8);
+        run.pass(20, 1.0, 50);
+        assert_eq!(
+            run.policy.state(),
+            State::Exhausted,
+            "what was asked for is not touched"
+        );
+        // The last comes back first, one step at a time.
+        run.pass(45, 0.0, 50);
+        assert_eq!((run.policy.max_discovered(), run.policy.period_factor()), (Some(1), 8));
+        run.pass(300, 0.0, 50);
+        assert_eq!((run.policy.max_discovered(), run.policy.period_factor()), (None, 1));
+    }
+
+    #[test]
+    fn rows_help_against_memory_in_the_kernel_and_then_processes() {
+        let mut run = Run::new();
+        (run.reading.kernel_bytes, run.reading.discovered) = (65 << 20, 8);
+        run.pass(11, 0.0, 50);
+        let limit = |most| Change::Shed(Step::LimitDiscovered { most });
+        assert_eq!(run.changes, [(1, Change::Shed(Step::DropIdleRows)), (11, limit(4))]);
+        // Below the cap is not clear of it: what comes back may take as much again.
+        run.reading.kernel_bytes = 60 << 20;
+        run.pass(300, 0.0, 50);
+        assert_eq!((run.changes.len(), run.policy.state()), (2, State::Shedding));
+        run.reading.kernel_bytes = 40 << 20;
+        run.pass(100, 0.0, 50);
+        assert_eq!(run.policy.state(), State::Within);
+    }
+
+    #[test]
+    fn settings_change_while_something_is_given_up() {
+        let mut run = Run::new();
+        run.pass(52, 1.0, 50);
+        assert_eq!(run.policy.period_factor(), 8);
+        let (mut caps, sample_hz) = (CAPS, 49);
+        caps.cpu_share = 1.0;
+        run.policy.set(Settings {
+            caps,
+            sample_hz,
+            recover_after: Duration::from_secs(5),
+            ..SETTINGS
+        });
+        // A quarter of 49 is the least rate that is not below the floor.
+        assert_eq!(run.policy.period_factor(), 4);
+        run.pass(40, 0.3, 50);
+        assert_eq!((run.policy.period_factor(), run.policy.state()), (1, State::Within));
     }
 
     #[test]
@@ -393,9 +551,15 @@ mod tests {
         let mut run = Run::new();
         run.reading.kernel_bytes = 65 << 20;
         run.pass(60, 0.0, 50);
-        assert_eq!((run.changes.len(), run.policy.state()), (0, State::Exhausted));
-        run.reading.kernel_bytes = 60 << 20;
+        let dropped = Change::Shed(Step::DropIdleRows);
+        assert_eq!(
+            (&run.changes[..], run.policy.state()),
+            (&[(1, dropped)][..], State::Exhausted)
+        );
+        run.reading.kernel_bytes = 40 << 20;
         run.pass(1, 0.0, 50);
+        assert_eq!(run.policy.state(), State::Shedding);
+        run.pass(30, 0.0, 50);
         assert_eq!(run.policy.state(), State::Within);
     }
 }

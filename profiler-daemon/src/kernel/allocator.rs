@@ -18,7 +18,9 @@ impl Run {
 pub(super) struct Allocator {
     /// First index → count; never adjacent, never empty.
     free: BTreeMap<u32, u32>,
-    capacity: u32,
+    size: u32,
+    /// Runs end at or before this.
+    limit: u32,
     used: u32,
 }
 
@@ -31,13 +33,27 @@ impl Allocator {
         };
         Self {
             free,
-            capacity,
+            size: capacity,
+            limit: capacity,
             used: 0,
         }
     }
 
     pub(super) fn capacity(&self) -> u32 {
-        self.capacity
+        self.limit
+    }
+
+    /// Lets new runs end at or before this index only. Those handed out stay.
+    pub(super) fn set_limit(&mut self, limit: u32) {
+        self.limit = limit.min(self.size);
+    }
+
+    /// The index after the last that is in use.
+    pub(super) fn end(&self) -> u32 {
+        match self.free.last_key_value() {
+            Some((&first, &count)) if first + count == self.size => first,
+            _ => self.size,
+        }
     }
 
     pub(super) fn used(&self) -> u32 {
@@ -49,7 +65,9 @@ impl Allocator {
         if count == 0 {
             return Some(Run::EMPTY);
         }
-        let (&first, &length) = self.free.iter().find(|(_, length)| **length >= count)?;
+        let fits = |(first, length): &(&u32, &u32)| **length >= count && **first <= self.limit.saturating_sub(count);
+        // A limit below the count itself leaves index 0.
+        let (&first, &length) = self.free.iter().find(fits).filter(|_| count <= self.limit)?;
         self.free.remove(&first);
         if length > count {
             self.free.insert(first + count, length - count);

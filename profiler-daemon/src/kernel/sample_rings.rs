@@ -66,24 +66,37 @@ impl SampleBatch {
 /// Makes the rings of samples and gives them to the programs.
 pub(super) fn open(object: &mut Ebpf, cpus: &[u32], sample_hz: u32) -> Result<Rings, LoadError> {
     let mut ring_map: ArrayOfMaps<MapData, MapData> = ArrayOfMaps::try_from(take_map(object, "RINGS")?)?;
+    Ok((make(&mut ring_map, cpus, sample_hz)?, ring_map))
+}
+
+/// Makes rings for a rate and gives them to the programs, in the place of what they had.
+pub(super) fn make(
+    ring_map: &mut ArrayOfMaps<MapData, MapData>,
+    cpus: &[u32],
+    sample_hz: u32,
+) -> Result<Vec<RingBuf<MapData>>, LoadError> {
     let highest = cpus.iter().max().copied().unwrap_or_default();
-    let rings = (0..=highest / CPUS_PER_RING)
-        .take(MAX_RINGS as usize)
-        .map(|index| {
-            let sharers = cpus.iter().filter(|cpu| **cpu / CPUS_PER_RING == index).count() as u32;
-            let description = aya_obj::Map::new_from_params(
-                aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32,
-                0,
-                0,
-                ring_bytes(sharers, sample_hz),
-                0,
-            );
-            let map = MapData::create(description, "SAMPLES", None)?;
-            ring_map.set(index, &map, 0)?;
-            Ok(RingBuf::try_from(aya::maps::Map::RingBuf(map))?)
-        })
-        .collect::<Result<_, LoadError>>()?;
-    Ok((rings, ring_map))
+    let new = |index| {
+        let sharers = cpus.iter().filter(|cpu| **cpu / CPUS_PER_RING == index).count() as u32;
+        let description = aya_obj::Map::new_from_params(
+            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32,
+            0,
+            0,
+            ring_bytes(sharers, sample_hz),
+            0,
+        );
+        MapData::create(description, "SAMPLES", None)
+    };
+    // All of them before the first takes its place: what the programs write to is always read.
+    let maps = (0..=highest / CPUS_PER_RING).take(MAX_RINGS as usize).map(new);
+    let maps = maps.collect::<Result<Vec<_>, _>>()?;
+    for (index, map) in (0..).zip(&maps) {
+        ring_map.set(index, map, 0)?;
+    }
+    let rings = maps
+        .into_iter()
+        .map(|map| Ok(RingBuf::try_from(aya::maps::Map::RingBuf(map))?));
+    rings.collect()
 }
 
 /// A power of two that holds what `cpus` CPUs produce in [`RING_SECONDS`], within bounds.

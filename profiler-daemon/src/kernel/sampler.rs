@@ -76,8 +76,8 @@ pub struct Sampler {
     /// Lifecycle records that are not due yet.
     held: Vec<Lifecycle>,
     rings: Vec<RingBuf<MapData>>,
-    /// Holds the rings in the programs' array.
-    _ring_map: ArrayOfMaps<MapData, MapData>,
+    /// The programs' array of the rings.
+    ring_map: ArrayOfMaps<MapData, MapData>,
     counters: PerCpuArray<MapData, CounterValues>,
     /// What the programs say of rare cases.
     diagnostics: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -136,7 +136,7 @@ impl Sampler {
             lifecycle,
             held: Vec::new(),
             rings,
-            _ring_map: ring_map,
+            ring_map,
             counters,
             diagnostics,
             malformed_samples: 0,
@@ -211,11 +211,30 @@ impl Sampler {
         Duration::from_nanos(self.period_ns())
     }
 
-    /// Stops all clocks. [`Sampler::start`] starts them, with ticks that stand for `factor` times the configured period.
-    pub fn stop(&mut self, factor: u32) {
+    /// Stops all clocks. What they sampled is in the rings then.
+    pub fn stop(&mut self) {
         let clocks = std::mem::take(&mut self.clocks);
         self.past_ticks += self.ticks(&clocks);
+    }
+
+    /// Makes ticks stand for `factor` times the period of a rate. Clocks must be stopped and rings be empty: rings that are
+    /// too small for the rate are replaced. [`Sampler::start`] starts the clocks.
+    ///
+    /// # Errors
+    /// The rings could not be replaced. The rate is as asked for all the same.
+    pub fn set_rate(&mut self, sample_hz: u32, factor: u32) -> Result<(), LoadError> {
         self.period_factor = factor.max(1);
+        let before = std::mem::replace(&mut self.options.sample_hz, sample_hz);
+        if sample_hz != before {
+            self.rings = sample_rings::make(&mut self.ring_map, &cpus()?, sample_hz)?;
+        }
+        Ok(())
+    }
+
+    /// Takes another cap on all maps and programs; returns how many bytes rows may take of it.
+    pub fn set_max_kernel_bytes(&mut self, max_kernel_bytes: u64, row_bytes_now: u64) -> u64 {
+        self.options.max_kernel_bytes = max_kernel_bytes;
+        row_bytes(&self.options, cost::held_bytes().saturating_sub(row_bytes_now))
     }
 
     fn period_ns(&self) -> u64 {

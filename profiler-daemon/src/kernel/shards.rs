@@ -85,6 +85,25 @@ impl Shards {
         }
     }
 
+    /// Memory of all shards.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.shards.len() * ROWS_PER_SHARD as usize * ROW_BYTES) as u64
+    }
+
+    /// Gives shards behind a row back to the kernel, all but the first. Nothing may refer to their rows any more. In the
+    /// array the first takes their place, until there is another.
+    pub(super) fn shrink_to(&mut self, end: u32) {
+        let needed = (end as usize).div_ceil(ROWS_PER_SHARD as usize).max(1);
+        while self.shards.len() > needed {
+            let Some(first) = self.shards.first() else { return };
+            if let Err(error) = self.array.set(self.shards.len() as u32 - 1, &first.map, 0) {
+                tracing::debug!(%error, "a shard of rows that nobody uses stays");
+                return;
+            }
+            self.shards.pop();
+        }
+    }
+
     /// Waits until all programs that ran before have ended: an update of a map of maps returns only after that
     /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c). False if it could not wait.
     pub(super) fn wait_for_grace_period(&mut self) -> bool {

@@ -81,7 +81,8 @@ impl KernelTables {
     pub(super) fn new(object: &mut Ebpf, max_row_bytes: u64) -> Result<Self, LoadError> {
         let mapping_bytes = MAX_MAPPINGS as usize * size_of::<Mapping>();
         let page_bytes = MAX_PAGES as usize * size_of::<u64>();
-        let max_rows = (max_row_bytes / ROW_BYTES as u64).min(u64::from(MAX_SHARDS) << SHARD_SHIFT) as u32;
+        let mut rows = Allocator::new(MAX_SHARDS << SHARD_SHIFT);
+        rows.set_limit(rows_in(max_row_bytes));
         let (mapping_memory, mapping_map) = share(object, "MAPPINGS", mapping_bytes)?;
         let (page_memory, page_map) = share(object, "PAGES", page_bytes)?;
         Ok(Self {
@@ -93,7 +94,7 @@ impl KernelTables {
             page_memory,
             python: PythonLayouts::new(object)?,
             _shared: [mapping_map, page_map],
-            rows: Allocator::new(max_rows),
+            rows,
             pages: Allocator::new(MAX_PAGES),
             mappings: Allocator::new(MAX_MAPPINGS),
             installed: HashMap::new(),
@@ -123,9 +124,19 @@ impl KernelTables {
         u64::from(self.rows.used()) * ROW_BYTES as u64
     }
 
-    /// Whether something waits for [`KernelTables::reclaim`].
-    pub fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
+    /// Bytes of the kernel's memory that rows take, in use or not.
+    pub fn shard_bytes(&self) -> u64 {
+        self.shards.bytes()
+    }
+
+    /// Lets rows take up to so many bytes from now on. What is loaded stays.
+    pub fn set_max_row_bytes(&mut self, max_row_bytes: u64) {
+        self.rows.set_limit(rows_in(max_row_bytes));
+    }
+
+    /// Gives memory behind the last rows in use back to the kernel.
+    pub fn give_back_shards(&mut self) {
+        self.shards.shrink_to(self.rows.end());
     }
 
     /// Gives back what no entry refers to any more. Waits for two grace periods: some 40 ms.
@@ -335,6 +346,11 @@ impl WalkerTables for KernelTables {
     fn watched(&self) -> Vec<Pid> {
         self.processes.keys().filter_map(Result::ok).map(Pid).collect()
     }
+}
+
+/// Rows that fit into so many bytes.
+fn rows_in(bytes: u64) -> u32 {
+    (bytes / ROW_BYTES as u64).min(u64::from(MAX_SHARDS) << SHARD_SHIFT) as u32
 }
 
 fn map_of<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, LoadError> {

@@ -26,15 +26,20 @@ impl<T: WalkerTables> Processes<T> {
         self.watched.len()
     }
 
-    /// All watched processes by their ids, or one that need not be watched.
+    /// All watched processes by their ids with those left out for the budget, or one that need not be watched.
     pub fn list(&mut self, pid: Option<Pid>) -> Result<Vec<ProcessSummary>, ProcessError> {
         if let Some(pid) = pid {
             return Ok(vec![self.describe(pid)?]);
         }
-        let mut watched: Vec<&Image> = self.watched.iter().filter_map(|id| self.images.get(id)).collect();
-        watched.sort_unstable_by_key(|image| image.pid);
+        let watched = self.watched.iter().filter_map(|id| self.images.get(id));
+        let left_out = self
+            .images
+            .values()
+            .filter(|image| image.is_running() && image.watch.left_out.is_some() && !self.watched.contains(&image.id));
+        let mut listed: Vec<&Image> = watched.chain(left_out).collect();
+        listed.sort_unstable_by_key(|image| image.pid);
         // One that ended a moment ago has no files in /proc any more; what is known of it is shown.
-        Ok(watched.into_iter().map(|image| self.summary(image)).collect())
+        Ok(listed.into_iter().map(|image| self.summary(image)).collect())
     }
 
     fn describe(&mut self, pid: Pid) -> Result<ProcessSummary, ProcessError> {
@@ -117,6 +122,7 @@ impl<T: WalkerTables> Processes<T> {
         }
         let reason = match (&image.watch.refused, self.judge(image)) {
             (Some(refusal), _) => refusal.reason.clone(),
+            (None, _) if let Some(reason) = &image.watch.left_out => reason.to_string(),
             (None, Judgement::Leave(reason)) => match &image.identification {
                 Identification::Failed(detail) => format!("{reason}: {detail}"),
                 _ => reason.to_owned(),

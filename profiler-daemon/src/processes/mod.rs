@@ -6,7 +6,7 @@
 //! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the threads
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
-//! `retarget`, `entries`, `upkeep`, `delays`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
+//! `retarget`, `restraint`, `entries`, `upkeep`, `delays`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
 //! `jobs`, `builder`, `reader`, `row_cache`).
 
 mod builder;
@@ -28,6 +28,7 @@ pub mod objects;
 pub mod owner;
 pub mod process;
 mod reader;
+mod restraint;
 mod retarget;
 mod row_cache;
 mod sampling;

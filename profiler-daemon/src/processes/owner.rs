@@ -14,6 +14,7 @@ use super::{
     jobs::Job,
     objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
+    restraint::DiscoveredLimit,
     row_cache::RowCache,
     scan::ProcFs,
     tables::RowTables,
@@ -112,6 +113,7 @@ pub struct Processes<T> {
     pub(super) strays: HashSet<Pid>,
     pub(super) streams: HashMap<WatchId, Stream>,
     pub(super) leaderless: HashSet<ImageId>,
+    pub(super) discovered_limit: DiscoveredLimit,
     /// Files that are to be tried again, with the time.
     pub(super) delayed: VecDeque<(u64, Arc<MappedObject>)>,
     /// Processes that are to be looked at again, with the time.
@@ -161,6 +163,7 @@ impl<T: WalkerTables> Processes<T> {
             strays: HashSet::new(),
             streams: HashMap::new(),
             leaderless: HashSet::new(),
+            discovered_limit: DiscoveredLimit::default(),
             delayed: VecDeque::new(),
             unidentified: VecDeque::new(),
             health,

@@ -142,6 +142,8 @@ pub(super) struct Watch {
     pub(super) lease: Option<Instant>,
     /// Why it cannot be watched, and when to try again.
     pub(super) refused: Option<Refusal>,
+    /// Why it is not watched unless it is asked for: the daemon would cost too much.
+    pub(super) left_out: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,7 +160,7 @@ impl Watch {
     }
 
     pub(super) fn is_wanted(&self) -> bool {
-        self.discovered || self.is_requested()
+        self.discovered && self.left_out.is_none() || self.is_requested()
     }
 }
 

@@ -42,6 +42,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct RowTables {
     slots: HashMap<ContentId, Slot>,
+    /// Tables that nobody uses go as soon as they may.
+    drops_idle: bool,
 }
 
 impl RowTables {
@@ -132,10 +134,16 @@ impl RowTables {
         self.slots.values().any(|slot| slot.state.is_due(now_ns))
     }
 
+    /// Whether tables that nobody uses stay for a while.
+    pub(super) fn keep_idle(&mut self, keeps: bool) {
+        self.drops_idle = !keeps;
+    }
+
     /// Removes tables that nobody has used for long.
     pub(super) fn prune<T: WalkerTables>(&mut self, walker: &mut T, now_ns: u64) {
+        let grace = if self.drops_idle { LEAST_GRACE } else { GRACE };
         self.slots.retain(|_, slot| {
-            let is_old = slot.is_idle_for(GRACE, now_ns);
+            let is_old = slot.is_idle_for(grace, now_ns);
             if let (true, TableState::Installed(id)) = (is_old, &slot.state) {
                 walker.remove(*id);
             }

@@ -60,6 +60,7 @@ impl<T: WalkerTables> Processes<T> {
             self.end_leaderless(now);
             self.expire_leases(now);
             self.retry_refused(now);
+            self.keep_limit(now);
             self.relieve_builder(now);
             self.retry_delayed(now);
             self.forget_old(now);

@@ -227,7 +227,11 @@ impl<T: WalkerTables> Processes<T> {
     /// Begins or ends the watch of an image as its reasons say.
     pub(super) fn refresh_watch(&mut self, id: ImageId, now: Now) {
         let Some(image) = self.images.get(&id) else { return };
-        let wanted = image.is_running() && image.watch.is_wanted() && image.watch.refused.is_none();
+        let mut wanted = image.is_running() && image.watch.is_wanted() && image.watch.refused.is_none();
+        if wanted && !self.watched.contains(&id) {
+            wanted = !self.is_left_out(id);
+        }
+        let Some(image) = self.images.get(&id) else { return };
         if wanted == self.watched.contains(&id) {
             if !wanted && !image.undecided {
                 self.untrack(id);

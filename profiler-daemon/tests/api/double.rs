@@ -117,7 +117,7 @@ async fn answer(command: Command, script: &Shared) {
             drop(reply.send(script.watch.clone()));
         }
         // Nothing is sampled.
-        Command::SetRate { .. } => {}
+        Command::Restrain(_) => {}
         Command::EndWatch { id } => script.lock().seen.push(Seen::End(id)),
         Command::WatchProgress { reply, .. } => drop(reply.send(script.lock().progress)),
         Command::Configure { reply, .. } => drop(reply.send(())),

@@ -1067,6 +1067,7 @@ pub struct Part {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SamplingStatus {
+    /// Samples a second on each CPU as configured; 0 if nothing is sampled.
     #[prost(uint32, tag = "1")]
     pub sample_hz: u32,
     /// The loop that drives the walker: `bpf_loop` or `for_each_map_elem`.
@@ -1101,6 +1102,9 @@ pub struct SamplingStatus {
     /// host, idle or not, and no loss of the profiler.
     #[prost(uint64, tag = "10")]
     pub missed_ticks: u64,
+    /// Samples a second on each CPU now: fewer than configured while the daemon keeps within its budget.
+    #[prost(double, tag = "11")]
+    pub effective_hz: f64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cost {

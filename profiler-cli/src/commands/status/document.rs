@@ -32,6 +32,7 @@ struct PartDocument<'a> {
 #[derive(Serialize)]
 struct SamplingDocument {
     sample_hz: u32,
+    effective_hz: f64,
     walker_loop: String,
     expected_runs: u64,
     runs: u64,
@@ -118,6 +119,7 @@ impl From<SamplingStatus> for SamplingDocument {
     fn from(sampling: SamplingStatus) -> Self {
         Self {
             sample_hz: sampling.sample_hz,
+            effective_hz: sampling.effective_hz,
             walker_loop: sampling.walker_loop,
             expected_runs: sampling.expected_runs,
             runs: sampling.runs,

@@ -121,10 +121,15 @@ fn write_sampling(out: &mut impl Write, sampling: &SamplingStatus) -> io::Result
         return writeln!(out, "  nothing is sampled");
     }
     let walker_loop = printable(&sampling.walker_loop, MAX_TEXT_BYTES);
+    let configured = sampling.sample_hz;
+    let rate = match sampling.effective_hz {
+        // A daemon that does not tell samples as configured; a period in whole nanoseconds is none of so many a second.
+        hz if hz <= 0.0 || (hz / f64::from(configured) - 1.0).abs() < 0.01 => configured.to_string(),
+        hz => format!("{hz:.1} of {configured} configured"),
+    };
     writeln!(
         out,
-        "  rate          {} samples/s on each CPU, walker loop {walker_loop}",
-        sampling.sample_hz
+        "  rate          {rate} samples/s on each CPU, walker loop {walker_loop}"
     )?;
     let share = percent(sampling.runs, sampling.expected_runs);
     writeln!(
