@@ -11,6 +11,7 @@
 )]
 
 mod accounting;
+mod budget;
 mod field;
 mod generated_code;
 mod hard_times;
@@ -24,6 +25,7 @@ mod old_kernel;
 mod profile;
 mod python_programs;
 mod refusals;
+mod refused_calls;
 mod restarts;
 mod unprivileged;
 mod walks;

@@ -1,6 +1,6 @@
 //! A profile as the tests ask about it: whole stacks with their counts, out of `flamegraph --format json`.
 
-use std::{collections::BTreeMap, fmt, rc::Rc};
+use std::{collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;
 
@@ -88,6 +88,8 @@ impl Stack {
 #[derive(Debug)]
 pub(crate) struct Profile {
     pub(crate) stacks: Vec<Stack>,
+    /// Time of a CPU that one sample stands for.
+    pub(crate) period: Duration,
     pub(crate) samples: u64,
     pub(crate) rooted: u64,
     pub(crate) stopped: BTreeMap<String, u64>,
@@ -137,6 +139,7 @@ impl Profile {
         };
         let profile = Self {
             stacks,
+            period: Duration::from_nanos(document["period_ns"].as_u64().unwrap()),
             samples: quality["samples"].as_u64().unwrap(),
             rooted: quality["rooted"].as_u64().unwrap(),
             stopped: counts(&quality["stopped"]),

@@ -136,7 +136,7 @@ impl Host {
             cli: self.cli.clone(),
             socket,
             log,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -223,7 +223,7 @@ pub struct Daemon {
     cli: PathBuf,
     socket: PathBuf,
     log: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Daemon {
@@ -291,6 +291,15 @@ impl Daemon {
         descriptors
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
             .collect()
+    }
+
+    /// Has it read another configuration.
+    ///
+    /// # Panics
+    /// It cannot be written, or the daemon has ended.
+    pub fn reload(&self, config: &str) {
+        fs::write(self.folder.path().join("config.toml"), config).expect("a configuration can be written");
+        send_signal(self.pid(), Signal::HUP);
     }
 
     /// Its socket.

@@ -1,0 +1,178 @@
+//! The caps on the daemon's own cost, reached for real: what it gives up, that it says so, that profiles stay true, and that
+//! all of it comes back.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use profiler_tests::{
+    daemon::Daemon,
+    programs::{Running, wait_for},
+};
+use serde_json::Value;
+
+use crate::{SAMPLES_WITHIN, failed_parts, host, profile_of, start, wait_until_watched};
+
+/// A multiple of half of it, so that one answer can span both.
+const HZ: u32 = 1_000;
+/// How long the daemon may take to give something up or to take it back, on a machine that others use as well.
+const SHEDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A configuration that watches `deep` and looks at its cost each moment.
+fn config(hz: u32, caps: &str) -> String {
+    format!(
+        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"deep\"]\n[store]\nwindow = \"1s\"\n\
+         [budget]\naveraged_over = \"1s\"\nrecover_after = \"1s\"\n{caps}\n"
+    )
+}
+
+#[test]
+fn over_its_cpu_cap_it_samples_less_and_time_stays_true() {
+    let Some(host) = host() else { return };
+    let program = host.rust("deep");
+    let daemon = host.daemon(&config(HZ, "max_cpu_percent = 1"));
+    // Deep stacks on each CPU: far more than the cap at this rate.
+    let busy: Vec<Running> = (0..thread::available_parallelism().unwrap().get())
+        .map(|_| start(&program, &[]))
+        .collect();
+    let pid = busy[0].pid();
+    // Asked for, it is not left out even where the least rate is too dear.
+    let mut stream = daemon.cli_command();
+    let (pid_text, svg) = (pid.to_string(), host.path("stream.svg"));
+    stream
+        .args(["flamegraph", "--pid", &pid_text, "--duration", "10m", "-o"])
+        .arg(svg);
+    let _stream = Running::start_silent(&mut stream);
+    daemon.wait_for_samples(pid, 100, SAMPLES_WITHIN);
+
+    let status = wait_for_budget(&daemon, "shedding", |status| effective_hz(status) < f64::from(HZ));
+    println!("{}\n{}", status["budget"], effective_hz(&status));
+    let said = status["budget"].to_string();
+    assert!(
+        said.contains("CPU at") && said.contains("sampling rate divided by 2"),
+        "{said}"
+    );
+    assert_eq!(status["sampling"]["sample_hz"], HZ, "what is configured stays");
+    let shown = daemon.cli(&["status"]).stdout;
+    assert!(shown.contains(&format!("of {HZ} configured samples/s")), "{shown}");
+    thread::sleep(Duration::from_secs(2));
+    assert_true_to_time(&daemon, pid);
+
+    daemon.reload(&config(HZ, "max_cpu_percent = 100"));
+    let status = wait_for_budget(&daemon, "within", |status| {
+        status["budget"]["shed"] == Value::Array(Vec::new())
+    });
+    assert!(status["budget"]["recoveries"].as_u64() > Some(0), "{status}");
+    assert!((effective_hz(&status) - f64::from(HZ)).abs() < 1.0, "{status}");
+    daemon.reload(&config(HZ / 2, "max_cpu_percent = 100"));
+    wait_for("another rate", SHEDS_WITHIN, || {
+        let status = daemon.status();
+        let is_other = status["sampling"]["sample_hz"] == HZ / 2 && (effective_hz(&status) - 500.0).abs() < 1.0;
+        is_other.then_some(())
+    });
+    thread::sleep(Duration::from_secs(1));
+    assert_true_to_time(&daemon, pid);
+    assert!(!daemon.log().contains("need a restart"), "{}", daemon.log());
+    assert_eq!(failed_parts(&daemon), [""; 0]);
+}
+
+#[test]
+fn over_its_cap_in_the_kernel_it_leaves_discovered_processes_out() {
+    let Some(host) = host() else { return };
+    let program = host.rust("deep");
+    let (first, second) = (start(&program, &[]), start(&program, &[]));
+    let daemon = host.daemon(&config(99, ""));
+    for process in [&first, &second] {
+        wait_until_watched(&daemon, process.pid());
+    }
+    let before = daemon.status();
+    daemon.reload(&config(99, "max_kernel_bytes = \"8MiB\""));
+    // The maps alone take more than that, so that in the end nothing is left to give up.
+    let status = wait_for_budget(&daemon, "exhausted", |status| status["watched_processes"] == 0);
+    println!("{} before, {}", before["budget"]["kernel_bytes"], status["budget"]);
+    assert!(
+        status["budget"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("memory in the kernel"),
+        "{status}"
+    );
+    let listed = daemon.json(&["ps", "--json"]);
+    assert_eq!(listed["processes"].as_array().unwrap().len(), 2, "{listed}");
+    for process in listed["processes"].as_array().unwrap() {
+        assert_eq!(process["watch_state"], "not_watched", "{process}");
+        let reason = process["watch_reason"].as_str().unwrap();
+        assert!(reason.starts_with("left out to keep within the budget"), "{reason}");
+    }
+    daemon.reload(&config(99, ""));
+    wait_for_budget(&daemon, "within", |status| status["watched_processes"] == 2);
+    for process in [&first, &second] {
+        wait_until_watched(&daemon, process.pid());
+    }
+}
+
+#[test]
+fn over_its_memory_cap_it_drops_what_it_can_do_without() {
+    let Some(host) = host() else { return };
+    let program = host.rust("deep");
+    let deep = start(&program, &[]);
+    let daemon = host.daemon(&config(HZ, "max_memory_bytes = \"1GiB\""));
+    daemon.wait_for_samples(deep.pid(), 500, SAMPLES_WITHIN);
+    // Its own names make a daemon with debug information need more than the least cap.
+    let status = daemon.status();
+    let bytes = status["budget"]["memory_bytes"].as_u64().unwrap();
+    if bytes < 36 << 20 {
+        crate::skip(&format!("it takes {bytes} bytes only, and no cap is that low"));
+        return;
+    }
+    daemon.reload(&config(HZ, "max_memory_bytes = \"32MiB\""));
+    let status = wait_for_budget(&daemon, "shedding", |status| {
+        status["budget"]["sheddings"].as_u64() > Some(1)
+    });
+    let said = status["budget"].to_string();
+    assert!(
+        said.contains("memory at") && said.contains("cached symbols dropped"),
+        "{said}"
+    );
+    assert_true_to_time(&daemon, deep.pid());
+}
+
+fn effective_hz(status: &Value) -> f64 {
+    status["sampling"]["effective_hz"].as_f64().unwrap()
+}
+
+/// The status once the budget is in this state and something else is true of it.
+fn wait_for_budget(daemon: &Daemon, state: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + SHEDS_WITHIN;
+    loop {
+        let status = daemon.status();
+        if status["budget"]["state"] == state && is_so(&status) {
+            return status;
+        }
+        assert!(Instant::now() < end, "not {state}: {status}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The samples of a process stand for as much time of a CPU as it had in all its life, within a tenth.
+#[track_caller]
+fn assert_true_to_time(daemon: &Daemon, pid: u32) {
+    let used_before = on_cpu(pid);
+    let profile = profile_of(daemon, pid);
+    let sampled = profile.period * u32::try_from(profile.samples).unwrap();
+    let used = (used_before + on_cpu(pid)) / 2;
+    println!("{sampled:?} sampled, {used:?} used");
+    let ratio = sampled.as_secs_f64() / used.as_secs_f64();
+    assert!(
+        (0.9..=1.1).contains(&ratio),
+        "{sampled:?} sampled of {used:?}: {}",
+        profile.summary
+    );
+}
+
+/// Time that the only thread of a process has been on a CPU, as the scheduler has it.
+fn on_cpu(pid: u32) -> Duration {
+    let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
+}
