@@ -17,7 +17,7 @@ use std::{
 use profiler_config::Targets;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{kernel::records::Pid, waker::Waker};
+use crate::{budget::Restraint, kernel::records::Pid, waker::Waker};
 
 /// Commands that may wait for the loop at one time.
 pub const COMMAND_QUEUE: usize = 256;
@@ -82,30 +82,6 @@ pub enum Command {
         /// The report.
         reply: Reply<EngineStatus>,
     },
-}
-
-/// What is given up to keep within the caps on the daemon's own cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restraint {
-    /// What a sample stands for, as a multiple of the configured period.
-    pub period_factor: u32,
-    /// Unwind rows that no watched process uses are not kept for later.
-    pub drops_idle_rows: bool,
-    /// Most discovered processes that are watched.
-    pub max_discovered: Option<u32>,
-    /// Why those beyond that are not.
-    pub reason: String,
-}
-
-impl Default for Restraint {
-    fn default() -> Self {
-        Self {
-            period_factor: 1,
-            drops_idle_rows: false,
-            max_discovered: None,
-            reason: String::new(),
-        }
-    }
 }
 
 /// Names the watch of one stream. Chosen by the asker, so that it can end a watch whose answer it never saw.

@@ -17,7 +17,8 @@ use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, EngineStatus, FlushError, Reply, Restraint, WatchError, WatchStart},
+    budget::Restraint,
+    command::{Command, EngineStatus, FlushError, Reply, WatchError, WatchStart},
     kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
     processes::{Clock, Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
@@ -335,8 +336,7 @@ impl Engine {
         sampler.stop();
         self.take();
         self.end_window(Vec::new());
-        let sampler = &mut self.parts.sampler;
-        if let Err(error) = sampler.set_rate(sample_hz, period_factor) {
+        if let Err(error) = self.parts.sampler.set_rate(sample_hz, period_factor) {
             self.note("the rings of samples keep their size", &error);
         }
         self.parts.window.set_period(self.parts.sampler.period());

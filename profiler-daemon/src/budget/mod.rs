@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::policy::{Caps, Change, Policy, Reading, Settings, State, Step};
 use crate::{
-    command::{Command, EngineHandle, Restraint},
+    command::{Command, EngineHandle},
     health::{Health, OwnCost},
     kernel::{CostReader, KernelCost},
 };
@@ -81,6 +81,30 @@ impl From<&profiler_config::Config> for Settings {
             averaged_over: budget.averaged_over,
             recover_after: budget.recover_after,
             sample_hz: config.sampling.hz.get(),
+        }
+    }
+}
+
+/// What is given up to keep within the caps on the daemon's own cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restraint {
+    /// What a sample stands for, as a multiple of the configured period.
+    pub period_factor: u32,
+    /// Unwind rows that no watched process uses are not kept for later.
+    pub drops_idle_rows: bool,
+    /// Most discovered processes that are watched.
+    pub max_discovered: Option<u32>,
+    /// Why those beyond that are not.
+    pub reason: String,
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        Self {
+            period_factor: 1,
+            drops_idle_rows: false,
+            max_discovered: None,
+            reason: String::new(),
         }
     }
 }
