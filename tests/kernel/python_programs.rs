@@ -1,7 +1,11 @@
 //! The Python programs of the fixtures under every version of Python that is here: they run, and what they say of their own
 //! stacks is what the interpreter sees. Tests that hold profiles against them rest on it.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use profiler_tests::{
     interpreters::{self, Interpreter},
@@ -93,4 +97,44 @@ fn programs_become_ready() {
         });
         assert_eq!(said, "become");
     });
+}
+
+#[test]
+fn programs_with_packages_become_ready() {
+    if host().is_none() {
+        return;
+    }
+    let interpreter = match interpreters::with_packages() {
+        Ok(interpreter) => interpreter,
+        Err(reason) => return skip(&reason),
+    };
+    let scripts = Scripts::of(&interpreter);
+    scripts.start("greenlets.py", &[]).truth();
+    scripts.start("arrays.py", &[]).truth();
+    for event_loop in ["asyncio", "uvloop"] {
+        let service = scripts.start("service.py", &[event_loop]);
+        let port = service.said.iter().find_map(|line| line.strip_prefix("port "));
+        let port: u16 = port.unwrap().parse().unwrap();
+        for path in ["awaited", "threaded"] {
+            let reply = get(port, &format!("/{path}/7"));
+            assert!(
+                reply.starts_with("HTTP/1.1 200 ") && reply.contains("\"item\":7"),
+                "{reply}"
+            );
+        }
+    }
+}
+
+/// Asks a service on this host.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(SEEN_WITHIN)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
 }

@@ -73,6 +73,18 @@ pub fn built(folder: &Path, name: &str) -> PathBuf {
     folder.join("built").join(name)
 }
 
+/// The interpreter with the packages that services are made of, which `cargo xtask interpreters --packages` installs.
+///
+/// # Errors
+/// It is not there, and why.
+pub fn with_packages() -> Result<Interpreter, String> {
+    let program = folder().with_file_name("venvs/services/bin/python");
+    if !program.exists() {
+        return Err("there are no packages: cargo xtask interpreters --packages".to_owned());
+    }
+    Interpreter::ask("venvs/services", None, program)
+}
+
 /// Looks for interpreters and asks each for its version.
 pub fn all() -> Found {
     let mut found = Found::default();

@@ -19,11 +19,14 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 7] = fixtures!(
+const FIXTURES: [(&str, &str); 10] = fixtures!(
+    "arrays.py",
     "becomes.py",
     "churn.py",
+    "greenlets.py",
     "native.c",
     "prefork.py",
+    "service.py",
     "shapes.py",
     "shares.py",
     "truth.py"
