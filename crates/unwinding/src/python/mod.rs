@@ -27,6 +27,9 @@ mod threads;
 mod validate;
 mod version;
 
+#[cfg(test)]
+mod refusals;
+
 pub use code::{Code, CodeError};
 pub use error::PythonError;
 pub use layout::Layout;

@@ -78,7 +78,12 @@ impl Strings {
     ) -> Option<Vec<u8>> {
         let length = self.bytes_length(memory, address)?;
         let start = address.wrapping_add(u64::from(self.object.bytes));
-        (length <= max_bytes).then(|| memory.bytes(start, length as usize))?
+        if length > max_bytes {
+            return None;
+        }
+        // Behind the last byte is a zero.
+        let mut bytes = memory.bytes(start, length as usize + 1)?;
+        (bytes.pop() == Some(0)).then_some(bytes)
     }
 
     /// The length of a `bytes`.

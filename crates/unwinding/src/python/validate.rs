@@ -185,6 +185,9 @@ impl Layout {
         for anchor in stack.entries.iter().filter(|entry| entry.instruction == ANCHOR) {
             self.look_at_anchor(memory, anchor.address)?;
         }
+        if !begins(frames.clone().map(|frame| frame.instruction)) {
+            return Err("functions call others before they begin");
+        }
         let mut has_lines = false;
         for frame in frames.take(MAX_CODES) {
             has_lines |= self.look_at_code(memory, frame)?;
@@ -231,6 +234,12 @@ impl Layout {
             false => Ok(code.has_whole_lines()),
         }
     }
+}
+
+/// Whether instructions of a stack, innermost first, may be ones: the innermost function may be about to begin, those that
+/// called it have begun; and what is called has been loaded before, so that not all are at their first instruction.
+fn begins(instructions: impl Iterator<Item = i32> + Clone) -> bool {
+    instructions.clone().skip(1).all(|instruction| instruction >= 0) && instructions.into_iter().any(|at| at > 0)
 }
 
 /// What the walker reads from, on this side.
