@@ -1,6 +1,6 @@
 //! Folded stacks: `process;outermost;…;innermost count`, a stack on each line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
@@ -39,6 +39,18 @@ impl<'a> Folded<'a> {
             .filter(|(stack, _)| holds(stack))
             .map(|(_, count)| count)
             .sum()
+    }
+
+    /// Of each function the samples with a frame of it, under the name that `name` gives to frames.
+    pub(crate) fn samples_by(&self, name: impl Fn(&str) -> &str) -> BTreeMap<String, u64> {
+        let mut by_function = BTreeMap::<_, u64>::new();
+        for (stack, count) in &self.stacks {
+            let functions: BTreeSet<_> = stack.split(';').skip(1).map(&name).collect();
+            for function in functions {
+                *by_function.entry(function.to_owned()).or_default() += count;
+            }
+        }
+        by_function
     }
 
     /// Frames of all samples together as they were walked: inlined ones were named later, and the process is none.

@@ -4,6 +4,7 @@ mod accuracy;
 mod agent;
 mod churn;
 mod cost;
+mod python;
 mod report;
 mod soak;
 mod start;
@@ -25,6 +26,8 @@ pub(crate) enum Name {
     Truth,
     /// Self time of functions next to perf's.
     Accuracy,
+    /// Shares of Python functions next to py-spy's.
+    Python,
     /// Time to the first flame graph, and to one of a process that is already watched.
     Start,
     /// What is seen of processes that are over at once.
@@ -39,6 +42,7 @@ impl Name {
             Self::Cost => "cost",
             Self::Truth => "truth",
             Self::Accuracy => "accuracy",
+            Self::Python => "python",
             Self::Start => "start",
             Self::Churn => "churn",
             Self::Soak => "soak",
@@ -80,6 +84,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted("accuracy") {
         accuracy::run(&binaries, &interrupt)?;
+    }
+    if wanted("python") {
+        python::run(&binaries, &interrupt)?;
     }
     if wanted("start") {
         start::run(&binaries, &interrupt)?;

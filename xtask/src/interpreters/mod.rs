@@ -3,6 +3,7 @@
 
 mod debian;
 mod free_threaded;
+pub(crate) mod venvs;
 
 use anyhow::Result;
 use profiler_tests::interpreters::{self, Found};
@@ -17,6 +18,9 @@ pub(crate) struct Arguments {
     /// Also build one without a global lock, from source: a quarter of an hour and more.
     #[arg(long)]
     free_threaded: bool,
+    /// Also install what Python services are made of: a web server, numpy, greenlets.
+    #[arg(long)]
+    packages: bool,
     /// Print what there is as JSON.
     #[arg(long)]
     json: bool,
@@ -44,6 +48,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let found = interpreters::all();
+    if arguments.packages
+        && let Err(error) = venvs::SERVICES.make(&found)
+    {
+        missing.push(Missing {
+            name: venvs::SERVICES.name.to_owned(),
+            reason: format!("{error:#}"),
+        });
+    }
     if arguments.json {
         println!("{:#}", as_json(&found, &missing));
     } else {
