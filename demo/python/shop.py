@@ -9,8 +9,8 @@ import asyncio
 import time
 import zlib
 
-PAGE = [f"<li class='item'>tea & biscuits {number}</li>" for number in range(60)]
-REPLY = "\n".join(PAGE).encode() * 4
+PAGE = [f"<li class='item'>tea & biscuits {number}</li>" for number in range(600)]
+REPLY = "\n".join(PAGE).encode()
 
 
 class Share:
@@ -31,7 +31,7 @@ class Share:
 
 def sum_prices():
     total = 0.0
-    for item in range(300):
+    for item in range(5000):
         total = (total + item) ** 0.5 * 1.19
     return total
 
