@@ -17,7 +17,7 @@ use profiler_tests::{
 use crate::{host, skip};
 
 /// All shapes that need no extension module.
-const SHAPES: [&str; 9] = [
+const SHAPES: [&str; 10] = [
     "busy",
     "sleeping",
     "unlocked",
@@ -27,6 +27,7 @@ const SHAPES: [&str; 9] = [
     "callbacks",
     "foreign",
     "nested",
+    "mixed",
 ];
 /// How often a program looks at its own stacks.
 const LOOKS: &str = "12";

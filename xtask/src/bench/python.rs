@@ -13,9 +13,13 @@ use crate::children::{Interrupt, Running};
 use crate::folded::Folded;
 use crate::interpreters::venvs::PYSPY;
 use crate::session::{self, SHORT_WINDOWS, Session};
+use crate::workspace;
 
 const SAMPLE_HZ: u32 = 99;
 const RECORDING_SECONDS: u32 = 60;
+/// A program that makes no system calls: py-spy takes the time that a thread waits for a CPU for time on it, and where it
+/// waits is not where it works.
+const PROGRAM: [&str; 2] = ["tests/fixtures/python/shapes.py", "mixed"];
 /// Functions that py-spy sees in fewer samples are not compared.
 const LEAST_PERCENT: f64 = 5.0;
 /// How far a share may be from py-spy's, in points.
@@ -26,7 +30,9 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
         println!("\npython: not compared, because py-spy cannot be had: {error:#}");
         return Ok(());
     }
-    let program = session::start_python_demo()?;
+    let mut python = Command::new("python3");
+    python.arg(workspace::root().join(PROGRAM[0])).arg(PROGRAM[1]);
+    let program = Running::start(python.stdin(Stdio::null()).stdout(Stdio::null()))?;
     pin(program.pid())?;
     let session = Session::start(
         binaries,
