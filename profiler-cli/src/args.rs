@@ -25,6 +25,7 @@ Examples:
   profiler-cli flamegraph --pid 4242 --duration 30s --open
   profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
   profiler-cli flamegraph --pid 4242 --from 2026-03-01T12:00:00Z --to 2026-03-01T12:01:00Z
+  profiler-cli flamegraph --service api --gil        what Python threads hold the lock for
   profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
   profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
 
@@ -148,6 +149,8 @@ pub(crate) struct FlamegraphArgs {
     /// The samples until this time [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
     pub(crate) to: Option<Moment>,
+    #[command(flatten)]
+    pub(crate) view: ViewArgs,
     /// What to write [default: by the extension of FILE, else svg]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
@@ -157,6 +160,20 @@ pub(crate) struct FlamegraphArgs {
     /// Open what was written with the desktop's program for it
     #[arg(long)]
     pub(crate) open: bool,
+}
+
+/// What of the samples is shown.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct ViewArgs {
+    /// Show the native frames of Python interpreters too
+    #[arg(long)]
+    pub(crate) native_python: bool,
+    /// Only samples of threads that held Python's global interpreter lock
+    #[arg(long)]
+    pub(crate) gil: bool,
+    /// Show each thread apart
+    #[arg(long)]
+    pub(crate) threads: bool,
 }
 
 /// Whose samples.

@@ -12,7 +12,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use profiler_proto::v1::{
     GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse, ListProcessesRequest, Process, Profile,
-    ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, WatchProcessRequest,
+    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, WatchProcessRequest,
     WatchProcessResponse, process_service_client::ProcessServiceClient, profile_service_client::ProfileServiceClient,
     status_service_client::StatusServiceClient, watch_service_client::WatchServiceClient,
 };
@@ -173,10 +173,15 @@ impl Client {
     }
 
     /// The merged profile of a selection.
-    pub(crate) async fn query_profile(&self, selector: ProfileSelector) -> Result<Profile, ClientError> {
+    pub(crate) async fn query_profile(
+        &self,
+        selector: ProfileSelector,
+        view: ProfileView,
+    ) -> Result<Profile, ClientError> {
         let mut client = ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = QueryProfileRequest {
             selector: Some(selector),
+            view: Some(view),
         };
         Ok(self
             .call(client.query_profile(request))
@@ -186,10 +191,15 @@ impl Client {
     }
 
     /// The profile of a selection in the pprof format, with the names of threads.
-    pub(crate) async fn query_pprof(&self, selector: ProfileSelector) -> Result<QueryPprofResponse, ClientError> {
+    pub(crate) async fn query_pprof(
+        &self,
+        selector: ProfileSelector,
+        view: ProfileView,
+    ) -> Result<QueryPprofResponse, ClientError> {
         let mut client = ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         self.call(client.query_pprof(QueryPprofRequest {
             selector: Some(selector),
+            view: Some(view),
         }))
         .await
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use indexmap::IndexSet;
-use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality, Stack};
+use profiler_profile::{Frame, FrameKind, Gil, ProcessLabel, Profile, Quality, Stack};
 use profiler_proto::v1;
 
 /// Deepest stack taken: kernel, user and Python frames at their limits, with every user frame inlined many times over.
@@ -124,6 +124,8 @@ fn frames(messages: &[v1::Frame], strings: &[Arc<str>]) -> Result<(IndexSet<Fram
                 v1::FrameKind::Native => FrameKind::Native,
                 v1::FrameKind::Inlined => FrameKind::Inlined,
                 v1::FrameKind::Python => FrameKind::Python,
+                v1::FrameKind::Interpreter => FrameKind::Interpreter,
+                v1::FrameKind::Thread => FrameKind::Thread,
                 // A kind of a newer daemon is shown, without a claim of what it is.
                 v1::FrameKind::Unnamed | v1::FrameKind::Unspecified => FrameKind::Unnamed,
             },
@@ -183,6 +185,7 @@ fn stacks(nodes: &[v1::Node], frames: &[u32], processes: &[u32]) -> Result<HashM
             .entry(Stack {
                 process,
                 thread: 0,
+                gil: Gil::Unknown,
                 frames: stack.into(),
             })
             .or_insert(0_u64);

@@ -235,8 +235,38 @@ pub struct ProcessSummary {
     pub samples: u64,
     /// Those with a proven root.
     pub rooted_samples: u64,
+    /// Those with Python frames.
+    pub python_samples: u64,
+    /// The Python interpreter that it runs.
+    pub interpreter: Option<InterpreterSummary>,
     /// Parts of it that cannot be walked or named, with their reasons.
     pub limitations: Vec<String>,
+}
+
+/// What is known of the Python interpreter of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterpreterSummary {
+    /// Base name of the object that holds it.
+    pub object: Arc<str>,
+    /// Its version, if the object tells one that is known.
+    pub version: Option<String>,
+    /// Built without a global lock.
+    pub free_threaded: bool,
+    /// Whether its stacks are walked.
+    pub state: InterpreterState,
+    /// Why they are not (yet); empty if they are.
+    pub reason: String,
+}
+
+/// Whether the Python stacks of a process are walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InterpreterState {
+    /// Not yet: its layout is held against the process.
+    Looking,
+    /// They are.
+    Active,
+    /// They are not.
+    Refused,
 }
 
 /// What a process runs.
@@ -268,6 +298,8 @@ pub struct EngineStatus {
     pub sample_hz: u32,
     /// Time of a CPU that one sample stands for now: longer than configured while the daemon keeps within its budget.
     pub period: Duration,
+    /// Python stacks by why their walk ended.
+    pub python_stop_reasons: BTreeMap<String, u64>,
     /// The loop that drives the walker: `bpf_loop` or `for_each_map_elem`; empty if nothing is sampled.
     pub walker_loop: String,
     /// Runs of the program that perf's timers should have caused.

@@ -28,9 +28,12 @@ use crate::{
     kernel::{self, KernelTables, LoadError, Sampler, SamplerOptions, WalkerLoop, records::Pid},
     naming::Namer,
     notify::ServiceManager,
-    processes::{self, Clock, Now, Processes, walker_tables::WalkerTables},
+    processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
     reload::{Reloader, Source},
-    stacks::aggregate::{Aggregator, WindowLimits},
+    stacks::{
+        aggregate::{Aggregator, WindowLimits},
+        codes::PythonCodes,
+    },
     unsampled::{self, NoWalker},
     waker::Waker,
 };
@@ -292,8 +295,9 @@ impl Stages<'_> {
             stop: Arc::clone(self.stop),
         };
         let keeper = spawn("budget", move || keeper.run(Path::new(PROC_ROOT)))?;
+        let codes = PythonCodes::start(ProcFs::new(PROC_ROOT)).map_err(start_error)?;
         let engine = Engine::new(EngineParts {
-            window: Aggregator::new(period, WindowLimits::default(), SystemTime::now()),
+            window: Aggregator::new(period, WindowLimits::default(), SystemTime::now(), codes),
             window_length: self.config.store.window,
             sampler,
             processes,
@@ -387,8 +391,12 @@ fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Join
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)
-        .map_err(|source| DaemonError::Start {
-            what: "a thread",
-            source,
-        })
+        .map_err(start_error)
+}
+
+fn start_error(source: std::io::Error) -> DaemonError {
+    DaemonError::Start {
+        what: "a thread",
+        source,
+    }
 }

@@ -367,7 +367,11 @@ impl Engine {
         add("process_refused", tallies.refused_processes);
         add("unwind_table_job_refused", tallies.refused_jobs);
         add("walker_entry_refused", self.parts.processes.walker().failed_updates());
+        let python_stops = self.parts.window.python_stops();
         EngineStatus {
+            python_stop_reasons: python_stops
+                .map(|(reason, count)| (reason.name().to_owned(), count))
+                .collect(),
             sample_hz: sampler.sample_hz(),
             period: sampler.period(),
             walker_loop: sampler.walker_loop().name().to_owned(),

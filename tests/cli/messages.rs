@@ -216,6 +216,7 @@ pub(crate) fn status() -> GetStatusResponse {
             lifecycle_records: 512,
             lifecycle_lost: 0,
             stop_reasons: counts(&[("root", 12_340), ("no_row", 5)]),
+            python_stop_reasons: counts(&[("whole", 2_100), ("no_thread_state", 3)]),
             missed_ticks: 10,
         }),
         cost: Some(Cost {

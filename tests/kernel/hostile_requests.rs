@@ -239,6 +239,7 @@ fn selector(pid: u32, start: i64, end: i64) -> Vec<u8> {
     };
     QueryProfileRequest {
         selector: Some(selector),
+        view: None,
     }
     .encode_to_vec()
 }

@@ -37,6 +37,8 @@ pub(crate) fn frame(text: &str) -> Frame {
         Some(("i", rest)) => (FrameKind::Inlined, rest),
         Some(("p", rest)) => (FrameKind::Python, rest),
         Some(("u", rest)) => (FrameKind::Unnamed, rest),
+        Some(("c", rest)) => (FrameKind::Interpreter, rest),
+        Some(("t", rest)) => (FrameKind::Thread, rest),
         _ => (FrameKind::Native, text),
     };
     let with_line = rest
@@ -47,6 +49,8 @@ pub(crate) fn frame(text: &str) -> Frame {
         FrameKind::Kernel => ("[kernel]", ""),
         FrameKind::Python => ("handlers", "app/handlers.py"),
         FrameKind::Unnamed => ("libfoo.so.1", ""),
+        FrameKind::Interpreter => ("python3.11", ""),
+        FrameKind::Thread => ("", ""),
         FrameKind::Native | FrameKind::Inlined => ("web", if line > 0 { "src/main.rs" } else { "" }),
     };
     Frame {
@@ -151,6 +155,7 @@ pub(crate) fn any_profile() -> impl Strategy<Value = Profile> {
         FrameKind::Inlined,
         FrameKind::Python,
         FrameKind::Unnamed,
+        FrameKind::Interpreter,
     ];
     let functions = ["main", "a::b<[u8; 2]>", "a b", "x;y 3", "", "\u{1b}[0m", "recurse"];
     let frame = (

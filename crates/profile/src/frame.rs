@@ -15,6 +15,10 @@ pub enum FrameKind {
     Python,
     /// An address that no symbol covers; the function is `module+0xoffset`.
     Unnamed,
+    /// A native function of the interpreter that runs the Python functions around it.
+    Interpreter,
+    /// No code: the thread that a stack belongs to, at its root.
+    Thread,
 }
 
 /// One function at one line of a stack.

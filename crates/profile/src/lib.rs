@@ -14,14 +14,16 @@ pub mod render;
 mod top;
 mod tree;
 mod utc;
+mod view;
 mod visible;
 
 pub use frame::{Frame, FrameKind};
 pub use merge::PeriodMismatch;
-pub use profile::{ProcessLabel, Profile, ProfileBuilder, Stack};
+pub use profile::{Gil, ProcessLabel, Profile, ProfileBuilder, Stack};
 pub use quality::Quality;
 pub use top::FunctionSamples;
 pub use tree::{Node, Tree};
+pub use view::View;
 pub use visible::visible;
 
 #[cfg(test)]

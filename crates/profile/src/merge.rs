@@ -61,6 +61,7 @@ impl Translation {
         Stack {
             process,
             thread,
+            gil: stack.gil,
             frames,
         }
     }

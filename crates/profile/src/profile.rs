@@ -23,6 +23,18 @@ pub struct ProcessLabel {
     pub service: Arc<str>,
 }
 
+/// Whether a thread held its interpreter's lock when it was sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gil {
+    /// It is not known, or there is no such lock.
+    #[default]
+    Unknown,
+    /// It did.
+    Held,
+    /// It did not: it ran code that needs no lock.
+    Released,
+}
+
 /// One distinct stack of one process and thread name. Indices refer to the tables of its [`Profile`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stack {
@@ -30,6 +42,8 @@ pub struct Stack {
     pub process: u32,
     /// Index of the thread's name.
     pub thread: u32,
+    /// Whether the thread held its interpreter's lock.
+    pub gil: Gil,
     /// Indices of the frames, root first. Never empty.
     pub frames: Box<[u32]>,
 }
@@ -118,7 +132,7 @@ impl ProfileBuilder {
     /// Adds `count` samples of one stack, frames root first. Without any frame they count for a frame `[no stack]`.
     pub fn add(&mut self, process: &ProcessLabel, thread: &Arc<str>, frames: impl Iterator<Item = Frame>, count: u64) {
         let frames = frames.map(|frame| self.number(frame)).collect();
-        self.add_numbered(process, thread, frames, count);
+        self.add_numbered(process, thread, Gil::Unknown, frames, count);
     }
 
     /// The number of a frame in this profile, for [`ProfileBuilder::add_numbered`].
@@ -128,7 +142,14 @@ impl ProfileBuilder {
 
     /// As [`ProfileBuilder::add`], with the frames by their numbers: for many stacks that share frames. Numbers that
     /// this builder has not given are left out.
-    pub fn add_numbered(&mut self, process: &ProcessLabel, thread: &Arc<str>, mut frames: Vec<u32>, count: u64) {
+    pub fn add_numbered(
+        &mut self,
+        process: &ProcessLabel,
+        thread: &Arc<str>,
+        gil: Gil,
+        mut frames: Vec<u32>,
+        count: u64,
+    ) {
         let known = self.profile.frames.len();
         frames.retain(|frame| (*frame as usize) < known);
         if frames.is_empty() {
@@ -141,6 +162,7 @@ impl ProfileBuilder {
             Stack {
                 process,
                 thread,
+                gil,
                 frames: frames.into_boxed_slice(),
             },
             count,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{PeriodMismatch, ProcessLabel, Profile, ProfileBuilder, Stack};
+use profiler_profile::{Gil, PeriodMismatch, ProcessLabel, Profile, ProfileBuilder, Stack};
 
 use crate::{dictionary::Dictionary, window::Window};
 
@@ -180,7 +180,7 @@ impl Part {
         let meant: Vec<bool> = dictionary.processes.iter().map(is_meant).collect();
         let is_meant = |process: u32| meant.get(process as usize).copied().unwrap_or_default();
         // Equal stacks of several windows are added before their frames are looked up.
-        let mut counts: HashMap<(u32, u32, u32), u64> = HashMap::new();
+        let mut counts: HashMap<(u32, u32, Gil, u32), u64> = HashMap::new();
         let mut has_samples = false;
         let mut tables = Tables::new(dictionary);
         for window in &self.windows {
@@ -199,14 +199,17 @@ impl Part {
                 window.weight(period)?;
             }
             for entry in entries {
-                let count = counts.entry((entry.process, entry.thread, entry.stack)).or_default();
+                let count = counts
+                    .entry((entry.process, entry.thread, entry.gil, entry.stack))
+                    .or_default();
                 *count = count.saturating_add(entry.count.saturating_mul(weight));
             }
         }
-        for ((process, thread, place), count) in counts {
+        for ((process, thread, gil, place), count) in counts {
             let stack = Stack {
                 process: tables.process(process, profile),
                 thread: tables.thread(thread, profile),
+                gil,
                 frames: tables.frames(place, profile),
             };
             let samples = profile.stacks.entry(stack).or_default();

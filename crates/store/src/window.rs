@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{PeriodMismatch, Profile, Quality};
+use profiler_profile::{Gil, PeriodMismatch, Profile, Quality};
 
 use crate::dictionary::Dictionary;
 
@@ -17,6 +17,7 @@ const BLOCK_BYTES: usize = 16;
 pub(crate) struct Entry {
     pub(crate) process: u32,
     pub(crate) thread: u32,
+    pub(crate) gil: Gil,
     /// Place in the dictionary's tree.
     pub(crate) stack: u32,
     pub(crate) count: u64,
@@ -62,6 +63,7 @@ impl Window {
         let entry = |(stack, count): (&profiler_profile::Stack, &u64)| Entry {
             process: processes[stack.process as usize],
             thread: threads[stack.thread as usize],
+            gil: stack.gil,
             stack: dictionary.stack(stack.frames.iter().map(|frame| frames[*frame as usize])),
             count: *count,
         };

@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use profiler_proto::v1::{Process, Runtime, WatchState};
+use profiler_proto::v1::{Interpreter, InterpreterState, Process, Runtime, WatchState};
 use serde::Serialize;
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 const MAX_LIMITATIONS: usize = 8;
 /// Most bytes shown of one limitation.
 const MAX_LIMITATION_BYTES: usize = 400;
+
+/// How the daemon finds interpreters: by what the mapped object defines.
+const FOUND_BY: &str = "_PyRuntime";
 
 /// Lists processes.
 pub(crate) async fn run(connection: &Connection, args: &PsArgs) -> Result<ExitCode, CliError> {
@@ -85,7 +88,7 @@ fn row(process: &Process) -> Vec<Cell> {
     vec![
         Cell::number(process.pid.to_string()),
         Cell::text(&process.name),
-        Cell::text(runtime_name(process.runtime())),
+        Cell::text(&runtime(process)),
         Cell::text(&process.service),
         Cell::text(&format!(
             "{}{reason}",
@@ -115,6 +118,30 @@ fn write_limitations(out: &mut impl Write, processes: &[Process]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// What it runs, with the version of its interpreter, and whether that is understood.
+fn runtime(process: &Process) -> String {
+    let name = runtime_name(process.runtime());
+    let Some(interpreter) = &process.interpreter else {
+        return name.to_owned();
+    };
+    let version = interpreter.version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let free_threaded = if interpreter.free_threaded { "t" } else { "" };
+    let state = match interpreter.state() {
+        InterpreterState::Active => "",
+        _ => " (native only)",
+    };
+    format!("{name} {version}{free_threaded}{state}")
+}
+
+fn interpreter_state_name(state: InterpreterState) -> &'static str {
+    match state {
+        InterpreterState::Looking => "looking",
+        InterpreterState::Active => "active",
+        InterpreterState::Refused => "refused",
+        InterpreterState::Unspecified => "unknown",
+    }
 }
 
 fn runtime_name(runtime: Runtime) -> &'static str {
@@ -156,7 +183,33 @@ struct ProcessDocument<'a> {
     mappings_with_rows: u32,
     samples: u64,
     rooted_samples: u64,
+    python_samples: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interpreter: Option<InterpreterDocument<'a>>,
     limitations: &'a [String],
+}
+
+#[derive(Serialize)]
+struct InterpreterDocument<'a> {
+    version: &'a str,
+    free_threaded: bool,
+    object: &'a str,
+    found_by: &'static str,
+    state: &'static str,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Interpreter> for InterpreterDocument<'a> {
+    fn from(interpreter: &'a Interpreter) -> Self {
+        Self {
+            version: &interpreter.version,
+            free_threaded: interpreter.free_threaded,
+            object: &interpreter.object,
+            found_by: FOUND_BY,
+            state: interpreter_state_name(interpreter.state()),
+            reason: &interpreter.reason,
+        }
+    }
 }
 
 impl<'a> From<&'a Process> for ProcessDocument<'a> {
@@ -176,6 +229,8 @@ impl<'a> From<&'a Process> for ProcessDocument<'a> {
             mappings_with_rows: process.mappings_with_rows,
             samples: process.samples,
             rooted_samples: process.rooted_samples,
+            python_samples: process.python_samples,
+            interpreter: process.interpreter.as_ref().map(InterpreterDocument::from),
             limitations: &process.limitations,
         }
     }

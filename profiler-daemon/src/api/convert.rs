@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality};
+use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality, View};
 use profiler_proto::v1;
 use profiler_store::{Span, Status as StoreStatus, Target};
 use prost_types::Timestamp;
@@ -16,7 +16,7 @@ use crate::{
         Report,
         policy::{Caps, State},
     },
-    command::{EngineStatus, ProcessSummary, Runtime, WatchProgress, WatchState},
+    command::{EngineStatus, InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
     health::{OwnCost, Part, PartState},
     kernel::{KernelCost, possible_cpus, records::Pid},
 };
@@ -190,6 +190,8 @@ fn frame(frame: &Frame, strings: &mut Strings) -> v1::Frame {
         FrameKind::Inlined => v1::FrameKind::Inlined,
         FrameKind::Python => v1::FrameKind::Python,
         FrameKind::Unnamed => v1::FrameKind::Unnamed,
+        FrameKind::Interpreter => v1::FrameKind::Interpreter,
+        FrameKind::Thread => v1::FrameKind::Thread,
     };
     v1::Frame {
         kind: kind.into(),
@@ -257,6 +259,33 @@ pub(super) fn process(process: ProcessSummary, with_command_line: bool) -> v1::P
         samples: process.samples,
         rooted_samples: process.rooted_samples,
         limitations: process.limitations,
+        interpreter: process.interpreter.map(interpreter),
+        python_samples: process.python_samples,
+    }
+}
+
+fn interpreter(interpreter: InterpreterSummary) -> v1::Interpreter {
+    let state = match interpreter.state {
+        InterpreterState::Looking => v1::InterpreterState::Looking,
+        InterpreterState::Active => v1::InterpreterState::Active,
+        InterpreterState::Refused => v1::InterpreterState::Refused,
+    };
+    v1::Interpreter {
+        object: interpreter.object.to_string(),
+        version: interpreter.version.unwrap_or_default(),
+        free_threaded: interpreter.free_threaded,
+        state: state.into(),
+        reason: interpreter.reason,
+    }
+}
+
+/// What of a profile is asked for.
+pub(super) fn view(view: Option<v1::ProfileView>) -> View {
+    let view = view.unwrap_or_default();
+    View {
+        native_python: view.native_python,
+        threads: view.threads,
+        gil: view.gil,
     }
 }
 
@@ -311,6 +340,7 @@ pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
         lifecycle_records: status.lifecycle_records,
         lifecycle_lost: status.lifecycle_lost,
         stop_reasons: counts(&status.stop_reasons),
+        python_stop_reasons: counts(&status.python_stop_reasons),
         missed_ticks: status.missed_ticks,
     }
 }

@@ -53,6 +53,7 @@ impl<T: WalkerTables> Processes<T> {
             }
             return;
         }
+        self.look_for_python(id);
         let list = self.compose(id);
         for (content, job) in list.to_compile {
             if self.tables.request(content, now.monotonic_ns) && !self.submit(job) {
@@ -69,7 +70,7 @@ impl<T: WalkerTables> Processes<T> {
         {
             return;
         }
-        let generation = match self.walker.set_process(pid, &list.mappings, None) {
+        let generation = match self.walker.set_process(pid, &list.mappings, image.python.walk()) {
             Ok(generation) => generation,
             Err(full) => {
                 self.remove_entry(id, now);

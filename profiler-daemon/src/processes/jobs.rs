@@ -7,6 +7,7 @@ use profiler_unwinding::RowTable;
 use super::{
     discovery::Marks,
     files::MappedPlace,
+    interpreter::{Interpreter, MappedInterpreter},
     objects::{Built, MappedObject},
     process::ImageId,
     scan::MapsScan,
@@ -34,6 +35,12 @@ pub(super) enum Job {
     Compile { object: Arc<MappedObject> },
     /// Find out what a process is.
     Identify { image: ImageId, pid: Pid },
+    /// Hold the layout of an interpreter against a process that has it mapped.
+    Inspect {
+        image: ImageId,
+        pid: Pid,
+        mapped: Arc<MappedInterpreter>,
+    },
 }
 
 /// What became of a job.
@@ -55,6 +62,10 @@ pub(super) enum Outcome {
     Identified {
         image: ImageId,
         result: Result<Identity, Failure>,
+    },
+    Inspected {
+        image: ImageId,
+        result: Result<Arc<Interpreter>, Failure>,
     },
 }
 
@@ -90,7 +101,7 @@ impl Job {
                 let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
                 summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
             }
-            Self::BuildVdso { .. } | Self::Identify { .. } => false,
+            Self::BuildVdso { .. } | Self::Identify { .. } | Self::Inspect { .. } => false,
         }
     }
 
@@ -99,7 +110,7 @@ impl Job {
         match self {
             Self::List(_) => None,
             Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
-            Self::BuildVdso { .. } | Self::Identify { .. } => None,
+            Self::BuildVdso { .. } | Self::Identify { .. } | Self::Inspect { .. } => None,
         }
     }
 
@@ -113,6 +124,7 @@ impl Job {
             Self::List(list) => format!("the mappings of process {}", list.pid.0),
             Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
             Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
+            Self::Inspect { pid, .. } => format!("the interpreter of process {}", pid.0),
         }
     }
 }

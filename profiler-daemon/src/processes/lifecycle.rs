@@ -82,6 +82,7 @@ impl<T: WalkerTables> Processes<T> {
             false => Arc::new(parent.mappings.as_of(time_ns)),
         };
         child.tracked = true;
+        child.python = parent.python.of_fork();
         child.maps_truncated = parent.maps_truncated;
         child.lists = parent.lists.clone();
         // A list that the parent still waits for is the child's to read for itself.

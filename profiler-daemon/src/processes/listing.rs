@@ -13,7 +13,7 @@ use super::{
     watching::Judgement,
 };
 use crate::{
-    command::{ProcessError, ProcessSummary, WatchState},
+    command::{InterpreterState, InterpreterSummary, ProcessError, ProcessSummary, WatchState},
     kernel::records::Pid,
 };
 
@@ -94,6 +94,8 @@ impl<T: WalkerTables> Processes<T> {
             mappings_with_rows: rows_written(image),
             samples,
             rooted_samples,
+            python_samples: image.counts.python(),
+            interpreter: image.python.summary(),
             limitations: self.limitations(image),
         }
     }
@@ -152,6 +154,15 @@ impl<T: WalkerTables> Processes<T> {
                     ));
                 }
             }
+        }
+        if let Some(InterpreterSummary {
+            state: InterpreterState::Refused,
+            object,
+            reason,
+            ..
+        }) = image.python.summary()
+        {
+            found.insert(format!("{object}: Python stacks are not walked: {reason}"));
         }
         let left_out = image.mappings.left_out();
         if left_out > 0 {

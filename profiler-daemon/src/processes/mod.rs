@@ -7,7 +7,7 @@
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
 //! `retarget`, `restraint`, `entries`, `upkeep`, `delays`, `sampling`, `listing`), where facts come from ([`scan`], [`files`], [`discovery`], [`service`],
-//! `jobs`, `builder`, `reader`, `row_cache`).
+//! `jobs`, `builder`, `reader`, `row_cache`), and for Python what an [`interpreter`] is and who runs one (`python`, [`memory`]).
 
 mod builder;
 mod delays;
@@ -18,15 +18,18 @@ mod entries;
 #[cfg(test)]
 pub(crate) mod fake_proc;
 pub mod files;
+pub(crate) mod interpreter;
 mod jobs;
 mod lifecycle;
 mod lifetimes;
 mod listing;
 mod long_lists;
 pub mod mappings;
+pub(crate) mod memory;
 pub mod objects;
 pub mod owner;
 pub mod process;
+mod python;
 mod reader;
 mod restraint;
 mod retarget;

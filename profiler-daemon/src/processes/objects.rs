@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use profiler_unwinding::Segments;
+use profiler_unwinding::{Segments, python::InterpreterObject};
 
 use super::{discovery::Marks, files::identity_of, scan::without_deleted_mark, unwind::UnwindSummary};
 use crate::{
@@ -77,6 +77,8 @@ pub struct Built {
     pub unwind: Result<Arc<UnwindSummary>, String>,
     /// What kind of program it is.
     pub marks: Marks,
+    /// The Python interpreter in it, or why that cannot be used.
+    pub python: Option<Result<Arc<InterpreterObject>, Arc<str>>>,
     /// Its file system is a network's or a process's: asking it can take long.
     pub remote: bool,
 }
@@ -158,10 +160,12 @@ impl MappedObject {
             code: Arc::new(CodeObject {
                 name: Arc::clone(&self.name),
                 source,
+                is_interpreter: false,
             }),
             segments: Segments::default(),
             unwind: Err(reason.to_owned()),
             marks: Marks::default(),
+            python: None,
             remote: false,
         }));
     }
@@ -199,6 +203,7 @@ impl MappedObject {
             Arc::new(CodeObject {
                 name: Arc::clone(&self.name),
                 source,
+                is_interpreter: false,
             })
         })
     }
@@ -211,12 +216,6 @@ impl MappedObject {
             } => identity_of(descriptor).ok().as_ref() != Some(identity),
             CodeSource::Vdso | CodeSource::Anonymous | CodeSource::Opaque { .. } => false,
         })
-    }
-
-    fn holds_descriptor(&self) -> bool {
-        self.built
-            .get()
-            .is_some_and(|built| matches!(built.code.source, CodeSource::File { .. }))
     }
 }
 
@@ -397,10 +396,12 @@ mod tests {
             code: Arc::new(CodeObject {
                 name: "a".into(),
                 source,
+                is_interpreter: false,
             }),
             segments: Segments::default(),
             unwind: Err("none".into()),
             marks: Marks::default(),
+            python: None,
             remote: false,
         })
     }

@@ -118,6 +118,8 @@ pub struct Processes<T> {
     pub(super) delayed: VecDeque<(u64, Arc<MappedObject>)>,
     /// Processes that are to be looked at again, with the time.
     pub(super) unidentified: VecDeque<(u64, ImageId)>,
+    /// Images whose interpreter is to be looked at again, with the time.
+    pub(super) python_waiting: Vec<(u64, ImageId)>,
     pub(super) health: Arc<Health>,
     pub(super) tallies: Tallies,
     pub(super) next_image: u64,
@@ -166,6 +168,7 @@ impl<T: WalkerTables> Processes<T> {
             discovered_limit: DiscoveredLimit::default(),
             delayed: VecDeque::new(),
             unidentified: VecDeque::new(),
+            python_waiting: Vec::new(),
             health,
             tallies: Tallies::default(),
             next_image: 1,

@@ -18,7 +18,7 @@ use profiler_unwinding::ContentId;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    discovery::Marks, jobs::Identity, mappings::MappingHistory, verification::WrittenLists,
+    discovery::Marks, jobs::Identity, mappings::MappingHistory, python::PythonState, verification::WrittenLists,
     walker_tables::WalkerMapping,
 };
 use crate::{
@@ -114,12 +114,23 @@ fn since_zero(clock: ClockId) -> u64 {
 pub struct Counts {
     samples: AtomicU64,
     rooted: AtomicU64,
+    python: AtomicU64,
 }
 
 impl Counts {
     pub(super) fn add(&self, rooted: bool) {
         self.samples.fetch_add(1, Ordering::Relaxed);
         self.rooted.fetch_add(u64::from(rooted), Ordering::Relaxed);
+    }
+
+    /// Notes that the sample had Python frames.
+    pub(crate) fn add_python(&self) {
+        self.python.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Samples with Python frames.
+    pub(super) fn python(&self) -> u64 {
+        self.python.load(Ordering::Relaxed)
     }
 
     /// Samples, and those of them with a proven root.
@@ -232,8 +243,9 @@ pub struct Image {
     pub(super) maps_truncated: bool,
     pub(super) watch: Watch,
     pub(super) walker: WalkerSide,
+    pub(super) python: PythonState,
     pub(super) lists: WrittenLists,
-    pub(super) counts: Arc<Counts>,
+    pub(crate) counts: Arc<Counts>,
     /// The walker had an entry for it that has been removed: samples of it may still come.
     pub(super) was_in_walker: bool,
     /// Samples of this very image were seen.
@@ -268,6 +280,7 @@ impl Image {
             maps_truncated: false,
             watch: Watch::default(),
             walker: WalkerSide::default(),
+            python: PythonState::default(),
             lists: WrittenLists::default(),
             counts: Arc::default(),
             was_in_walker: false,

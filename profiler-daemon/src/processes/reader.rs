@@ -12,12 +12,13 @@ use std::{
 };
 
 use object::ReadCache;
-use profiler_unwinding::{CompileError, ContentId, RowTable, Segments};
+use profiler_unwinding::{CompileError, ContentId, RowTable, Segments, python::InterpreterObject};
 use rustix::{io::Errno, process::Resource};
 
 use super::{
     discovery::{self, Marks},
     files::{BoundedFile, MappedPlace, OpenError, TargetFile, open_executable, open_mapped},
+    interpreter,
     jobs::{Failure, Identity, Job, Outcome},
     objects::{Built, MappedObject, ObjectKind},
     row_cache::RowCache,
@@ -97,6 +98,10 @@ impl Reader {
                 image,
                 result: guarded(|| self.identify(pid)),
             },
+            Job::Inspect { image, pid, mapped } => Outcome::Inspected {
+                image,
+                result: guarded(|| interpreter::inspect(&self.proc, pid, &mapped, image.0)),
+            },
         }
     }
 
@@ -123,6 +128,7 @@ impl Reader {
             Ok(_) => self.compile(&cache),
             Err(error) => (Err(error.to_string()), None),
         };
+        let python = if marks.python { read_interpreter(&cache) } else { None };
         drop(cache);
         let identity = file.identity;
         let source = CodeSource::File {
@@ -134,10 +140,13 @@ impl Reader {
             code: Arc::new(CodeObject {
                 name: Arc::clone(&object.name),
                 source,
+                // A program with an interpreter linked into it has code of its own in there, too.
+                is_interpreter: python.is_some() && !marks.rust,
             }),
             segments: segments.unwrap_or_default(),
             unwind,
             marks,
+            python,
             remote,
         });
         forget_dead(&mut self.built);
@@ -153,6 +162,7 @@ impl Reader {
         let code = Arc::new(CodeObject {
             name: Arc::clone(&object.name),
             source: CodeSource::Vdso,
+            is_interpreter: false,
         });
         Ok((
             Arc::new(Built {
@@ -160,6 +170,7 @@ impl Reader {
                 segments,
                 unwind,
                 marks: Marks::default(),
+                python: None,
                 remote: false,
             }),
             table,
@@ -280,6 +291,14 @@ impl Reader {
         }
         self.marks.insert(file.identity, marks);
         marks
+    }
+}
+
+/// What the object of an interpreter says, or why it cannot be used; `None` if it is none after all.
+fn read_interpreter<'data>(data: impl object::ReadRef<'data>) -> Option<Result<Arc<InterpreterObject>, Arc<str>>> {
+    match InterpreterObject::read(data) {
+        Ok(found) => found.map(|object| Ok(Arc::new(object))),
+        Err(error) => Some(Err(error.to_string().into())),
     }
 }
 

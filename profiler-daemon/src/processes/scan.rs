@@ -23,6 +23,8 @@ const MAX_SHORT_MAPS_BYTES: u64 = 64 << 10;
 const MAX_LINE_BYTES: u64 = 17 << 10;
 /// Most bytes of the small files `stat`, `status` and `cgroup`.
 const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
+/// Most threads of a process that are looked at.
+const MAX_THREADS: usize = 4096;
 /// Most bytes of a command line that are shown.
 const MAX_COMMAND_LINE_BYTES: u64 = 16 << 10;
 /// `PF_KTHREAD` of the kernel's `include/linux/sched.h`.
@@ -154,6 +156,17 @@ impl ProcFs {
         let path = self.path(pid, "status");
         let text = read_bounded(&path, MAX_SMALL_FILE_BYTES)?;
         parse_credentials(&text).ok_or(ScanError::Malformed { path })
+    }
+
+    /// The threads of a process, by the ids that they have in its own PID namespace. Those that cannot be read are left out.
+    pub fn own_thread_ids(&self, pid: Pid) -> Result<Vec<u32>, ScanError> {
+        let directory = self.path(pid, "task");
+        let entries = std::fs::read_dir(&directory).map_err(|reason| classify(directory.clone(), reason))?;
+        let threads = entries.take(MAX_THREADS).filter_map(|entry| {
+            let text = read_bounded(&entry.ok()?.path().join("status"), MAX_SMALL_FILE_BYTES).ok()?;
+            parse_credentials(&text).map(|credentials| credentials.own_pid)
+        });
+        Ok(threads.collect())
     }
 
     /// Path of the program as the process sees it, without the mark of deleted files.

@@ -45,7 +45,7 @@ fn object_at(owner: &Owner, pid: u32, address: u64, time_ns: u64) -> Option<Stri
     let image = owner.image_at(Pid(pid), START_NS + time_ns)?;
     match image.resolve(address, START_NS + time_ns).location {
         Location::Object { object, .. } => Some(object.name.to_string()),
-        Location::Unmapped { .. } => None,
+        Location::Python { .. } | Location::Unmapped { .. } => None,
     }
 }
 

@@ -52,6 +52,7 @@ impl<T: WalkerTables> Processes<T> {
             }
         }
         self.rewrite_waiting(now);
+        self.retry_python(now);
         if self.repair_due && now.monotonic_ns.saturating_sub(self.last_repair_ns) >= REPAIR_INTERVAL_NS {
             self.repair(now);
         }
@@ -153,6 +154,7 @@ impl<T: WalkerTables> Processes<T> {
                 self.rewrite_due = true;
             }
             Outcome::Identified { image, result } => self.apply_identified(image, result, now),
+            Outcome::Inspected { image, result } => self.apply_inspected(image, result, now),
         }
     }
 

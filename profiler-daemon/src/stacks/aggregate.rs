@@ -11,11 +11,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_common::stop::StopReason;
+use profiler_common::{python::PythonStop, stop::StopReason};
+use profiler_profile::Gil;
 
-use super::window::{RawStack, StackWindow, WindowProcess};
+use super::{
+    codes::PythonCodes,
+    python_frames::{self, PythonFrames, Shape},
+    window::{Location, RawStack, StackWindow, WindowProcess},
+};
 use crate::{
-    kernel::records::{MARKED_GENERATION, RawSample},
+    kernel::records::{MARKED_GENERATION, RawSample, UserFrames},
     processes::{Image, ImageId, Processes, walker_tables::WalkerTables},
 };
 
@@ -26,7 +31,7 @@ pub const LOST_UNKNOWN_PROCESS: &str = "unknown_process";
 
 /// What an entry costs beside its key.
 const ENTRY_BYTES: usize = 64;
-/// Words of a key before its addresses.
+/// Words of a key before its frames.
 const KEY_HEADER: usize = 3;
 
 /// How large a window may become.
@@ -63,8 +68,8 @@ pub struct Aggregator {
     period: Duration,
     limits: WindowLimits,
     start: SystemTime,
-    /// Keys are the image, the time of its mappings' last change, the thread's name and the number of kernel frames in one
-    /// word, then the kernel's and the user's addresses.
+    /// Keys are the image, the time of its mappings' last change, the thread's name and the [`Shape`] of the rest in one word,
+    /// then the kernel's addresses, the Python frames by where they belong, and the user's addresses.
     stacks: HashMap<Box<[u64]>, Count>,
     bytes: usize,
     stops: HashMap<ImageId, BTreeMap<StopReason, u64>>,
@@ -72,13 +77,16 @@ pub struct Aggregator {
     incomplete_kernel_stacks: HashMap<ImageId, u64>,
     threads: HashMap<Box<[u8]>, u32>,
     thread_names: Vec<Arc<str>>,
+    python: PythonFrames,
+    /// Since the start, by number.
+    python_stops: [u64; PythonStop::ALL.len()],
     lost: BTreeMap<String, u64>,
     key: Vec<u64>,
 }
 
 impl Aggregator {
-    /// An empty window from `start` on. One sample stands for `period`.
-    pub fn new(period: Duration, limits: WindowLimits, start: SystemTime) -> Self {
+    /// An empty window from `start` on. One sample stands for `period`. Python functions are found among `codes`.
+    pub fn new(period: Duration, limits: WindowLimits, start: SystemTime, codes: PythonCodes) -> Self {
         Self {
             period,
             limits,
@@ -89,6 +97,8 @@ impl Aggregator {
             incomplete_kernel_stacks: HashMap::new(),
             threads: HashMap::new(),
             thread_names: Vec::new(),
+            python: PythonFrames::new(codes),
+            python_stops: [0; PythonStop::ALL.len()],
             lost: BTreeMap::new(),
             key: Vec::new(),
         }
@@ -107,12 +117,21 @@ impl Aggregator {
             processes.note_outdated(sample.pid, sample.time_ns);
         }
         let thread = self.thread(sample.thread_name);
+        self.python_stops[sample.python_stop as usize] += 1;
         self.key.clear();
-        let kernel_frames = sample.kernel_frames.len() as u64;
-        self.key
-            .extend([stamp.image.0, stamp.changed_ns, u64::from(thread) << 32 | kernel_frames]);
+        self.key.extend([stamp.image.0, stamp.changed_ns, 0]);
         self.key.extend_from_slice(sample.kernel_frames);
+        let groups = match processes.image(stamp.image) {
+            Some(image) if !sample.python.is_empty() => self.python_groups(image, sample, user_frames),
+            _ => 0,
+        };
         self.key.extend(user_frames.addresses());
+        let shape = Shape {
+            kernel_frames: sample.kernel_frames.len(),
+            groups,
+            gil: gil(sample.has_gil),
+        };
+        self.key[KEY_HEADER - 1] = u64::from(thread) << 32 | u64::from(shape.to_bits());
         if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
             count.samples += 1;
         } else {
@@ -192,6 +211,7 @@ impl Aggregator {
             start: start.min(now),
             end: now,
             processes,
+            codes: self.python.take(),
             lost,
         }
     }
@@ -199,6 +219,22 @@ impl Aggregator {
     /// Samples counted so far in the current window.
     pub fn samples(&self) -> u64 {
         self.stacks.values().map(|count| count.samples).sum()
+    }
+
+    /// Python stacks since the start by why their walk ended; those of processes that run no Python are not counted.
+    pub fn python_stops(&self) -> impl Iterator<Item = (PythonStop, u64)> {
+        let counted = PythonStop::ALL.into_iter().zip(self.python_stops);
+        counted.filter(|(stop, count)| *stop != PythonStop::NotPython && *count > 0)
+    }
+
+    /// Adds the Python frames of a sample to the key, and returns how many groups they are.
+    fn python_groups(&mut self, image: &Image, sample: &RawSample<'_>, user: UserFrames<'_>) -> usize {
+        let Some(interpreter) = image.interpreter() else {
+            return 0;
+        };
+        image.counts.add_python();
+        self.python
+            .write(sample.pid, interpreter, user, sample.python, &mut self.key)
     }
 
     fn thread(&mut self, name: &[u8]) -> u32 {
@@ -217,34 +253,48 @@ impl Aggregator {
     }
 }
 
+fn gil(has_gil: Option<bool>) -> Gil {
+    match has_gil {
+        None => Gil::Unknown,
+        Some(true) => Gil::Held,
+        Some(false) => Gil::Released,
+    }
+}
+
 /// The stack of a key, its addresses looked up in the image as it was at a time.
 fn resolve(key: &[u64], time_ns: u64, image: &Image, thread_names: &[Arc<str>]) -> RawStack {
-    let (thread, kernel_frames) = (key[KEY_HEADER - 1] >> 32, key[KEY_HEADER - 1] as u32);
-    let (kernel, user) = key[KEY_HEADER..].split_at(kernel_frames as usize);
+    let thread = key[KEY_HEADER - 1] >> 32;
+    let shape = Shape::from_bits(key[KEY_HEADER - 1] as u32);
+    let (kernel, rest) = key[KEY_HEADER..].split_at(shape.kernel_frames);
+    let (groups, addresses) = python_frames::read(shape.groups, rest);
     // Where the thread was, and where a signal struck, the address is that of an instruction that was about to run. All
     // others are return addresses; the call before may belong to another function or line.
     let mut is_interrupted = true;
-    let user = user
-        .iter()
-        .map(|&address| {
-            let instruction = if is_interrupted {
-                address
-            } else {
-                address.wrapping_sub(1)
-            };
-            let resolved = image.resolve(instruction, time_ns);
-            is_interrupted = resolved.is_signal_frame;
-            resolved.location
-        })
-        .collect();
+    let mut groups = groups.into_iter().peekable();
+    let mut user: Vec<Location> = Vec::with_capacity(rest.len());
+    for (index, &address) in addresses.iter().enumerate() {
+        while let Some((_, frames)) = groups.next_if(|(before, _)| *before <= index) {
+            user.extend(frames);
+        }
+        let instruction = if is_interrupted {
+            address
+        } else {
+            address.wrapping_sub(1)
+        };
+        let resolved = image.resolve(instruction, time_ns);
+        is_interrupted = resolved.is_signal_frame;
+        user.push(resolved.location);
+    }
+    user.extend(groups.flat_map(|(_, frames)| frames));
     let thread = thread_names
         .get(thread as usize)
         .cloned()
         .unwrap_or_else(|| Arc::from(""));
     RawStack {
         thread,
+        gil: shape.gil,
         kernel: kernel.into(),
-        user,
+        user: user.into(),
     }
 }
 

@@ -1,4 +1,7 @@
 //! Raw samples to windows: each sample is resolved against its process at its own time, and equal stacks are counted.
 
 pub mod aggregate;
+pub mod codes;
+pub(crate) mod merge;
+mod python_frames;
 pub mod window;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use profiler_common::stop::StopReason;
-use profiler_profile::ProcessLabel;
+use profiler_profile::{Gil, ProcessLabel};
+
+use super::codes::PythonCode;
 
 /// Tells files apart for as long as they are the same content, as far as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +34,8 @@ pub struct CodeObject {
     pub name: Arc<str>,
     /// What it is and how to read it.
     pub source: CodeSource,
+    /// All its code is that of an interpreter.
+    pub is_interpreter: bool,
 }
 
 /// What a [`CodeObject`] is and how to read it.
@@ -69,6 +73,13 @@ pub enum Location {
         /// last byte (return address − 1).
         link_address: u64,
     },
+    /// A function of an interpreted language.
+    Python {
+        /// Number of its code object in the window.
+        code: u32,
+        /// Bytes from the start of the bytecode to the instruction; negative before the first.
+        instruction: i32,
+    },
     /// In no mapping known for the time of the sample.
     Unmapped {
         /// Address in the process.
@@ -89,6 +100,16 @@ impl PartialEq for Location {
                     link_address: y,
                 },
             ) => x == y && Arc::ptr_eq(a, b),
+            (
+                Self::Python {
+                    code: a,
+                    instruction: x,
+                },
+                Self::Python {
+                    code: b,
+                    instruction: y,
+                },
+            ) => x == y && a == b,
             (Self::Unmapped { runtime_address: x }, Self::Unmapped { runtime_address: y }) => x == y,
             _ => false,
         }
@@ -104,6 +125,10 @@ impl std::hash::Hash for Location {
                 std::ptr::hash(Arc::as_ptr(object), state);
                 link_address.hash(state);
             }
+            Self::Python { code, instruction } => {
+                code.hash(state);
+                instruction.hash(state);
+            }
             Self::Unmapped { runtime_address } => runtime_address.hash(state),
         }
     }
@@ -114,6 +139,8 @@ impl std::hash::Hash for Location {
 pub struct RawStack {
     /// Name of the thread.
     pub thread: Arc<str>,
+    /// Whether it held the lock of its interpreter.
+    pub gil: Gil,
     /// Kernel addresses: the first is where the kernel was, the others return addresses as the kernel gives them.
     pub kernel: Box<[u64]>,
     /// User locations.
@@ -146,6 +173,8 @@ pub struct StackWindow {
     pub end: SystemTime,
     /// The processes that were sampled.
     pub processes: Vec<WindowProcess>,
+    /// Code objects of Python functions by number. They may still be being read.
+    pub codes: Vec<Arc<PythonCode>>,
     /// Samples known to be lost in the interval, by reason.
     pub lost: BTreeMap<String, u64>,
 }

@@ -12,6 +12,7 @@ mod kernel_names;
 mod object_file;
 mod object_names;
 mod perf_maps;
+mod python_names;
 #[cfg(test)]
 mod tests;
 mod window_names;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use profiler_common::stop::StopReason;
-use profiler_profile::{FrameKind, ProcessLabel, Profile};
+use profiler_profile::{FrameKind, Gil, ProcessLabel, Profile};
 
 use super::Symbols;
 use crate::{
@@ -33,6 +33,7 @@ fn object(path: &Path, name: &str) -> Arc<CodeObject> {
     let identity = identity_of(&file).unwrap();
     Arc::new(CodeObject {
         name: name.into(),
+        is_interpreter: false,
         source: CodeSource::File {
             identity,
             descriptor: file.into(),
@@ -76,6 +77,7 @@ fn opaque(name: &str) -> Location {
     Location::Object {
         object: Arc::new(CodeObject {
             name: name.into(),
+            is_interpreter: false,
             source,
         }),
         link_address: 0x123,
@@ -96,6 +98,7 @@ fn window(stacks: &[(&[u64], &[Location], u64)], stops: &[(StopReason, u64)]) ->
     let stacks = stacks.iter().map(|(kernel, user, count)| {
         (
             RawStack {
+                gil: Gil::Unknown,
                 thread: "worker".into(),
                 kernel: (*kernel).into(),
                 user: (*user).into(),
@@ -114,6 +117,7 @@ fn window(stacks: &[(&[u64], &[Location], u64)], stops: &[(StopReason, u64)]) ->
             stops: stops.iter().copied().collect(),
             incomplete_kernel_stacks: 1,
         }],
+        codes: Vec::new(),
         lost: BTreeMap::from([("ring_full".to_owned(), 3)]),
     }
 }
@@ -248,6 +252,7 @@ fn the_vdso_is_named() {
     let mut symbols = Symbols::new(&SETTINGS, Path::new("/proc"));
     let vdso = Arc::new(CodeObject {
         name: "[vdso]".into(),
+        is_interpreter: false,
         source: CodeSource::Vdso,
     });
     let locations = (0..0x2000).map(|link_address| Location::Object {

@@ -5,7 +5,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use profiler_common::stop::StopReason;
@@ -19,6 +19,7 @@ use super::{
     object_file::ObjectFile,
     object_names::{Limitation, ObjectNames},
     perf_maps::PerfMaps,
+    python_names,
 };
 use crate::{
     kernel::records::Pid,
@@ -30,6 +31,8 @@ use crate::{
 const KERNEL: &str = "[kernel]";
 /// Stands for addresses in no known mapping.
 const UNMAPPED: &str = "[unmapped]";
+/// Longest that a window waits for Python code objects to be read.
+const READING: Duration = Duration::from_millis(500);
 /// Module of code that a process generated and named.
 const GENERATED: &str = "[jit]";
 
@@ -133,7 +136,7 @@ impl Symbols {
                     let address = if level == 0 { *address } else { address.wrapping_sub(1) };
                     frames.push(kernel.number(address, &mut builder));
                 }
-                builder.add_numbered(&process.label, &stack.thread, frames, *count);
+                builder.add_numbered(&process.label, &stack.thread, stack.gil, frames, *count);
             }
             builder.add_process_quality(&process.label, &quality);
         }
@@ -149,6 +152,7 @@ impl Symbols {
     ) -> HashMap<&'w Location, NamedLocation> {
         let mut named: HashMap<&Location, NamedLocation> = HashMap::new();
         let mut pending: HashMap<ObjectKey, Pending<'w>> = HashMap::new();
+        let deadline = Instant::now() + READING;
         let locations = window.processes.iter().flat_map(|process| {
             let locations = process.stacks.keys().flat_map(|stack| &stack.user);
             locations.map(|location| (Pid(process.label.pid), location))
@@ -159,6 +163,14 @@ impl Symbols {
             }
             let entry = match location {
                 Location::Unmapped { .. } => NamedLocation::of_memory(UNMAPPED, builder),
+                Location::Python { code, instruction } => {
+                    let code = window.codes.get(*code as usize).map(|code| &**code);
+                    let (frame, is_named) = python_names::frame(code, *instruction, deadline);
+                    NamedLocation {
+                        frames: [builder.number(frame)].into(),
+                        is_named,
+                    }
+                }
                 Location::Object { object, link_address } => match key_of(object) {
                     None => NamedLocation::without_name(object, *link_address, builder),
                     Some(key) => match self.frames.get(key, *link_address) {
@@ -292,14 +304,14 @@ impl NamedLocation {
         ] = &**frames
         {
             let function = format!("{}{function}", object.name);
-            return Self::unnamed(function.into(), Arc::clone(&object.name), builder);
+            return Self::unnamed(object, function.into(), builder);
         }
         let numbers = frames.iter().rev().map(|frame| {
             builder.number(Frame {
-                kind: if frame.inlined {
-                    FrameKind::Inlined
-                } else {
-                    FrameKind::Native
+                kind: match frame.inlined {
+                    _ if object.is_interpreter => FrameKind::Interpreter,
+                    true => FrameKind::Inlined,
+                    false => FrameKind::Native,
                 },
                 function: Arc::clone(&frame.function),
                 module: Arc::clone(&object.name),
@@ -324,19 +336,27 @@ impl NamedLocation {
             return Self::of_memory(&object.name, builder);
         }
         let function = format!("{}+{link_address:#x}", object.name);
-        Self::unnamed(function.into(), Arc::clone(&object.name), builder)
+        Self::unnamed(object, function.into(), builder)
     }
 
     /// Code in memory that no file describes. Its addresses mean nothing outside of the process, so they are left out, and
     /// all of it is one function.
     fn of_memory(name: &str, builder: &mut ProfileBuilder) -> Self {
         let name: Arc<str> = name.into();
-        Self::unnamed(Arc::clone(&name), name, builder)
+        Self::without_symbol(FrameKind::Unnamed, Arc::clone(&name), name, builder)
     }
 
-    fn unnamed(function: Arc<str>, module: Arc<str>, builder: &mut ProfileBuilder) -> Self {
+    fn unnamed(object: &CodeObject, function: Arc<str>, builder: &mut ProfileBuilder) -> Self {
+        let kind = match object.is_interpreter {
+            true => FrameKind::Interpreter,
+            false => FrameKind::Unnamed,
+        };
+        Self::without_symbol(kind, function, Arc::clone(&object.name), builder)
+    }
+
+    fn without_symbol(kind: FrameKind, function: Arc<str>, module: Arc<str>, builder: &mut ProfileBuilder) -> Self {
         let frame = Frame {
-            kind: FrameKind::Unnamed,
+            kind,
             function,
             module,
             file: Arc::default(),

@@ -34,7 +34,7 @@ async fn codes(path: &Path) -> Vec<Code> {
     };
     let code = |answer: Result<(), Status>| answer.map_or_else(|status| status.code(), |()| Code::Ok);
     let list = ListProcessesRequest { pid: None };
-    let query = QueryProfileRequest { selector: None };
+    let query = QueryProfileRequest::default();
     vec![
         code(
             StatusServiceClient::new(channel.clone())

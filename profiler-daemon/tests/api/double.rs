@@ -142,6 +142,8 @@ pub(crate) fn process(pid: u32) -> ProcessSummary {
         mappings_with_rows: 2,
         samples: 10,
         rooted_samples: 9,
+        python_samples: 0,
+        interpreter: None,
         limitations: Vec::new(),
     }
 }

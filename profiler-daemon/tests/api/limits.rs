@@ -165,7 +165,7 @@ async fn a_request_that_is_too_large_is_refused() {
         ..ProfileSelector::default()
     });
     let error = client
-        .query_profile(QueryProfileRequest { selector })
+        .query_profile(QueryProfileRequest { selector, view: None })
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::OutOfRange, "{error:?}");

@@ -68,6 +68,7 @@ async fn query(client: &mut ProfileServiceClient<Channel>, selector: ProfileSele
     let answer = client
         .query_profile(QueryProfileRequest {
             selector: Some(selector),
+            view: None,
         })
         .await?;
     Ok(answer.into_inner().profile.expect("a profile"))
@@ -212,10 +213,7 @@ async fn selectors_that_make_no_sense() {
     let server = Server::start();
     let mut client = ProfileServiceClient::new(server.client().await);
     let time = |seconds| Some(Timestamp { seconds, nanos: 0 });
-    let missing = client
-        .query_profile(QueryProfileRequest { selector: None })
-        .await
-        .unwrap_err();
+    let missing = client.query_profile(QueryProfileRequest::default()).await.unwrap_err();
     assert_eq!(
         (missing.code(), missing.message()),
         (Code::InvalidArgument, "selector is missing")
@@ -246,6 +244,7 @@ async fn selectors_that_make_no_sense() {
         assert_eq!(error.code(), Code::InvalidArgument, "{selector:?}: {error:?}");
         let request = QueryPprofRequest {
             selector: Some(selector),
+            view: None,
         };
         assert_eq!(
             client.query_pprof(request).await.unwrap_err().code(),
@@ -261,7 +260,10 @@ async fn pprof_is_compressed_and_comes_with_its_quality() {
     put(&server, window(7, 5, 2 * SECOND));
     let mut client = ProfileServiceClient::new(server.client().await);
     let answer = client
-        .query_pprof(QueryPprofRequest { selector: Some(pid(7)) })
+        .query_pprof(QueryPprofRequest {
+            selector: Some(pid(7)),
+            view: None,
+        })
         .await
         .unwrap()
         .into_inner();
@@ -269,7 +271,10 @@ async fn pprof_is_compressed_and_comes_with_its_quality() {
     assert_eq!(answer.quality.unwrap().samples, 5);
     server.script.lock().processes = vec![process(8)];
     let error = client
-        .query_pprof(QueryPprofRequest { selector: Some(pid(8)) })
+        .query_pprof(QueryPprofRequest {
+            selector: Some(pid(8)),
+            view: None,
+        })
         .await
         .unwrap_err();
     assert_eq!(

@@ -47,6 +47,65 @@ pub struct Process {
     /// Parts of the process that cannot be walked or named, with their reasons.
     #[prost(string, repeated, tag = "15")]
     pub limitations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The Python interpreter that it runs, if it has one mapped.
+    #[prost(message, optional, tag = "16")]
+    pub interpreter: ::core::option::Option<Interpreter>,
+    /// Samples with Python frames, of `samples`.
+    #[prost(uint64, tag = "17")]
+    pub python_samples: u64,
+}
+/// A Python interpreter in a process. It is found by content: the mapped object that defines `_PyRuntime`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Interpreter {
+    /// Base name of the object that holds it.
+    #[prost(string, tag = "1")]
+    pub object: ::prost::alloc::string::String,
+    /// As the object states it, such as `3.11.2`; where it states only what it can do, such as `3.9`. Empty if not known.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Built without a global interpreter lock.
+    #[prost(bool, tag = "3")]
+    pub free_threaded: bool,
+    #[prost(enumeration = "InterpreterState", tag = "4")]
+    pub state: i32,
+    /// Why its Python stacks are not walked (yet); empty if they are.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InterpreterState {
+    Unspecified = 0,
+    /// Where it keeps its stacks is being held against the process itself.
+    Looking = 1,
+    /// Its Python stacks are walked.
+    Active = 2,
+    /// Only native stacks are walked.
+    Refused = 3,
+}
+impl InterpreterState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INTERPRETER_STATE_UNSPECIFIED",
+            Self::Looking => "INTERPRETER_STATE_LOOKING",
+            Self::Active => "INTERPRETER_STATE_ACTIVE",
+            Self::Refused => "INTERPRETER_STATE_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INTERPRETER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INTERPRETER_STATE_LOOKING" => Some(Self::Looking),
+            "INTERPRETER_STATE_ACTIVE" => Some(Self::Active),
+            "INTERPRETER_STATE_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
 }
 /// What a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -447,10 +506,26 @@ pub mod profile_selector {
         Service(::prost::alloc::string::String),
     }
 }
+/// What is shown of the samples. By default the native frames of an interpreter are left out of stacks that have the
+/// Python functions it ran: their time is those functions' own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileView {
+    /// Keep the native frames of interpreters.
+    #[prost(bool, tag = "1")]
+    pub native_python: bool,
+    /// Begin each stack with a frame for its thread.
+    #[prost(bool, tag = "2")]
+    pub threads: bool,
+    /// Only samples of threads that held their interpreter's lock. The quality is still that of all samples of the target.
+    #[prost(bool, tag = "3")]
+    pub gil: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryProfileRequest {
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<ProfileSelector>,
+    #[prost(message, optional, tag = "2")]
+    pub view: ::core::option::Option<ProfileView>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryProfileResponse {
@@ -461,6 +536,8 @@ pub struct QueryProfileResponse {
 pub struct QueryPprofRequest {
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<ProfileSelector>,
+    #[prost(message, optional, tag = "2")]
+    pub view: ::core::option::Option<ProfileView>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryPprofResponse {
@@ -613,6 +690,10 @@ pub enum FrameKind {
     Python = 4,
     /// An address that no symbol covers; the function is `module+0xoffset`.
     Unnamed = 5,
+    /// A native function of the interpreter that runs the Python functions around it.
+    Interpreter = 6,
+    /// No code: the thread that a stack belongs to, at its root. Only if asked for.
+    Thread = 7,
 }
 impl FrameKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -627,6 +708,8 @@ impl FrameKind {
             Self::Inlined => "FRAME_KIND_INLINED",
             Self::Python => "FRAME_KIND_PYTHON",
             Self::Unnamed => "FRAME_KIND_UNNAMED",
+            Self::Interpreter => "FRAME_KIND_INTERPRETER",
+            Self::Thread => "FRAME_KIND_THREAD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -638,6 +721,8 @@ impl FrameKind {
             "FRAME_KIND_INLINED" => Some(Self::Inlined),
             "FRAME_KIND_PYTHON" => Some(Self::Python),
             "FRAME_KIND_UNNAMED" => Some(Self::Unnamed),
+            "FRAME_KIND_INTERPRETER" => Some(Self::Interpreter),
+            "FRAME_KIND_THREAD" => Some(Self::Thread),
             _ => None,
         }
     }
@@ -1105,6 +1190,12 @@ pub struct SamplingStatus {
     /// Samples a second on each CPU now: fewer than configured while the daemon keeps within its budget.
     #[prost(double, tag = "11")]
     pub effective_hz: f64,
+    /// Walks of Python stacks by the reason they ended.
+    #[prost(btree_map = "string, uint64", tag = "12")]
+    pub python_stop_reasons: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cost {

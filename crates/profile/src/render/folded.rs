@@ -1,6 +1,6 @@
 //! Folded stacks: `process;frame;frame count`, one stack a line, root first.
 //!
-//! Kernel frames end in `_[k]`, inlined ones in `_[i]`, as tools of this format expect. A semicolon, which separates
+//! Python functions have the end of their file's path, as `get (http/client.py)`. Kernel frames end in `_[k]`, inlined ones in `_[i]`, as tools of this format expect. A semicolon, which separates
 //! frames, becomes a colon in names. Frames of one function at different lines are one.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, path_to};
+use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, function_name, path_to};
 use crate::{Frame, FrameKind, Profile, visible};
 
 /// Writes the profile as folded stacks.
@@ -34,9 +34,9 @@ fn frame_name(frame: &Frame) -> String {
     let suffix = match frame.kind {
         FrameKind::Kernel => "_[k]",
         FrameKind::Inlined => "_[i]",
-        FrameKind::Native | FrameKind::Python | FrameKind::Unnamed => "",
+        FrameKind::Native | FrameKind::Python | FrameKind::Unnamed | FrameKind::Interpreter | FrameKind::Thread => "",
     };
-    format!("{}{suffix}", name(&frame.function))
+    format!("{}{suffix}", name(&function_name(frame)))
 }
 
 fn name(name: &str) -> Cow<'_, str> {

@@ -20,8 +20,9 @@
 //!
 //! `nodes` is the merged tree, callers before what they call: `parent` is an index into `nodes`, `null` for the outermost
 //! frame of a stack; `process` and `frame` are indices into their tables. `self` and `total` are samples, each of which
-//! stands for `period_ns`. A frame's `kind` is `kernel`, `native`, `inlined` (into its parent), `python` or `unnamed`
-//! (`function` is then `module+0xoffset`); unknown strings are empty, an unknown line is 0.
+//! stands for `period_ns`. A frame's `kind` is `kernel`, `native`, `inlined` (into its parent), `python`, `interpreter`
+//! (native code that runs Python), `thread` (the root of its stacks), or `unnamed` (`function` is then `module+0xoffset`);
+//! unknown strings are empty, an unknown line is 0.
 
 use std::{
     collections::BTreeMap,

@@ -3,11 +3,14 @@
 //! All formats show names through [`visible()`], so that nothing from a target steers whoever reads them.
 //! The same samples give the same bytes, however the profile came to be.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use thiserror::Error;
 
-use crate::{FrameKind, Profile, Tree, visible};
+use crate::{Frame, FrameKind, Profile, Tree, visible};
 
 pub mod folded;
 pub mod json;
@@ -19,6 +22,9 @@ pub mod svg;
 const MAX_REPEATED_NAME_BYTES: usize = 1_024;
 /// Longest name in formats that hold each name once.
 const MAX_TABLE_NAME_BYTES: usize = 4_096;
+
+/// Parts at the end of a Python file's path that tell it from others.
+const PATH_PARTS: usize = 2;
 
 /// Why there is no rendering.
 #[derive(Debug, Error)]
@@ -71,6 +77,20 @@ fn table_name(name: &str) -> String {
     }
 }
 
+/// A function's name where no file stands beside it: that of a Python function with the end of its file's path, as
+/// `Client.get (http/client.py)`, since many have the same name.
+fn function_name(frame: &Frame) -> Cow<'_, str> {
+    if frame.kind != FrameKind::Python || frame.file.is_empty() {
+        return Cow::Borrowed(&frame.function);
+    }
+    let parts = frame.file.rmatch_indices('/');
+    let start = parts.take(PATH_PARTS).last().map_or(0, |(slash, _)| slash + 1);
+    // A path of so few parts is shown whole.
+    let whole = frame.file.matches('/').count() < PATH_PARTS;
+    let end = if whole { &*frame.file } else { &frame.file[start..] };
+    Cow::Owned(format!("{} ({end})", frame.function))
+}
+
 /// The kind of a frame in words.
 fn kind_name(kind: FrameKind) -> &'static str {
     match kind {
@@ -79,6 +99,8 @@ fn kind_name(kind: FrameKind) -> &'static str {
         FrameKind::Inlined => "inlined",
         FrameKind::Python => "python",
         FrameKind::Unnamed => "unnamed",
+        FrameKind::Interpreter => "interpreter",
+        FrameKind::Thread => "thread",
     }
 }
 

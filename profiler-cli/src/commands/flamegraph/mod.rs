@@ -62,6 +62,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         target: &target,
         span,
         format,
+        view: args.view,
     };
     let rendering = match plan {
         Plan::Show(span) => query(span).fetch(None).await?,

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use profiler_profile::Quality;
-use profiler_proto::v1::{ProfileSelector, SampleKind};
+use profiler_proto::v1::{ProfileSelector, ProfileView, SampleKind};
 use tonic::Code;
 
 use super::{
@@ -11,11 +11,11 @@ use super::{
     target::Target,
 };
 use crate::{
-    args::FlamegraphArgs,
+    args::{FlamegraphArgs, ViewArgs},
     client::{Client, ClientError},
     convert,
     error::CliError,
-    output::Format,
+    output::{Format, thousands},
     span::span_text,
 };
 
@@ -74,6 +74,7 @@ pub(super) struct Query<'a> {
     pub(super) target: &'a Target,
     pub(super) span: Span,
     pub(super) format: Format,
+    pub(super) view: ViewArgs,
 }
 
 impl Query<'_> {
@@ -84,7 +85,7 @@ impl Query<'_> {
         {
             return Ok(rendering);
         }
-        let answer = self.client.query_profile(self.selector()).await;
+        let answer = self.client.query_profile(self.selector(), self.view()).await;
         let profile = convert::profile(answer.map_err(|error| self.explain(error, recording))?)?;
         if profile.samples() == 0 {
             return Err(self.no_samples(recording, &profile.quality));
@@ -109,7 +110,7 @@ impl Query<'_> {
     /// The daemon renders pprof itself: only there the names of threads are still known. None if it has nothing to
     /// render: whether that means no samples or no such process, its answer does not tell.
     async fn fetch_pprof(self, recording: Option<&Recording>) -> Result<Option<Rendering>, CliError> {
-        let response = match self.client.query_pprof(self.selector()).await {
+        let response = match self.client.query_pprof(self.selector(), self.view()).await {
             Err(ClientError::NotFound { .. }) => return Ok(None),
             answer => answer.map_err(|error| self.explain(error, recording))?,
         };
@@ -122,6 +123,14 @@ impl Query<'_> {
             quality,
             stem: self.target.file_stem(None),
         }))
+    }
+
+    fn view(self) -> ProfileView {
+        ProfileView {
+            native_python: self.view.native_python,
+            threads: self.view.threads,
+            gil: self.view.gil,
+        }
     }
 
     fn selector(self) -> ProfileSelector {
@@ -154,9 +163,16 @@ impl Query<'_> {
     }
 
     fn no_samples(self, recording: Option<&Recording>, quality: &Quality) -> CliError {
+        let hint = match quality.samples {
+            samples @ 1.. if self.view.gil => format!(
+                "none of its {} samples is of a thread that is known to have held an interpreter's lock",
+                thousands(samples)
+            ),
+            _ => hint(self.span, recording, quality),
+        };
         CliError::NoSamples {
             target: self.target.to_string(),
-            hint: hint(self.span, recording, quality),
+            hint,
         }
     }
 }

@@ -42,6 +42,7 @@ struct SamplingDocument {
     lifecycle_records: u64,
     lifecycle_lost: u64,
     stop_reasons: BTreeMap<String, u64>,
+    python_stop_reasons: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +130,7 @@ impl From<SamplingStatus> for SamplingDocument {
             lifecycle_records: sampling.lifecycle_records,
             lifecycle_lost: sampling.lifecycle_lost,
             stop_reasons: sampling.stop_reasons,
+            python_stop_reasons: sampling.python_stop_reasons,
         }
     }
 }

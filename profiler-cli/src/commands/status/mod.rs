@@ -145,6 +145,9 @@ fn write_sampling(out: &mut impl Write, sampling: &SamplingStatus) -> io::Result
     )?;
     write_counts(out, "outcomes", &sampling.run_outcomes)?;
     write_counts(out, "stacks end by", &sampling.stop_reasons)?;
+    if !sampling.python_stop_reasons.is_empty() {
+        write_counts(out, "Python stacks end by", &sampling.python_stop_reasons)?;
+    }
     write_counts(out, "lost", &sampling.lost)?;
     writeln!(
         out,

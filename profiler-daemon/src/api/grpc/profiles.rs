@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use profiler_profile::render::{RenderError, pprof};
+use profiler_profile::{
+    Profile,
+    render::{RenderError, pprof},
+};
 use profiler_proto::v1::{
-    ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
+    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
     profile_service_server::ProfileService,
 };
-use profiler_store::{Answer, Found, Target};
+use profiler_store::{Found, Target};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -31,9 +34,11 @@ impl Profiles {
     async fn query<T: Send + 'static>(
         &self,
         selector: Option<ProfileSelector>,
-        encode: impl FnOnce(Answer) -> Result<T, ApiError> + Send + 'static,
+        view: Option<ProfileView>,
+        encode: impl FnOnce(Profile) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let query = convert::query(selector, SystemTime::now())?;
+        let view = convert::view(view);
         let mut not_sampling = None;
         if query.recent {
             match self.context.flush.up_to_now(&self.context.engine).await {
@@ -60,7 +65,7 @@ impl Profiles {
             self.explain_nothing(&query.target, answer.found).await?;
         }
         blocking(move || {
-            let encoded = encode(answer);
+            let encoded = encode(answer.profile.view(view));
             drop(permit);
             encoded
         })
@@ -118,23 +123,23 @@ async fn blocking<T: Send + 'static>(
     })?
 }
 
-fn encode_tree(answer: Answer) -> Result<QueryProfileResponse, ApiError> {
+fn encode_tree(profile: Profile) -> Result<QueryProfileResponse, ApiError> {
     let response = QueryProfileResponse {
-        profile: Some(convert::profile(&answer.profile)),
+        profile: Some(convert::profile(&profile)),
     };
     check_size(response.encoded_len())?;
     Ok(response)
 }
 
-fn encode_pprof(answer: Answer) -> Result<QueryPprofResponse, ApiError> {
+fn encode_pprof(profile: Profile) -> Result<QueryPprofResponse, ApiError> {
     let mut bytes = Vec::new();
-    match pprof::write(&answer.profile, &mut bytes) {
+    match pprof::write(&profile, &mut bytes) {
         Err(RenderError::NoSamples) => return Err(ApiError::NoSamples),
         other => other?,
     }
     let response = QueryPprofResponse {
         pprof: bytes,
-        quality: Some(convert::quality(&answer.profile.quality)),
+        quality: Some(convert::quality(&profile.quality)),
     };
     check_size(response.encoded_len())?;
     Ok(response)
@@ -157,15 +162,13 @@ impl ProfileService for Profiles {
         request: Request<QueryProfileRequest>,
     ) -> Result<Response<QueryProfileResponse>, Status> {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
-        Ok(Response::new(
-            self.query(request.into_inner().selector, encode_tree).await?,
-        ))
+        let QueryProfileRequest { selector, view } = request.into_inner();
+        Ok(Response::new(self.query(selector, view, encode_tree).await?))
     }
 
     async fn query_pprof(&self, request: Request<QueryPprofRequest>) -> Result<Response<QueryPprofResponse>, Status> {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
-        Ok(Response::new(
-            self.query(request.into_inner().selector, encode_pprof).await?,
-        ))
+        let QueryPprofRequest { selector, view } = request.into_inner();
+        Ok(Response::new(self.query(selector, view, encode_pprof).await?))
     }
 }

@@ -19,6 +19,7 @@ use crate::{
         },
         scan::ProcFs,
     },
+    stacks::codes::PythonCodes,
     stacks::window::{Location, RawStack, StackWindow},
 };
 
@@ -29,7 +30,8 @@ fn epoch(seconds: u64) -> SystemTime {
 }
 
 fn aggregator(limits: WindowLimits) -> Aggregator {
-    Aggregator::new(Duration::from_millis(10), limits, epoch(100))
+    let codes = PythonCodes::start(ProcFs::new("/nonexistent")).unwrap();
+    Aggregator::new(Duration::from_millis(10), limits, epoch(100), codes)
 }
 
 fn sample<'a>(time_ns: u64, pid: u32, thread: &'a str, user: &'a [u64]) -> RawSample<'a> {
@@ -87,6 +89,7 @@ fn counts(window: &StackWindow) -> Vec<(&str, Vec<String>, u64)> {
 fn shown(location: &Location) -> String {
     match location {
         Location::Object { object, link_address } => format!("{}+{link_address:x}", object.name),
+        Location::Python { instruction, .. } => format!("python at {instruction}"),
         Location::Unmapped { runtime_address } => format!("?{runtime_address:x}"),
     }
 }
@@ -348,7 +351,7 @@ fn the_frame_below_a_signal_trampoline_is_no_return_address() {
         .iter()
         .map(|location| match location {
             Location::Object { link_address, .. } => *link_address,
-            Location::Unmapped { .. } => 0,
+            Location::Python { .. } | Location::Unmapped { .. } => 0,
         })
         .collect();
     assert_eq!(links, [trampoline + 0x1000, trampoline, 0x5_0000, 0x5_ffff]);

@@ -1,7 +1,7 @@
 //! The pprof format: a gzip-compressed `google.perftools.profiles.Profile`.
 //!
 //! Each sample has two values, `samples/count` and `cpu/nanoseconds`, of which the last is shown by default, and the
-//! labels `pid`, `process` and `thread`. Inlined functions are lines of the location that they were inlined into. Frames
+//! labels `pid`, `process`, `thread` and, where it is known, `gil` (`held` or `released`). Inlined functions are lines of the location that they were inlined into. Frames
 //! carry no addresses here, so locations have none; there is one mapping for each object. The quality line is a comment.
 
 use std::{
@@ -13,7 +13,7 @@ use flate2::{Compression, GzBuilder};
 use prost::Message;
 
 use super::{MAX_TABLE_NAME_BYTES, RenderError, buffered, table_name};
-use crate::{Frame, FrameKind, Profile, Stack, functions::Numbering, tree::Ranks, utc, visible};
+use crate::{Frame, FrameKind, Gil, Profile, Stack, functions::Numbering, tree::Ranks, utc, visible};
 
 mod messages;
 
@@ -49,6 +49,7 @@ struct Labels {
     pid: i64,
     process: i64,
     thread: i64,
+    gil: i64,
 }
 
 impl<'a> Encoder<'a> {
@@ -70,6 +71,7 @@ impl<'a> Encoder<'a> {
             pid: self.string("pid"),
             process: self.string("process"),
             thread: self.string("thread"),
+            gil: self.string("gil"),
         };
         self.main_object();
         for (stack, count) in sorted_stacks(self.profile) {
@@ -143,6 +145,15 @@ impl<'a> Encoder<'a> {
         if thread_name != 0 {
             label.push(text(labels.thread, thread_name));
         }
+        let gil = match stack.gil {
+            Gil::Unknown => None,
+            Gil::Held => Some("held"),
+            Gil::Released => Some("released"),
+        };
+        if let Some(gil) = gil {
+            let value = self.string(gil);
+            label.push(text(labels.gil, value));
+        }
         messages::Sample {
             location_id,
             value: vec![clamped(u128::from(count)), clamped(nanoseconds)],
@@ -174,7 +185,8 @@ impl<'a> Encoder<'a> {
 
     /// The mapping of a frame's object; 0 where that is unknown.
     fn mapping(&mut self, frame: &'a Frame) -> u64 {
-        if frame.module.is_empty() {
+        // No object holds what has no machine code.
+        if frame.module.is_empty() || matches!(frame.kind, FrameKind::Python | FrameKind::Thread) {
             return 0;
         }
         let (number, new) = self.mappings.number(&*frame.module);
@@ -242,6 +254,7 @@ fn sorted_stacks(profile: &Profile) -> Vec<(&Stack, u64)> {
             processes.rank[stack.process as usize],
             path,
             &*profile.threads[stack.thread as usize],
+            stack.gil,
         )
     });
     stacks

@@ -52,12 +52,14 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// The kinds in the order of the legend, with the letter of their style and their colour: hue, saturation, lightness.
-const COLOURS: [(FrameKind, char, u32, u32, u32); 5] = [
+const COLOURS: [(FrameKind, char, u32, u32, u32); 7] = [
     (FrameKind::Kernel, 'k', 212, 62, 74),
     (FrameKind::Native, 'n', 17, 82, 73),
     (FrameKind::Inlined, 'i', 46, 85, 74),
     (FrameKind::Python, 'p', 158, 44, 68),
     (FrameKind::Unnamed, 'u', 220, 6, 80),
+    (FrameKind::Interpreter, 'c', 192, 26, 77),
+    (FrameKind::Thread, 't', 268, 30, 84),
 ];
 
 /// Writes the profile as an SVG flame graph.

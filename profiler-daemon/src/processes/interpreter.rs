@@ -1,0 +1,238 @@
+//! The interpreter of one process, held against the process itself.
+//!
+//! In: what the object of an interpreter says, and where a process has it mapped. Out: an [`Interpreter`] by which the walker
+//! walks Python stacks and their code is read, or the reason why there is none.
+
+use std::{ops::Range, sync::Arc};
+
+use profiler_common::python::boundary;
+use profiler_unwinding::python::{InterpreterObject, Layout, Libc, PythonError};
+
+use super::{jobs::Failure, memory::TargetMemory, scan::ProcFs};
+use crate::{kernel::records::Pid, stacks::merge::Placement};
+
+/// An interpreter as a process has it mapped.
+#[derive(Clone, Debug)]
+pub(super) struct MappedInterpreter {
+    pub(super) object: Arc<InterpreterObject>,
+    /// Base name of the object.
+    pub(super) name: Arc<str>,
+    /// Runtime address minus link address, wrapping.
+    pub(super) bias: u64,
+    /// What it may run on, the likelier first.
+    pub(super) libcs: Vec<Libc>,
+}
+
+/// The interpreter of a process and of its forks.
+#[derive(Debug)]
+pub(crate) struct Interpreter {
+    /// Where the process keeps its stacks.
+    pub(crate) layout: Layout,
+    /// Tells it from other interpreters: forks share it, other processes do not.
+    pub(crate) family: u64,
+    /// Base name of the object that holds it.
+    pub(crate) object: Arc<str>,
+    /// Runtime addresses of the evaluation loop, where frames are placed by them.
+    loops: Vec<Range<u64>>,
+}
+
+impl Interpreter {
+    /// How its frames are placed among native ones.
+    pub(crate) fn placement(&self) -> Placement<'_> {
+        match self.layout.walk.boundary {
+            boundary::UNANCHORED => Placement::EvaluationLoops(&self.loops),
+            _ => Placement::Anchors,
+        }
+    }
+}
+
+/// Makes the layout of a process and holds it against the process. `family` names the result.
+pub(super) fn inspect(
+    proc: &ProcFs,
+    pid: Pid,
+    mapped: &MappedInterpreter,
+    family: u64,
+) -> Result<Arc<Interpreter>, Failure> {
+    let memory = TargetMemory::open(proc, pid).map_err(|reason| Failure {
+        reason: format!("its memory cannot be opened: {reason}"),
+        passes: false,
+    })?;
+    let threads = proc.own_thread_ids(pid).map_err(|error| Failure {
+        reason: error.to_string(),
+        passes: false,
+    })?;
+    let object = &mapped.object;
+    let mut refused = PythonError::NotRunning;
+    for libc in &mapped.libcs {
+        let layout = object.layout(mapped.bias, *libc, &memory);
+        match layout.and_then(|layout| layout.validate(&memory, &threads).map(|_| layout)) {
+            Ok(layout) => {
+                let moved =
+                    |range: &Range<u64>| range.start.wrapping_add(mapped.bias)..range.end.wrapping_add(mapped.bias);
+                return Ok(Arc::new(Interpreter {
+                    layout,
+                    family,
+                    object: Arc::clone(&mapped.name),
+                    loops: object.eval_ranges.iter().map(moved).collect(),
+                }));
+            }
+            Err(error) => refused = error,
+        }
+    }
+    Err(Failure {
+        reason: refused.to_string(),
+        passes: refused.is_transient(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        process::{Child, Command, Stdio},
+        time::{Duration, Instant},
+    };
+
+    use object::ReadCache;
+    use profiler_common::python::{ANCHOR, PythonEntry};
+    use profiler_unwinding::Segments;
+
+    use super::*;
+    use crate::stacks::codes::{CodeGap, PythonCodes};
+
+    /// A sleeping Python program, ended when it is dropped.
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    const PROGRAM: &str = "\
+import time
+class Shop:
+    def sell(self):
+        wait()
+def wait():
+    while True:
+        time.sleep(60)
+Shop().sell()
+";
+
+    /// The program and the interpreter as it has it mapped; `None` on a host without one that is linked statically.
+    fn start() -> Option<(Sleeper, Pid, MappedInterpreter)> {
+        let interpreter = "/usr/bin/python3";
+        let Ok(file) = File::open(interpreter) else {
+            println!("skipped: there is no {interpreter}");
+            return None;
+        };
+        let cache = ReadCache::new(file);
+        let Some(object) = InterpreterObject::read(&cache).unwrap() else {
+            println!("skipped: {interpreter} loads its interpreter from a library");
+            return None;
+        };
+        let child = Command::new(interpreter)
+            .args(["-c", PROGRAM])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sleeper = Sleeper(child);
+        let pid = Pid(sleeper.0.id());
+        let program = fs::canonicalize(interpreter).unwrap();
+        let segments = Segments::parse(&cache).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            assert!(Instant::now() < deadline, "it does not execute its program");
+            let maps = ProcFs::new("/proc").maps(pid).unwrap();
+            let mut records = maps.executable.iter();
+            let Some(record) = records.find(|record| record.path == program.as_os_str().as_encoded_bytes()) else {
+                continue;
+            };
+            let mapped = MappedInterpreter {
+                libcs: object.libc.map_or_else(Vec::new, |libc| vec![libc]),
+                object: Arc::new(object),
+                name: "python3".into(),
+                bias: segments.bias(record.start, record.file_offset).unwrap(),
+            };
+            return Some((sleeper, pid, mapped));
+        }
+    }
+
+    fn inspected(pid: Pid, mapped: &MappedInterpreter) -> Arc<Interpreter> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match inspect(&ProcFs::new("/proc"), pid, mapped, 1) {
+                Ok(interpreter) => return interpreter,
+                // It is only starting.
+                Err(failure) => assert!(failure.passes && Instant::now() < deadline, "{failure:?}"),
+            }
+        }
+    }
+
+    /// Code objects of the only stack, once the program sleeps.
+    fn stack(pid: Pid, interpreter: &Interpreter) -> Vec<PythonEntry> {
+        let memory = TargetMemory::open(&ProcFs::new("/proc"), pid).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let pointers = interpreter.layout.thread_pointers(&memory).unwrap();
+            let walked = interpreter.layout.walk_stack(&memory, pointers[0]);
+            let frames = walked.entries.iter().filter(|entry| entry.instruction != ANCHOR);
+            let frames: Vec<PythonEntry> = frames.copied().collect();
+            if frames.len() == 3 {
+                return frames;
+            }
+            assert!(Instant::now() < deadline, "{walked:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_walked_and_its_functions_are_named() {
+        let Some((sleeper, pid, mapped)) = start() else { return };
+        let interpreter = inspected(pid, &mapped);
+        let stack = stack(pid, &interpreter);
+        let mut codes = PythonCodes::start(ProcFs::new("/proc")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut found = Vec::new();
+        let mut kept = Vec::new();
+        for entry in &stack {
+            let code = codes.find(pid, &interpreter, entry);
+            let read = code.wait(deadline).unwrap().as_ref().unwrap();
+            found.push((read.name.to_string(), read.line(entry.instruction)));
+            kept.push(code);
+        }
+        let expected = [("wait", 7), ("sell", 4), ("<module>", 8)];
+        assert_eq!(found, expected.map(|(name, line)| (name.to_owned(), Some(line))));
+        assert!(codes.memory_bytes() > 0);
+        // Another object than was sampled is not given its name.
+        let other = PythonEntry {
+            check: stack[0].check ^ 2,
+            ..stack[0]
+        };
+        let code = codes.find(pid, &interpreter, &other);
+        assert!(matches!(code.wait(deadline), Some(Err(CodeGap::Gone))));
+        // Names outlive the process; what was not read then has none.
+        drop(sleeper);
+        let again = codes.find(pid, &interpreter, &stack[0]);
+        assert!(Arc::ptr_eq(&again, &kept[0]));
+        let late = PythonEntry {
+            address: stack[0].address + 8,
+            ..stack[0]
+        };
+        let code = codes.find(pid, &interpreter, &late);
+        assert!(matches!(code.wait(deadline), Some(Err(CodeGap::Unreadable))));
+    }
+
+    #[test]
+    fn a_wrong_place_is_refused() {
+        let Some((_sleeper, pid, mapped)) = start() else { return };
+        inspected(pid, &mapped);
+        let elsewhere = MappedInterpreter {
+            bias: mapped.bias.wrapping_add(0x1000),
+            ..mapped
+        };
+        let failure = inspect(&ProcFs::new("/proc"), pid, &elsewhere, 1).unwrap_err();
+        assert!(!failure.reason.is_empty());
+    }
+}
