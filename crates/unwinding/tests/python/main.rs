@@ -6,5 +6,8 @@
     reason = "helpers of tests fail by panicking and say what they left out"
 )]
 
+mod forged;
 mod live;
+mod made;
+mod objects;
 mod process;
