@@ -18,7 +18,10 @@ use super::{
     records::{Pid, RawSample, UserFrames},
 };
 
-/// Time for which a ring of samples can hold what its CPUs produce at their deepest.
+/// Words of a record that hardly any is longer than: half of those that fit, which only a stack that is at its deepest in
+/// the kernel, in native code and in Python takes.
+const DEEP_RECORD_WORDS: usize = FRAME_SLOTS / 2;
+/// Time for which a ring of samples can hold such records of all its CPUs.
 const RING_SECONDS: f64 = 0.25;
 const PYTHON_ENTRY_WORDS: usize = size_of::<PythonEntry>() / size_of::<u64>();
 const MIN_RING_BYTES: u32 = 1 << 18;
@@ -101,7 +104,7 @@ pub(super) fn make(
 
 /// A power of two that holds what `cpus` CPUs produce in [`RING_SECONDS`], within bounds.
 fn ring_bytes(cpus: u32, sample_hz: u32) -> u32 {
-    let record = size_of::<CpuSampleHeader>() + FRAME_SLOTS * size_of::<u64>();
+    let record = size_of::<CpuSampleHeader>() + DEEP_RECORD_WORDS * size_of::<u64>();
     let bytes = f64::from(cpus.max(1)) * f64::from(sample_hz) * RING_SECONDS * record as f64;
     (bytes as u32).clamp(MIN_RING_BYTES, MAX_RING_BYTES).next_power_of_two()
 }
