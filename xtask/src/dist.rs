@@ -39,6 +39,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         Binaries::build()?
     };
+    println!("{}", package(&binaries)?.display());
+    Ok(())
+}
+
+/// Packs these programs, which lie where cargo builds them. Gives the package.
+///
+/// # Errors
+/// The packer or lintian refuses.
+pub(crate) fn package(binaries: &Binaries) -> Result<PathBuf> {
     let output = workspace::scratch().join("dist");
     let files = output.join("files");
     // What an earlier version had and this one has not must not be packed.
@@ -52,8 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let package = output.join(format!("{PACKAGE}_{version}-{REVISION}_{}.deb", architecture()?));
     pack(&package)?;
     lint(&package)?;
-    println!("{}", package.display());
-    Ok(())
+    Ok(package)
 }
 
 /// Manual pages and completions, as the command line describes itself.

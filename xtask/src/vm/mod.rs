@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
-use crate::{command, workspace};
+use crate::{command, dist, workspace};
 use console::Console;
 use disks::Disks;
 
@@ -28,8 +28,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const CPU: &str = "max,-cx16";
 /// For the kernel. It takes its clock for broken when this host lets the machine wait while it is tested.
 const KERNEL_COMMAND_LINE: &str = "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off no_timer_check quiet";
-/// How long the machine may take to boot, run the tests and switch itself off. Emulated, a second takes about ten.
-const LIMIT: Duration = Duration::from_secs(45 * 60);
+/// How long the machine may take to boot, run the tests and switch itself off. Emulated, a second takes about ten, and
+/// more on a busy host.
+const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A kernel, by the suite of Debian that brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -129,9 +130,9 @@ pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, t
     let disks = Disks::prepare(&folder, release, |payload| {
         fill(payload, &release.test_arguments(filter), binaries, tests)?;
         // A service that cannot sample gives no flame graph to ask for.
-        match newest_package()? {
-            Some(package) if release != Release::Bullseye => copy(&package, &payload.join("profiler.deb")),
-            _ => Ok(()),
+        match release {
+            Release::Bullseye => Ok(()),
+            _ => copy(&dist::package(binaries)?, &payload.join("profiler.deb")),
         }
     })?;
     let mut console = Console::new(&folder)?;
@@ -165,22 +166,6 @@ fn fill(payload: &Path, arguments: &[OsString], binaries: &Binaries, tests: &Pat
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
-}
-
-/// The package that `cargo xtask dist` made last, if it did.
-fn newest_package() -> Result<Option<PathBuf>> {
-    let folder = workspace::scratch().join("dist");
-    if !folder.is_dir() {
-        return Ok(None);
-    }
-    let mut packages = Vec::new();
-    for entry in fs::read_dir(&folder)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|extension| extension == "deb") {
-            packages.push((entry.metadata()?.modified()?, entry.path()));
-        }
-    }
-    Ok(packages.into_iter().max().map(|(_, path)| path))
 }
 
 /// The command that is the machine.
