@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    cpus::PerCpu,
     records::{Lifecycle, LifecycleEvent, MapRecord, Pid},
     sys::{self, PerfEventAttr, SharedMemory, attr},
 };
@@ -35,7 +36,7 @@ const MAX_RECORD_BYTES: usize = 8192;
 /// The lifecycle ring of one CPU.
 #[derive(Debug)]
 pub(super) struct LifecycleRing {
-    pub(super) cpu: u32,
+    cpu: u32,
     event: OwnedFd,
     memory: SharedMemory,
     page_bytes: usize,
@@ -51,6 +52,12 @@ pub struct MalformedRecord {
     pub kind: u32,
     /// Its length.
     pub length: usize,
+}
+
+impl PerCpu for LifecycleRing {
+    fn cpu(&self) -> u32 {
+        self.cpu
+    }
 }
 
 impl LifecycleRing {

@@ -6,6 +6,7 @@
 mod allocator;
 mod btf;
 mod cost;
+mod cpus;
 mod lifecycle;
 mod load;
 mod offsets;

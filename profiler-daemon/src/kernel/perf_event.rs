@@ -6,13 +6,24 @@ use std::{
     time::Duration,
 };
 
-use super::sys::{self, PerfEventAttr, attr};
+use super::{
+    cpus::PerCpu,
+    sys::{self, PerfEventAttr, attr},
+};
 
 /// The clock event of one CPU. Closing it, by drop or by the end of the daemon, detaches the program.
 #[derive(Debug)]
 pub(super) struct CpuClock {
-    pub(super) cpu: u32,
+    cpu: u32,
     event: OwnedFd,
+    /// What it had counted when it was last looked at.
+    seen: Duration,
+}
+
+impl PerCpu for CpuClock {
+    fn cpu(&self) -> u32 {
+        self.cpu
+    }
 }
 
 impl CpuClock {
@@ -28,7 +39,18 @@ impl CpuClock {
         let event = sys::perf_event_open(&attributes, cpu)?;
         sys::set_program(event.as_fd(), program)?;
         sys::enable(event.as_fd())?;
-        Ok(Self { cpu, event })
+        Ok(Self {
+            cpu,
+            event,
+            seen: Duration::ZERO,
+        })
+    }
+
+    /// Whether it has counted since it was last asked this. The clock of a CPU that was away for a while stands still for ever.
+    pub(super) fn has_advanced(&mut self) -> bool {
+        let before = self.seen;
+        self.seen = self.counted().unwrap_or(before);
+        self.seen > before
     }
 
     /// Time that the event has counted: the clock of a CPU counts nanoseconds.

@@ -10,7 +10,6 @@ use std::{
 use aya::{
     Ebpf,
     maps::{ArrayOfMaps, MapData, PerCpuArray, RingBuf},
-    util::online_cpus,
 };
 use aya_log::EbpfLogger;
 use profiler_common::{counters::Counter, limits::ROWS_PER_SHARD, row::Row};
@@ -18,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     cost::{self, CostReader},
+    cpus::{self, PerCpu},
     lifecycle::{LifecycleRing, MalformedRecord},
     load::{self, LoadError, Loaded, WalkerLoop, take_map},
     perf_event::CpuClock,
@@ -101,10 +101,13 @@ impl Sampler {
     /// fits between: after the rings are open nothing is missed.
     pub fn load(options: SamplerOptions) -> Result<(Self, KernelTables), LoadError> {
         let mut loaded = load::load(options.walker_loop)?;
-        let cpus = cpus()?;
+        let cpus = cpus::online()?;
         let (rings, ring_map) = sample_rings::open(&mut loaded.object, &cpus, options.sample_hz)?;
         let tables = KernelTables::new(&mut loaded.object, row_bytes(&options, cost::held_bytes()))?;
-        let lifecycle = cpus.iter().map(|cpu| open_lifecycle(*cpu)).collect::<Result<_, _>>()?;
+        let mut lifecycle = Vec::new();
+        if let Some(failure) = cpus::follow(&mut lifecycle, &cpus, &[], open_lifecycle).failure {
+            return Err(failure);
+        }
         let counters = PerCpuArray::try_from(take_map(&mut loaded.object, "COUNTERS")?)?;
         let diagnostics = match EbpfLogger::init(&mut loaded.object) {
             Ok(logger) => Some(logger),
@@ -146,54 +149,46 @@ impl Sampler {
         Ok((sampler, tables))
     }
 
-    /// Starts the clock of each CPU that is online and has none; stops those of CPUs that went away.
+    /// Starts the clock of each CPU that is online and has none; stops those of CPUs that went away. A clock that stands still
+    /// is of a CPU that was away for a while, and its lifecycle ring is as dead.
     pub fn start(&mut self) -> Result<(), LoadError> {
-        let online = cpus()?;
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clocks)
-            .into_iter()
-            .partition(|clock| online.contains(&clock.cpu));
-        self.clocks = kept;
-        self.past_ticks += self.ticks(&gone);
-        self.follow_lifecycle(&online)?;
+        let online = cpus::online()?;
+        let stopped = self
+            .clocks
+            .iter_mut()
+            .filter_map(|clock| (!clock.has_advanced()).then_some(clock.cpu()));
+        let stopped: Vec<u32> = stopped.collect();
+        let followed = self.follow_lifecycle(&online, &stopped);
         let period_ns = self.period_ns();
-        for cpu in online {
-            if self.clocks.iter().any(|clock| clock.cpu == cpu) {
-                continue;
-            }
-            let program = load::program::<aya::programs::PerfEvent>(&mut self.object, self.walker_loop.program())?;
-            let descriptor = program.fd().map_err(|source| LoadError::Program {
-                program: "cpu_sample",
-                source: Box::new(source),
-            })?;
-            let clock = CpuClock::start(cpu, period_ns, descriptor.as_fd())
-                .map_err(|source| LoadError::perf_event("the CPU clock", cpu, source))?;
-            self.clocks.push(clock);
-        }
-        Ok(())
+        let program = load::program::<aya::programs::PerfEvent>(&mut self.object, self.walker_loop.program())?;
+        let program = program.fd().map_err(|source| LoadError::Program {
+            program: "cpu_sample",
+            source: Box::new(source),
+        })?;
+        let open = |cpu| {
+            CpuClock::start(cpu, period_ns, program.as_fd())
+                .map_err(|source| LoadError::perf_event("the CPU clock", cpu, source))
+        };
+        let changes = cpus::follow(&mut self.clocks, &online, &stopped, open);
+        self.past_ticks += self.ticks(&changes.gone);
+        followed.and(changes.failure.map_or(Ok(()), Err))
     }
 
-    /// Opens the lifecycle ring of each CPU that came, and closes those of CPUs that went away: the kernel does not revive
-    /// the event of a CPU that comes back. What happened on a CPU before its ring was open is lost, and said to be.
-    fn follow_lifecycle(&mut self, online: &[u32]) -> Result<(), LoadError> {
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lifecycle)
-            .into_iter()
-            .partition(|ring| online.contains(&ring.cpu));
-        self.lifecycle = kept;
-        for mut ring in gone {
+    /// Opens the lifecycle ring of each CPU that came, and closes those of CPUs that went away. What happened on a CPU before
+    /// its ring was open is lost, and said to be.
+    fn follow_lifecycle(&mut self, online: &[u32], stopped: &[u32]) -> Result<(), LoadError> {
+        let changes = cpus::follow(&mut self.lifecycle, online, stopped, open_lifecycle);
+        for mut ring in changes.gone {
             self.take_records(&mut ring);
         }
-        for cpu in online {
-            if self.lifecycle.iter().any(|ring| ring.cpu == *cpu) {
-                continue;
-            }
-            self.lifecycle.push(open_lifecycle(*cpu)?);
+        for _ in changes.come {
             // Of an unknown number: it may be none.
             self.held.push(Lifecycle {
                 time_ns: 0,
                 event: LifecycleEvent::Lost { count: 0 },
             });
         }
-        Ok(())
+        changes.failure.map_or(Ok(()), Err)
     }
 
     /// Form of the walker's loop in use.
@@ -357,13 +352,6 @@ fn take_due(held: &mut Vec<Lifecycle>, until_ns: u64) -> Vec<Lifecycle> {
     let due = held.partition_point(|record| record.time_ns <= until_ns);
     let later = held.split_off(due);
     std::mem::replace(held, later)
-}
-
-fn cpus() -> Result<Vec<u32>, LoadError> {
-    online_cpus().map_err(|(path, source)| LoadError::Cpus {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 fn open_lifecycle(cpu: u32) -> Result<LifecycleRing, LoadError> {

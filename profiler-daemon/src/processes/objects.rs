@@ -226,11 +226,35 @@ struct Known {
     used_ns: u64,
 }
 
+/// What tells files apart before they are opened: device and inode as the kernel reports them with mappings. On file systems
+/// whose device is none of a disk (overlays of several file systems, subvolumes and snapshots of btrfs) such a pair can stand
+/// for several files, so that the path belongs to it there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct FileName {
+    device_inode: (u64, u64),
+    path: Box<[u8]>,
+}
+
+impl FileName {
+    fn of(record: &MapRecord) -> Option<Self> {
+        let device_inode = record.device_inode?;
+        let is_ambiguous = rustix::fs::major(device_inode.0) == 0;
+        let path = if is_ambiguous {
+            without_deleted_mark(&record.path)
+        } else {
+            &[]
+        };
+        Some(Self {
+            device_inode,
+            path: path.into(),
+        })
+    }
+}
+
 /// All objects that are mapped, and some that were lately.
 #[derive(Debug)]
 pub(super) struct Objects {
-    /// By device and inode as the kernel reports them with mappings.
-    files: HashMap<(u64, u64), Known>,
+    files: HashMap<FileName, Known>,
     pub(super) vdso: Arc<MappedObject>,
     uprobes: Arc<MappedObject>,
     heap: Arc<MappedObject>,
@@ -263,7 +287,8 @@ impl Objects {
     }
 
     fn file(&mut self, record: &MapRecord, now_ns: u64) -> Arc<MappedObject> {
-        if let Some(known) = record.device_inode.and_then(|key| self.files.get_mut(&key)) {
+        let name = FileName::of(record);
+        if let Some(known) = name.as_ref().and_then(|name| self.files.get_mut(name)) {
             known.used_ns = now_ns;
             let remote = known.object.built().is_some_and(|built| built.remote);
             let fresh = if remote { FRESH_REMOTE } else { FRESH };
@@ -278,9 +303,9 @@ impl Objects {
             }
         }
         let object = Arc::new(MappedObject::file(&record.path, record.device_inode));
-        if let Some(key) = record.device_inode {
+        if let Some(name) = name {
             self.files.insert(
-                key,
+                name,
                 Known {
                     object: Arc::clone(&object),
                     checked_ns: now_ns,
@@ -311,11 +336,11 @@ impl Objects {
             .files
             .iter()
             .filter(|(_, known)| is_idle(known))
-            .map(|(&key, known)| (known.used_ns, key))
+            .map(|(name, known)| (known.used_ns, name.clone()))
             .collect();
         idle.sort_unstable();
-        for (_, key) in idle.iter().take(idle.len().saturating_sub(MAX_IDLE)) {
-            self.files.remove(key);
+        for (_, name) in idle.iter().take(idle.len().saturating_sub(MAX_IDLE)) {
+            self.files.remove(name);
         }
     }
 }
@@ -407,6 +432,24 @@ mod tests {
     }
 
     #[test]
+    fn one_number_for_several_files() {
+        let on = |device, path| MapRecord {
+            device_inode: Some((device, 5)),
+            ..record(path, 5)
+        };
+        let check = |device, is_same| {
+            let mut objects = Objects::new();
+            let mut find = |path| objects.find(&on(device, path), 0).unwrap();
+            let (one, other) = (find("/one"), find("/other"));
+            assert_eq!(Arc::ptr_eq(&one, &other), is_same);
+            assert!(Arc::ptr_eq(&one, &find("/one")) && Arc::ptr_eq(&one, &find("/one (deleted)")));
+        };
+        // A hard link on a disk, and two files on an overlay.
+        check(rustix::fs::makedev(8, 1), true);
+        check(rustix::fs::makedev(0, 40), false);
+    }
+
+    #[test]
     fn without_a_number_every_mapping_is_its_own() {
         let mut objects = Objects::new();
         let one = objects.find(&record("/a", 0), 0).unwrap();
@@ -423,7 +466,12 @@ mod tests {
         }
         objects.prune(3000);
         assert_eq!(objects.files.len(), MAX_IDLE + 1);
-        assert!(objects.files.contains_key(&(1, 2999)) && !objects.files.contains_key(&(1, 2)));
+        let is_held = |inode| {
+            objects
+                .files
+                .contains_key(&FileName::of(&record("/idle", inode)).unwrap())
+        };
+        assert!(is_held(2999) && !is_held(2));
         objects.prune(IDLE_LIFETIME.as_nanos() as u64 * 2);
         assert_eq!(objects.files.len(), 1);
         objects.forget(&kept);

@@ -2,7 +2,7 @@
 //!
 //! In: a program that runs another one, which does nothing, as fast as it can, beside 500 idle processes. Out: spawns a
 //! second with and without a daemon, in turn; the part of their CPU time that was sampled; the part of those samples whose
-//! stack is whole, and why the others are not.
+//! stack is whole, and why the others are not; and what a spawn costs the daemon.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,7 @@ use profiler_tests::programs;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::agent::{Statistics, Usage};
 use super::report;
 use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
@@ -60,6 +61,8 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
     let round = || spawn(folder.path(), &spawner, &brief, interrupt);
     round()?;
     let (mut without, mut with, mut seen) = (Vec::new(), Vec::new(), Counts::default());
+    let _statistics = Statistics::enable()?;
+    let (mut daemon, mut kernel) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..ROUNDS {
         without.push(round()?);
         let session = Session::start(binaries, CONFIG, interrupt)?;
@@ -68,11 +71,25 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
         Running::start(&mut Command::new(&brief))?.wait(interrupt)?;
         interrupt.sleep(SETTLE)?;
         let before = Counts::read(&session)?;
+        let usage = || Usage::read(Path::new("/proc"), session.daemon_pid());
+        let used = usage()?;
         with.push(round()?);
         interrupt.sleep(SETTLE)?;
+        let used_then = usage()?;
+        daemon += used_then.daemon_cpu.saturating_sub(used.daemon_cpu);
+        kernel += used_then.kernel_cpu.saturating_sub(used.kernel_cpu);
         seen.add(&Counts::read(&session)?, &before);
     }
-    print(&without, &with, &seen)
+    print(&without, &with, &seen)?;
+    let spawns: f64 = with.iter().map(|round| round.spawns).sum();
+    for (part, time) in [("daemon", daemon), ("programs in the kernel", kernel)] {
+        report::fact(
+            &format!("CPU time of the {part}, a spawn"),
+            "us",
+            time.as_secs_f64() * 1e6 / spawns,
+        );
+    }
+    Ok(())
 }
 
 /// Spawns for one round.

@@ -28,12 +28,10 @@ const PROGRAM_MOVED: u64 = 0x10_0000;
 const LIBRARIES_MOVED: u64 = 0x30_0000;
 
 fn libraries() -> [PathBuf; 2] {
-    ["libc.so.6", "libm.so.6"].map(|name| {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let loaded = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
-        let libc = loaded.filter(|path| path.contains("/libc.so")).next_back().unwrap();
-        std::fs::canonicalize(libc).unwrap().with_file_name(name)
-    })
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let libc = std::fs::canonicalize(paths.find(|path| path.contains("/libc.so")).unwrap()).unwrap();
+    ["libc.so.6", "libm.so.6"].map(|name| libc.with_file_name(name))
 }
 
 fn sample(time_ns: u64, pid: u32, generation: u32, user: &[u64]) -> RawSample<'_> {
