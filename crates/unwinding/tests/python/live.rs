@@ -1,18 +1,20 @@
 //! Running interpreters: layouts that hold, stacks that are what the program says of itself, and wrong offsets refused.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use profiler_common::python::{ANCHOR, PythonStop};
 use profiler_tests::interpreters::{self, Interpreter};
 use profiler_tests::python::Scripts;
 use profiler_tests::truth::{PythonFrame, Truth};
-use profiler_unwinding::python::{Layout, WalkedStack};
+use profiler_unwinding::python::{Layout, Validation, WalkedStack};
 
 use crate::process::Process;
 
 /// Looks at each program.
 const ROUNDS: u32 = 12;
+/// Looks at each program that is not stopped.
+const LOOKS: u32 = 30;
 /// Kinds of threads in the script `shapes.py`; the last one runs in its first thread.
 const KINDS: [&str; 8] = [
     "sleeping",
@@ -132,4 +134,49 @@ fn look_at(interpreter: &Interpreter) {
 #[test]
 fn stacks_are_what_the_program_says() {
     each_interpreter(look_at);
+}
+
+/// Looks at a program that is never stopped; a look may fail, as the next one may not.
+fn look_while_it_runs(interpreter: &Interpreter, script: &str, pid: u32) {
+    let Some(process) = Process::of(pid) else { return };
+    let mut held = 0;
+    let mut last = Validation::default();
+    let start = Instant::now();
+    for _ in 0..LOOKS {
+        let layout = process
+            .object
+            .layout(process.bias, process.libc(), &process.memory)
+            .unwrap();
+        match layout.validate(&process.memory, &process.threads()) {
+            Ok(validation) => {
+                held += 1;
+                last = validation;
+            }
+            Err(error) => assert!(error.is_transient(), "{}, {script}: {error}", interpreter.name),
+        }
+    }
+    let took = start.elapsed() / LOOKS;
+    println!(
+        "{}, {script}: {held} of {LOOKS} looks, {took:?} each, {last:?}",
+        interpreter.name
+    );
+    assert!(
+        held * 10 >= LOOKS * 9,
+        "{}, {script}: {held} of {LOOKS} looks",
+        interpreter.name
+    );
+}
+
+#[test]
+fn layouts_hold_while_threads_come_and_go() {
+    each_interpreter(|interpreter| {
+        let scripts = Scripts::of(interpreter);
+        let program = scripts.start("churn.py", &[]);
+        look_while_it_runs(interpreter, "churn.py", program.running.pid());
+        let program = scripts.start("prefork.py", &[]);
+        for said in &program.said {
+            let child = said.strip_prefix("child ").unwrap();
+            look_while_it_runs(interpreter, "a child of prefork.py", child.parse().unwrap());
+        }
+    });
 }
