@@ -5,6 +5,7 @@
 //! of the loop by a command. Only this module names tonic.
 
 pub mod access;
+mod answers;
 mod convert;
 mod flush;
 #[cfg(feature = "fuzzing")]

@@ -15,10 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::{Routes, interceptor::InterceptorLayer};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::AndThenLayer;
 
 use super::{
     Context,
     access::Access,
+    answers::{self, Unread},
     grpc::{
         processes::Processes,
         profiles::{MAX_RESPONSE_BYTES, Profiles},
@@ -87,6 +89,7 @@ pub async fn serve(
         context: Arc::clone(&context),
         users: Arc::default(),
     };
+    let unread = Arc::new(Unread::default());
     let server = tonic::transport::Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .concurrency_limit_per_connection(MAX_STREAMS_PER_CONNECTION as usize)
@@ -95,6 +98,10 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(InterceptorLayer::new(peer::note_request))
+        .layer(AndThenLayer::new(move |response| {
+            let held = Arc::clone(&unread).hold(response, answers::READ_WITHIN);
+            async { Ok::<_, Infallible>(held.await) }
+        }))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             ReceiverStream::new(connections),

@@ -45,6 +45,9 @@ pub(super) enum ApiError {
     /// The answer does not fit into a message.
     #[error("the profile takes {bytes} bytes, and a message at most {limit}: ask for a shorter time")]
     TooLarge { bytes: usize, limit: usize },
+    /// Clients do not read what they asked for.
+    #[error("answers of more than {limit} bytes wait to be read by those who asked for them: try again when they have")]
+    Unread { limit: usize },
     /// Somebody else took too long.
     #[error("{what} took longer than {} s", limit.as_secs())]
     Slow { what: &'static str, limit: Duration },
@@ -81,7 +84,7 @@ impl ApiError {
                 Code::FailedPrecondition
             }
             Self::Engine(_) | Self::Flush(_) | Self::Stopping => Code::Unavailable,
-            Self::TooMany { .. } | Self::TooLarge { .. } => Code::ResourceExhausted,
+            Self::TooMany { .. } | Self::TooLarge { .. } | Self::Unread { .. } => Code::ResourceExhausted,
             Self::Slow { .. } => Code::DeadlineExceeded,
             Self::Render(_) | Self::Internal { .. } => Code::Internal,
         }

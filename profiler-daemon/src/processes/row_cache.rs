@@ -105,6 +105,7 @@ impl RowCache {
         let name = name_of(content);
         match read(&directory, &name, content) {
             Ok(table) => {
+                tracing::debug!(file = name, "kept rows are used");
                 let now = now_seconds();
                 if now.saturating_sub(kept.used_seconds) >= USED_SECONDS {
                     note_use(&directory, &name, now);
@@ -135,8 +136,10 @@ impl RowCache {
         for old in self.make_room(bytes) {
             remove(&directory, &name_of(&old));
         }
-        match write(&directory, &name_of(content), &stored) {
+        let name = name_of(content);
+        match write(&directory, &name, &stored) {
             Ok(()) => {
+                tracing::debug!(file = name, "compiled rows are kept");
                 let kept = Kept {
                     bytes,
                     used_seconds: now_seconds(),

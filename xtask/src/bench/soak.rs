@@ -20,8 +20,10 @@ use crate::children::{Interrupt, Running};
 use crate::session::Session;
 
 const IDLE: usize = 500;
-/// Until caches, history and allocator have their size: profiles of this age are dropped.
-const RETENTION: &str = "[store]\nretention = \"1m\"\nwindow = \"1s\"\n";
+/// Only its own company is watched: what else runs on the host would have its part in every slope. Profiles are dropped soon,
+/// so that history and allocator have their size soon.
+const CONFIG: &str = "[targets]\ndiscover_rust = false\ninclude = [\"soak\", \"dl\"]\n\
+                      [store]\nretention = \"1m\"\nwindow = \"1s\"\n";
 const READING_EVERY: Duration = Duration::from_secs(10);
 /// The part of the time at the start that is not looked at: everything fills.
 const SETTLING: f64 = 0.25;
@@ -46,7 +48,7 @@ struct Reading {
 
 pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> Result<()> {
     let folder = TempDir::with_prefix("profiler-soak-").context("cannot make a folder")?;
-    let session = Session::start(binaries, RETENTION, interrupt)?;
+    let session = Session::start(binaries, CONFIG, interrupt)?;
     let _company = company(folder.path())?;
     let (start, length) = (Instant::now(), Duration::from_secs(minutes * 60));
     println!("soak: {minutes} minutes beside {IDLE} idle processes, brief ones, storms of exec, and dlopen");
