@@ -1,10 +1,13 @@
 //! Running interpreters: layouts that hold, stacks that are what the program says of itself, and wrong offsets refused.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use profiler_common::python::{ANCHOR, PythonStop};
 use profiler_tests::interpreters::{self, Interpreter};
+use profiler_tests::programs::Running;
 use profiler_tests::python::Scripts;
 use profiler_tests::truth::{PythonFrame, Truth};
 use profiler_unwinding::python::{Layout, Validation, WalkedStack};
@@ -27,7 +30,26 @@ const KINDS: [&str; 8] = [
     "busy",
 ];
 
-fn each_interpreter(look: impl Fn(&Interpreter)) {
+/// Uses up the keys that the C library keeps close at hand, then becomes the interpreter in a library.
+const LAUNCHER: &str = r#"
+#include <dlfcn.h>
+#include <pthread.h>
+int main(int count, char **arguments) {
+    pthread_key_t key;
+    for (int i = 0; i < 40; i++) pthread_key_create(&key, 0);
+    void *library = dlopen(arguments[1], RTLD_NOW | RTLD_GLOBAL);
+    int (*run)(int, char **) = (int (*)(int, char **))dlsym(library, "Py_BytesMain");
+    arguments[1] = arguments[0];
+    return run(count - 1, arguments + 1);
+}
+"#;
+const SLEEPS: &str = "import time
+def rest():
+    print('ready', flush=True)
+    time.sleep(1000)
+rest()";
+
+fn each_interpreter(mut look: impl FnMut(&Interpreter)) {
     let found = interpreters::all();
     for (name, reason) in &found.broken {
         println!("{name} is left out: {reason}");
@@ -179,4 +201,59 @@ fn layouts_hold_while_threads_come_and_go() {
             look_while_it_runs(interpreter, "a child of prefork.py", child.parse().unwrap());
         }
     });
+}
+
+#[test]
+fn a_key_beyond_the_first_block() {
+    let mut has_run = false;
+    each_interpreter(|interpreter| {
+        // Its library must be found and loaded without it.
+        if has_run || interpreter.root.is_some() || interpreter.version.minor > 14 {
+            return;
+        }
+        has_run = look_at_late_key(interpreter);
+    });
+    println!(
+        "{}",
+        if has_run {
+            "seen"
+        } else {
+            "no interpreter in a library, left out"
+        }
+    );
+}
+
+/// Whether there was a library to look at.
+fn look_at_late_key(interpreter: &Interpreter) -> bool {
+    let plain = Running::start(interpreter.command().args(["-c", SLEEPS]));
+    let Some(process) = Process::of(plain.pid()) else {
+        return false;
+    };
+    if !process.path.to_string_lossy().contains(".so") {
+        return false;
+    }
+    let scripts = Scripts::of(interpreter);
+    let (source, launcher) = (scripts.path("launcher.c"), scripts.path("launcher"));
+    fs::write(&source, LAUNCHER).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler
+        .arg("-o")
+        .args([&launcher, &source])
+        .args(["-ldl", "-lpthread"]);
+    assert!(compiler.status().unwrap().success());
+    let home = process.path.parent().unwrap().parent().unwrap();
+    let mut command = Command::new(&launcher);
+    command.arg(&process.path).args(["-c", SLEEPS]).env("PYTHONHOME", home);
+    let running = Running::start(&mut command);
+    let process = Process::of(running.pid()).unwrap();
+    let layout = process.layout();
+    assert_eq!(layout.walk.thread_state_reads, 2, "{:?}", layout.walk);
+    let thread_pointers = layout.thread_pointers(&process.memory).unwrap();
+    let stack = layout.walk_stack(&process.memory, thread_pointers[0]);
+    let names: Vec<_> = frames(&process, &layout, &stack)
+        .into_iter()
+        .map(|frame| frame.function)
+        .collect();
+    assert_eq!(names, ["<module>", "rest"]);
+    true
 }
