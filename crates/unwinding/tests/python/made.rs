@@ -146,6 +146,37 @@ fn write_symbols(file: &mut [u8], symbols: &[(&str, u64, u64)]) {
 pub(crate) struct MadeUp<'data> {
     pub(crate) object: &'data [u8],
     pub(crate) bytes: &'data [u8],
+    /// Words that are as given whatever was made up: where they lie, and what they are.
+    pub(crate) words: &'data [(u64, u64)],
+}
+
+/// An interpreter's state in made-up memory, and its lock.
+const INTERPRETER: u64 = 0x2_0000;
+const LOCK: u64 = 0x3_0000;
+
+/// Words by which an interpreter of this version is running: a key in use, an interpreter, its lock.
+pub(crate) fn running(minor: u8) -> Vec<(u64, u64)> {
+    let (interpreters, key) = match minor {
+        8 => (32, Some(1392)),
+        9 | 10 => (32, Some(584)),
+        11 => (40, Some(592)),
+        12 => (40, Some(1544)),
+        13 => (632, Some(2160)),
+        14 => (808, Some(2336)),
+        _ => (936, None),
+    };
+    let runtime = RUNTIME as u64;
+    let mut words = vec![
+        (runtime + interpreters, INTERPRETER),
+        // The next one, and where the pointer to the lock is.
+        (INTERPRETER, 0),
+        (INTERPRETER + 7264, 0),
+        (INTERPRETER + 7272, 0),
+        (INTERPRETER + 16, LOCK),
+        (INTERPRETER + 384, LOCK),
+    ];
+    words.extend(key.map(|key| (runtime + key, 1)));
+    words
 }
 
 /// Bytes of it.
@@ -157,10 +188,15 @@ impl ProcessMemory for MadeUp<'_> {
         if end.is_none_or(|end| end > MEMORY_BYTES) {
             return false;
         }
-        for (index, byte) in buffer.iter_mut().enumerate() {
-            let at = address as usize + index;
-            let made_up = || at.checked_rem(self.bytes.len()).map_or(0, |at| self.bytes[at]);
-            *byte = self.object.get(at).copied().unwrap_or_else(made_up);
+        for (at, byte) in (address..).zip(buffer) {
+            let given = self.words.iter().find(|(start, _)| (*start..*start + 8).contains(&at));
+            *byte = match (given, self.object.get(at as usize)) {
+                (Some((start, word)), _) => word.to_le_bytes()[(at - start) as usize],
+                (None, Some(byte)) => *byte,
+                (None, None) => (at as usize)
+                    .checked_rem(self.bytes.len())
+                    .map_or(0, |at| self.bytes[at]),
+            };
         }
         true
     }
