@@ -22,6 +22,7 @@ mod managed;
 mod mixed;
 mod names;
 mod old_kernel;
+mod out_of_memory;
 mod profile;
 mod python_programs;
 mod refusals;

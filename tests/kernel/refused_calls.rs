@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, profile_once_known, start};
 
-/// Calls of the daemon's start after which all others are refused: before it has any map, among the maps, and among the programs.
-const REFUSED_AFTER: [u32; 4] = [0, 8, 40, 75];
+/// Calls of the daemon's start after which all others are refused: before it has any map, at the types of the programs, and among the programs.
+const REFUSED_AFTER: [u32; 3] = [0, 8, 40];
 /// How long the daemon may take to try again what was refused.
 const TRIED_AGAIN_WITHIN: Duration = Duration::from_secs(40);
 

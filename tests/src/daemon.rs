@@ -253,6 +253,14 @@ impl Daemon {
         })
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
     /// Kills the daemon as the kernel would.
     ///
     /// # Panics

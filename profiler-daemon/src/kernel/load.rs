@@ -89,14 +89,14 @@ pub enum LoadError {
         source: aya::BtfError,
     },
     /// The object could not be loaded.
-    #[error("the kernel refused the maps: {source}")]
+    #[error("the kernel refused the maps: {}", chain(source))]
     Object {
         /// Why.
         #[source]
         source: Box<aya::EbpfError>,
     },
     /// A map could not be used.
-    #[error("a map cannot be used: {source}")]
+    #[error("a map cannot be used: {}", chain(source))]
     Map {
         /// Why.
         #[from]
@@ -218,7 +218,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        // Some errors name their cause themselves.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     if text.len() > MAX_BYTES {

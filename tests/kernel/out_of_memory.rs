@@ -1,0 +1,126 @@
+//! A daemon that the kernel kills for the memory of its own control group: nothing of it stays, a service beside it does not
+//! notice, and the next daemon is warm.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use profiler_tests::{daemon::DaemonOptions, programs::wait_for};
+
+use crate::{FAST_HZ, SAMPLES_WITHIN, failed_parts, host, only, profile_once_known, skip, start};
+
+/// No limit is lower.
+const TIGHT_BYTES: u64 = 4 << 20;
+/// Copies of a program that are more than any daemon takes in within its limit.
+const MAX_COPIES: usize = 60;
+/// How long a group may take to be empty.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+#[test]
+fn killed_for_its_memory_it_leaves_nothing_and_the_next_is_warm() {
+    let Some(host) = host() else { return };
+    let group = match Group::new() {
+        Ok(group) => group,
+        Err(reason) => return skip(&reason),
+    };
+    let (program, list) = (host.rust("deep"), host.rust("bpf_programs"));
+    let deep = start(&program, &[]);
+    let config = only(FAST_HZ, "deep*");
+    let (socket, state) = (host.path("tight.sock"), host.path("state"));
+    fs::create_dir(&state).unwrap();
+    let before = loaded(&list);
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.path.display());
+    let prefix = ["sh", "-c", &script, "sh"];
+    let options = DaemonOptions::new(&config).on_socket(&socket).with_state_dir(&state);
+    let mut daemon = host.spawn(options.through(&prefix)).ready();
+    daemon.wait_for_samples(deep.pid(), 200, SAMPLES_WITHIN);
+
+    // Each copy of the program is another file to be read.
+    let mut others = Vec::new();
+    while !daemon.has_ended() {
+        assert!(others.len() < MAX_COPIES, "the daemon lives on without more memory");
+        let copy = host.path(&format!("deep{}", others.len()));
+        fs::copy(&program, &copy).unwrap();
+        others.push(start(&copy, &[]));
+        group.tighten();
+        thread::sleep(Duration::from_millis(200));
+    }
+    let status = daemon.ended();
+    println!("{status} at {} copies", others.len());
+    drop(others);
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(9),
+        "{status}"
+    );
+    wait_for("end of all programs", ENDS_WITHIN, || {
+        loaded(&list).is_subset(&before).then_some(())
+    });
+
+    let next = host.spawn(options).ready();
+    profile_once_known(&next, deep.pid(), 500).assert_rooted(99.0);
+    assert_eq!(failed_parts(&next), [""; 0]);
+}
+
+/// A control group of its own, with a limit on memory; it goes with this.
+struct Group {
+    path: PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    fn new() -> Result<Self, String> {
+        let groups = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+        let of_memory = groups.lines().find_map(|line| line.split_once(":memory:"));
+        let (parent, limit) = match of_memory {
+            Some((_, path)) => (
+                Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/')),
+                "memory.limit_in_bytes",
+            ),
+            None => (PathBuf::from("/sys/fs/cgroup"), "memory.max"),
+        };
+        let path = parent.join(format!("profiler-test-{}", std::process::id()));
+        fs::create_dir(&path)
+            .map_err(|error| format!("no control group can be made in {}: {error}", parent.display()))?;
+        let group = Self { path, limit };
+        if !group.path.join(limit).exists() {
+            return Err(format!("there is no memory controller in {}", parent.display()));
+        }
+        Ok(group)
+    }
+
+    /// Leaves no room for more than what is in use and cannot be taken back.
+    fn tighten(&self) {
+        let usage = ["memory.usage_in_bytes", "memory.current"];
+        let usage = usage
+            .iter()
+            .find_map(|name| fs::read_to_string(self.path.join(name)).ok());
+        let mut limit: u64 = usage.unwrap().trim().parse().unwrap();
+        // Refused where so much is in use.
+        while limit > TIGHT_BYTES && fs::write(self.path.join(self.limit), limit.to_string()).is_ok() {
+            limit = limit / 32 * 31;
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let end = Instant::now() + ENDS_WITHIN;
+        while fs::remove_dir(&self.path).is_err() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Everything of BPF in the kernel: kinds and ids.
+fn loaded(list: &Path) -> BTreeSet<String> {
+    let output = Command::new(list).arg("all").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
