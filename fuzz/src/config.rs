@@ -5,6 +5,11 @@ use std::{ffi::OsString, path::PathBuf};
 
 use profiler_config::{Config, Origin, Pattern, Setting, SourceFile, Sources};
 
+/// Settings of one input: each is read as up to three texts.
+const MAX_SETTINGS: usize = 6;
+/// Longest name that a pattern is held against.
+const LONGEST_NAME: usize = 256;
+
 /// Runs one input.
 pub fn run(data: &[u8]) {
     let sources = sources(data);
@@ -37,7 +42,7 @@ fn sources(data: &[u8]) -> Sources {
             .collect(),
         ..Sources::default()
     };
-    for (index, part) in parts.take(16).enumerate() {
+    for (index, part) in parts.take(MAX_SETTINGS).enumerate() {
         let text = String::from_utf8_lossy(part);
         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
         if index % 2 == 0 {
@@ -73,6 +78,7 @@ fn check_pattern(data: &[u8]) {
     let Ok(pattern) = Pattern::new(&String::from_utf8_lossy(pattern)) else {
         return;
     };
+    let name = &name[..name.len().min(LONGEST_NAME)];
     pattern.matches(name, name);
     if !pattern.as_str().contains(['*', '?', '/']) {
         assert!(pattern.matches(b"/x", pattern.as_str().as_bytes()));

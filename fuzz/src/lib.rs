@@ -16,15 +16,21 @@ pub mod eh_frame;
 pub mod elf_rows;
 pub mod kallsyms;
 pub mod lifecycle_record;
+pub mod perf_map;
 pub mod proc_parsers;
+pub mod python_code;
+pub mod python_object;
 pub mod render;
 pub mod rpc;
 pub mod sample_record;
+pub mod stored_rows;
 pub mod symbols;
 pub mod walk;
 
 #[path = "../../profiler-cli/src/convert.rs"]
 mod cli_convert;
+#[path = "../../crates/unwinding/tests/python/made.rs"]
+mod made;
 mod made_up;
 #[path = "../../crates/unwinding/tests/all/oracle.rs"]
 mod oracle;

@@ -2,7 +2,7 @@
 
 use profiler_common::limits::MAX_MAPPINGS_PER_PROCESS;
 use profiler_daemon::{
-    fuzzing::{parse_maps, parse_stat, parse_user_id},
+    fuzzing::{parse_credentials, parse_maps, parse_stat, parse_user_id},
     processes::service,
 };
 
@@ -12,10 +12,28 @@ const LONGEST_SERVICE: usize = 3 * 255;
 /// Runs one input.
 pub fn run(data: &[u8]) {
     parse_stat(data);
-    parse_user_id(data);
+    check_status(data);
     check_maps(data);
     check_service(data);
     check_as_name(data);
+}
+
+/// The users are the first two words of a line, the process's own id the last of another. The kernel writes each line once.
+fn check_status(text: &[u8]) {
+    let lines = |name: &'static [u8]| {
+        let rests = text
+            .split(|byte| *byte == b'\n')
+            .filter_map(move |line| line.strip_prefix(name));
+        rests.map(|rest| Vec::from_iter(str::from_utf8(rest).unwrap_or_default().split_ascii_whitespace()))
+    };
+    let number = |word: Option<&&str>| word.and_then(|word| word.parse::<u32>().ok());
+    let user = lines(b"Uid:").find_map(|words| number(words.first()));
+    assert_eq!(parse_user_id(text), user);
+    let users = lines(b"Uid:").next().unwrap_or_default();
+    let ids = lines(b"NSpid:").next().unwrap_or_default();
+    let expected = number(users.get(1)).zip(number(ids.last()));
+    let found = parse_credentials(text).map(|found| (found.effective_user_id, found.own_pid));
+    assert_eq!(found, expected);
 }
 
 fn check_maps(text: &[u8]) {
@@ -57,7 +75,12 @@ fn check_as_name(name: &[u8]) {
         ),
         (name, false, false, 3, 4242)
     );
-    // The kernel escapes line breaks, and its paths are shorter than what is read of a line.
+    // `/proc/PID/status` begins with the name, in which the kernel escapes line breaks.
+    let escaped = name.escape_ascii().to_string();
+    let status = format!("Name:\t{escaped}\nUid:\t1\t2\t3\t4\nNSpid:\t77\t5\n");
+    let credentials = parse_credentials(status.as_bytes()).map(|found| (found.effective_user_id, found.own_pid));
+    assert_eq!(credentials, Some((2, 5)));
+    // It does so in paths, too, and they are shorter than what is read of a line.
     if name.contains(&b'\n') || name.len() > 4096 || name.windows(4).any(|part| part == b"\\012") {
         return;
     }

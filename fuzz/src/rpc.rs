@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
     // Requests without fields: whatever is in them is passed over, or is no message at all.
     drop((v1::GetStatusRequest::decode(data), v1::GetConfigRequest::decode(data)));
     if let Ok(profile) = v1::Profile::decode(data) {
-        answer(profile);
+        answer(profile, data.len() as u8);
     }
 }
 
@@ -94,8 +94,8 @@ fn store() -> &'static Store {
     })
 }
 
-/// What the command line makes of a profile from a daemon that it does not trust either.
-fn answer(message: v1::Profile) {
+/// What the command line makes of a profile from a daemon that it does not trust either, and shows in one way.
+fn answer(message: v1::Profile, way: u8) {
     let nodes = message.nodes.len();
     let samples = message
         .nodes
@@ -108,6 +108,6 @@ fn answer(message: v1::Profile) {
     assert!(profile.stacks.len() <= nodes);
     assert_eq!(u128::from(profile.samples()), samples);
     if profile.stacks.len() <= RENDERED_STACKS {
-        render::check(&profile);
+        render::check(&profile, way);
     }
 }

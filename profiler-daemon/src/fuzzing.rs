@@ -10,7 +10,7 @@ use crate::{
         self, MalformedRecord,
         records::{Lifecycle, RawSample},
     },
-    processes::scan::{self, MapsScan, ProcStat},
+    processes::scan::{self, Credentials, MapsScan, ProcStat},
 };
 
 /// The sample in a record of a ring; see `kernel::sampler`.
@@ -36,4 +36,9 @@ pub fn parse_stat(text: &[u8]) -> Option<ProcStat> {
 /// The real user id from the text of `/proc/PID/status`.
 pub fn parse_user_id(text: &[u8]) -> Option<u32> {
     scan::parse_user_id(text)
+}
+
+/// The own process id and the effective user id from the text of `/proc/PID/status`.
+pub fn parse_credentials(text: &[u8]) -> Option<Credentials> {
+    scan::parse_credentials(text)
 }

@@ -1,6 +1,6 @@
 //! Patterns that name processes by their program.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, mem};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
@@ -114,10 +114,11 @@ enum Step {
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let steps = steps(pattern);
     let mut reached = vec![false; steps.len() + 1];
+    let mut next = reached.clone();
     reached[0] = true;
     skip_empty(&steps, &mut reached);
     for &byte in text {
-        let mut next = vec![false; steps.len() + 1];
+        next.fill(false);
         for (place, step) in steps.iter().enumerate().filter(|(place, _)| reached[*place]) {
             match step {
                 Step::Byte(expected) => next[place + 1] |= *expected == byte,
@@ -127,7 +128,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
             }
         }
         skip_empty(&steps, &mut next);
-        reached = next;
+        mem::swap(&mut reached, &mut next);
     }
     reached[steps.len()]
 }

@@ -13,7 +13,8 @@ use profiler_common::{
 pub(super) const STACK: u64 = 0x7ffc_0000_0000;
 /// The end of the memory of processes.
 const USER_END: u64 = 1 << 47;
-const CODE: u64 = 0x40_0000;
+/// Where code begins.
+pub(super) const CODE: u64 = 0x40_0000;
 
 const CFA_RULES: [CfaRule; 14] = [
     CfaRule::Rsp,

@@ -1,8 +1,10 @@
 //! Where a step leads, read off sound tables without any search: slow, plain, and apart from the walker's own code.
 
+use std::ops::Range;
+
 use profiler_common::{
     limits::MAX_USER_FRAMES,
-    process::kind,
+    process::{Relocation, kind},
     row::{CfaRule, Page, RbpRule},
     stop::StopReason,
     walk::{Walk, flags},
@@ -41,14 +43,13 @@ const MAX_FRAME_BYTES: u64 = 1 << 20;
 /// Where the next step leads.
 pub(super) fn expected(walk: &Walk, process: &Process) -> Expected {
     let interrupted = walk.flags & flags::INTERRUPTED != 0;
-    let pc = walk.ip.wrapping_sub(u64::from(!interrupted));
+    let is_behind = !interrupted || walk.flags & flags::AFTER_SYSCALL != 0;
+    let pc = relocated(walk.ip.wrapping_sub(u64::from(is_behind)), &walk.relocation);
     let own = process.own_mappings();
     let Some(mapping) = own.iter().find(|mapping| (mapping.start..mapping.end).contains(&pc)) else {
-        let trampoline = |start| {
-            own.iter()
-                .any(|mapping| mapping.kind == kind::UPROBES && mapping.start == start)
-        };
-        return if !interrupted && trampoline(walk.ip) {
+        let next = own.iter().find(|mapping| mapping.start > pc);
+        let is_trampoline = next.is_some_and(|next| next.kind == kind::UPROBES && next.start == walk.ip);
+        return if !interrupted && is_trampoline {
             leave_uprobes(walk, process, false)
         } else {
             recorded(walk, |_| Err(StopReason::NoMapping))
@@ -73,6 +74,20 @@ pub(super) fn expected(walk: &Walk, process: &Process) -> Expected {
         }
         _ => Err(StopReason::Pending),
     })
+}
+
+/// Where an address of the process lies in the one that its tables were made for.
+fn relocated(address: u64, relocation: &Relocation) -> u64 {
+    let of = |range: Range<u64>, distance| range.contains(&address).then(|| address.wrapping_add(distance));
+    if relocation.is_used == 0 {
+        return address;
+    }
+    of(
+        relocation.program_start..relocation.program_end,
+        relocation.program_distance,
+    )
+    .or_else(|| of(relocation.vdso_start..relocation.vdso_end, relocation.vdso_distance))
+    .unwrap_or_else(|| address.wrapping_add(relocation.other_distance))
 }
 
 /// The outcome for a frame that is recorded, if one more fits.

@@ -24,10 +24,11 @@ const fn target(name: &'static str, longest: usize, guards: &'static [&'static s
 }
 
 /// All of them, in the order in which a sample passes what they guard.
-pub(super) const TARGETS: [Target; 13] = [
+pub(super) const TARGETS: [Target; 17] = [
     target("walk", 1 << 10, &["crates/common"]),
     target("eh_frame", 4 << 10, &["crates/common", "crates/unwinding"]),
     target("elf_rows", 16 << 10, &["crates/common", "crates/unwinding"]),
+    target("stored_rows", 1 << 10, &["crates/common", "crates/unwinding"]),
     target(
         "sample_record",
         1 << 10,
@@ -36,8 +37,11 @@ pub(super) const TARGETS: [Target; 13] = [
     target("lifecycle_record", 512, &["profiler-daemon/src/kernel"]),
     target("proc_parsers", 2 << 10, &["profiler-daemon/src/processes"]),
     target("discovery", 16 << 10, &["profiler-daemon/src/processes"]),
+    target("python_object", 8 << 10, &["crates/common", "crates/unwinding"]),
+    target("python_code", 2 << 10, &["crates/common", "crates/unwinding"]),
     target("symbols", 32 << 10, &["crates/symbolizer"]),
     target("kallsyms", 4 << 10, &["crates/symbolizer"]),
+    target("perf_map", 2 << 10, &["crates/symbolizer"]),
     target("demangle", 2 << 10, &["crates/symbolizer"]),
     target(
         "render",
