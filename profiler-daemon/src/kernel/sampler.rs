@@ -221,7 +221,7 @@ impl Sampler {
         self.period_factor = factor.max(1);
         let before = std::mem::replace(&mut self.options.sample_hz, sample_hz);
         if sample_hz != before {
-            self.rings = sample_rings::make(&mut self.ring_map, &cpus()?, sample_hz)?;
+            self.rings = sample_rings::make(&mut self.ring_map, &cpus::online()?, sample_hz)?;
         }
         Ok(())
     }
