@@ -3,6 +3,8 @@
 //! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
+mod status;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -18,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     budget::Restraint,
-    command::{Command, EngineStatus, FlushError, Reply, WatchError, WatchStart},
+    command::{Command, FlushError, Reply, WatchError, WatchStart},
     kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
     processes::{Clock, Now, Processes},
     stacks::{aggregate::Aggregator, window::StackWindow},
@@ -342,56 +344,6 @@ impl Engine {
         self.parts.window.set_period(self.parts.sampler.period());
         if let Err(error) = self.parts.sampler.start() {
             self.note("cannot sample at another rate", &error);
-        }
-    }
-
-    fn status(&self) -> EngineStatus {
-        let sampler = &self.parts.sampler;
-        let counts = sampler.counts();
-        let tallies = self.parts.processes.tallies();
-        let mut lost = self.lost.clone();
-        let mut add = |reason: &str, count: u64| {
-            if count > 0 {
-                *lost.entry(reason.to_owned()).or_default() += count;
-            }
-        };
-        for counter in Counter::ALL.into_iter().filter(|counter| counter.is_loss()) {
-            add(
-                counter.name(),
-                counts.get(counter).saturating_sub(self.counts.get(counter)),
-            );
-        }
-        let (malformed_samples, malformed_records) = sampler.malformed();
-        add("malformed_sample", malformed_samples);
-        add("malformed_lifecycle_record", malformed_records);
-        add("process_refused", tallies.refused_processes);
-        add("unwind_table_job_refused", tallies.refused_jobs);
-        add("walker_entry_refused", self.parts.processes.walker().failed_updates());
-        let python_stops = self.parts.window.python_stops();
-        EngineStatus {
-            python_stop_reasons: python_stops
-                .map(|(reason, count)| (reason.name().to_owned(), count))
-                .collect(),
-            sample_hz: sampler.sample_hz(),
-            period: sampler.period(),
-            walker_loop: sampler.walker_loop().name().to_owned(),
-            expected_runs: counts.expected_runs,
-            runs: counts.get(Counter::Runs),
-            run_outcomes: Counter::ALL
-                .into_iter()
-                .filter(|counter| counter.is_outcome())
-                .map(|counter| (counter.name().to_owned(), counts.get(counter)))
-                .collect(),
-            lost,
-            lifecycle_records: tallies.records,
-            lifecycle_lost: self.lifecycle_lost,
-            stop_reasons: self
-                .stops
-                .iter()
-                .map(|(reason, count)| (reason.name().to_owned(), *count))
-                .collect(),
-            missed_ticks: counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
-            watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
         }
     }
 }
