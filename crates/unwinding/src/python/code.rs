@@ -59,7 +59,7 @@ impl Code {
     pub fn line(&self, instruction: i32) -> Option<u32> {
         match u32::try_from(instruction) {
             Ok(offset) => self.lines.at(offset),
-            Err(_) => Some(self.first_line),
+            Err(_) => Some(self.first_line).filter(|line| *line != 0),
         }
     }
 

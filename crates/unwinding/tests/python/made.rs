@@ -188,15 +188,17 @@ impl ProcessMemory for MadeUp<'_> {
         if end.is_none_or(|end| end > MEMORY_BYTES) {
             return false;
         }
-        for (at, byte) in (address..).zip(buffer) {
-            let given = self.words.iter().find(|(start, _)| (*start..*start + 8).contains(&at));
-            *byte = match (given, self.object.get(at as usize)) {
-                (Some((start, word)), _) => word.to_le_bytes()[(at - start) as usize],
-                (None, Some(byte)) => *byte,
-                (None, None) => (at as usize)
-                    .checked_rem(self.bytes.len())
-                    .map_or(0, |at| self.bytes[at]),
-            };
+        let start = address as usize;
+        for (at, byte) in (start..).zip(&mut *buffer) {
+            let made_up = || at.checked_rem(self.bytes.len()).map_or(0, |at| self.bytes[at]);
+            *byte = self.object.get(at).copied().unwrap_or_else(made_up);
+        }
+        for (word_start, word) in self.words {
+            for (at, given) in (*word_start as usize..).zip(word.to_le_bytes()) {
+                if let Some(byte) = at.checked_sub(start).and_then(|at| buffer.get_mut(at)) {
+                    *byte = given;
+                }
+            }
         }
         true
     }
