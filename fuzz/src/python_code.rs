@@ -43,13 +43,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn read(
-    layout: &profiler_unwinding::python::Layout,
-    memory: &MadeUp<'_>,
-    address: u64,
-    check: u32,
-    instruction: i32,
-) {
+fn read(layout: &profiler_unwinding::python::Layout, memory: &MadeUp<'_>, address: u64, check: u32, instruction: i32) {
     let Ok(code) = layout.read_code(memory, address, check) else {
         return;
     };

@@ -20,7 +20,7 @@ def runs_of(code):
 def tell(code):
     table = code.co_linetable if hasattr(code, "co_lines") else code.co_lnotab
     runs = ",".join("%d:%s" % (start, "-" if line is None else line) for start, line in runs_of(code))
-    print(code.co_name, code.co_firstlineno, len(code.co_code), table.hex() or "-", runs or "-")
+    print(code.co_name.replace(" ", "_"), code.co_firstlineno, len(code.co_code), table.hex() or "-", runs or "-")
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             tell(constant)
