@@ -11,6 +11,7 @@
 )]
 
 mod accounting;
+mod churn;
 mod budget;
 mod field;
 mod generated_code;
