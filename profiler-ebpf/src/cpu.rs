@@ -308,8 +308,9 @@ fn start_registers(context: &PerfEventContext, scratch: &mut Scratch) -> bool {
         match unsafe { bpf_probe_read_kernel(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs) } {
             Ok(registers) => {
                 let mut walk = initial_walk(&registers);
-                // -1 unless the kernel was entered by a system call (arch/x86/entry/entry_64.S).
-                if registers.orig_rax as i64 != -1 {
+                // -1 unless the kernel was entered by a system call (arch/x86/entry/entry_64.S), whose instruction left the
+                // address behind it in rcx. They differ once the kernel has set up a signal handler to return to.
+                if registers.orig_rax as i64 != -1 && registers.rcx == registers.rip {
                     walk.flags |= walk::flags::AFTER_SYSCALL;
                 }
                 (registers.cs, walk)
