@@ -29,7 +29,7 @@ use crate::{
     naming::Namer,
     notify::ServiceManager,
     processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
-    reload::{Reloader, Source},
+    reload::{self, Reloader, Source},
     stacks::{
         aggregate::{Aggregator, WindowLimits},
         codes::PythonCodes,
@@ -245,10 +245,10 @@ impl Stages<'_> {
                     remedy: "Let the daemon read /proc.".to_owned(),
                 },
             );
-        } else if self.config.targets.discover_rust {
+        } else if self.config.targets.discovers() {
             self.health.report(Part::Discovery, PartState::Active);
         } else {
-            let reason = "targets.discover_rust is false".to_owned();
+            let reason = reload::NOTHING_DISCOVERED.to_owned();
             self.health.report(Part::Discovery, PartState::Disabled { reason });
         }
         sampler.start()?;
@@ -395,8 +395,6 @@ fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Join
 }
 
 fn start_error(source: std::io::Error) -> DaemonError {
-    DaemonError::Start {
-        what: "a thread",
-        source,
-    }
+    let what = "a thread";
+    DaemonError::Start { what, source }
 }

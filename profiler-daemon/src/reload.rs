@@ -136,12 +136,15 @@ impl Reloader {
     }
 }
 
+/// Why no processes are searched for.
+pub(crate) const NOTHING_DISCOVERED: &str = "targets.discover_rust and targets.discover_python are false";
+
 /// Reports whether processes are searched for, unless searching failed.
 fn report_discovery(health: &Health, config: &Config) {
     let state = match health.state(Part::Discovery) {
-        Some(PartState::Active | PartState::Disabled { .. }) if config.targets.discover_rust => PartState::Active,
+        Some(PartState::Active | PartState::Disabled { .. }) if config.targets.discovers() => PartState::Active,
         Some(PartState::Active | PartState::Disabled { .. }) => PartState::Disabled {
-            reason: "targets.discover_rust is false".to_owned(),
+            reason: NOTHING_DISCOVERED.to_owned(),
         },
         _ => return,
     };

@@ -33,6 +33,8 @@ pub(crate) fn discovered() -> Process {
         mappings_with_rows: 11,
         samples: 12_345,
         rooted_samples: 12_340,
+        python_samples: 0,
+        interpreter: None,
         limitations: vec!["libodd.so: no .eh_frame, walked by frame pointers".to_owned()],
     }
 }
@@ -197,7 +199,12 @@ pub(crate) fn status() -> GetStatusResponse {
         kernel_release: "6.1.0-18-amd64".to_owned(),
         parts: vec![
             part("sampling", PartState::Active, "", ""),
-            part("discovery", PartState::Disabled, "targets.discover_rust is false", ""),
+            part(
+                "discovery",
+                PartState::Disabled,
+                "targets.discover_rust and targets.discover_python are false",
+                "",
+            ),
             part(
                 "kernel symbols",
                 PartState::Unsupported,

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use profiler_proto::v1::{GetConfigResponse, GetStatusResponse, PartState, Process, Runtime};
+use profiler_proto::v1::{
+    GetConfigResponse, GetStatusResponse, Interpreter, InterpreterState, PartState, Process, Runtime,
+};
 use serde_json::Value;
 
 use crate::{
@@ -22,6 +24,13 @@ fn processes() -> FakeDaemon {
         name: HOSTILE.to_owned(),
         service: HOSTILE.repeat(1_000),
         runtime: Runtime::Python.into(),
+        interpreter: Some(Interpreter {
+            object: HOSTILE.to_owned(),
+            version: HOSTILE.repeat(100),
+            free_threaded: true,
+            state: InterpreterState::Refused.into(),
+            reason: HOSTILE.to_owned(),
+        }),
         limitations: vec![HOSTILE.to_owned(); 10],
         ..not_watched()
     };
@@ -53,6 +62,7 @@ fn ps_as_json() {
         "command_line": ["checkout", "--port", "80"], "runtime": "rust", "service": "checkout.service",
         "watch_state": "watched", "watch_reason": "discovered", "user_id": 1000, "mappings": 12,
         "mappings_with_rows": 11, "samples": 12345, "rooted_samples": 12340,
+            "python_samples": 0,
         "limitations": ["libodd.so: no .eh_frame, walked by frame pointers"],
     });
     assert_eq!(processes[1], expected);

@@ -25,7 +25,7 @@ const ROOMY: &str = "max_cpu_percent = 100\nmax_memory_bytes = \"4GiB\"";
 /// A configuration that watches `deep` and looks at its cost each moment.
 fn config(hz: u32, caps: &str) -> String {
     format!(
-        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"deep\"]\n[store]\nwindow = \"1s\"\n\
+        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"deep\"]\n[store]\nwindow = \"1s\"\n\
          [budget]\naveraged_over = \"1s\"\nrecover_after = \"1s\"\n{caps}\n"
     )
 }

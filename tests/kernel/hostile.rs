@@ -247,7 +247,7 @@ fn sixty_thousand_mappings_are_bounded() {
 /// Watches the programs of these tests.
 fn config() -> String {
     format!(
-        "[sampling]\nhz = {FAST_HZ}\n[targets]\ndiscover_rust = false\ninclude = [\"deep\", \"loads\", \"remaps\"]\n\
+        "[sampling]\nhz = {FAST_HZ}\n[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"deep\", \"loads\", \"remaps\"]\n\
          [store]\nwindow = \"1s\"\n"
     )
 }

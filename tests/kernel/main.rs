@@ -25,6 +25,7 @@ mod names;
 mod old_kernel;
 mod out_of_memory;
 mod profile;
+mod python;
 mod python_programs;
 mod refusals;
 mod refused_calls;
@@ -84,7 +85,7 @@ fn skip(reason: &str) {
 /// A configuration that samples at `hz`, watches only programs named `include`, and cuts time finely.
 fn only(hz: u32, include: &str) -> String {
     format!(
-        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ninclude = [\"{include}\"]\n\
+        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"{include}\"]\n\
          [store]\nwindow = \"{}s\"\n",
         WINDOW.as_secs()
     )

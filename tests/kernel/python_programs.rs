@@ -17,7 +17,7 @@ use profiler_tests::{
 use crate::{host, skip};
 
 /// All shapes that need no extension module.
-const SHAPES: [&str; 10] = [
+pub(crate) const SHAPES: [&str; 10] = [
     "busy",
     "sleeping",
     "unlocked",

@@ -55,6 +55,8 @@ pub enum WalkerLoop {
 pub struct Targets {
     /// Watch every process whose program was compiled by rustc.
     pub discover_rust: bool,
+    /// Watch every process that runs a CPython interpreter.
+    pub discover_python: bool,
     /// Processes that may be watched at one time.
     pub max_processes: NonZeroU32,
     /// Processes that are watched beside those discovered.
@@ -172,6 +174,13 @@ impl LogLevel {
     }
 }
 
+impl Targets {
+    /// Whether processes are watched by what they are.
+    pub fn discovers(&self) -> bool {
+        self.discover_rust || self.discover_python
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         const MIB: u64 = 1 << 20;
@@ -183,6 +192,7 @@ impl Default for Config {
             },
             targets: Targets {
                 discover_rust: true,
+                discover_python: true,
                 max_processes: nonzero(1024),
                 include: Vec::new(),
                 exclude: Vec::new(),

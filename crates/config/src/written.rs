@@ -52,6 +52,7 @@ pub(crate) struct Sampling {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Targets {
     discover_rust: Option<bool>,
+    discover_python: Option<bool>,
     max_processes: Option<Integer<1, { profiler_common::limits::MAX_PROCESSES }>>,
     include: Option<Patterns>,
     exclude: Option<Patterns>,
@@ -123,6 +124,7 @@ impl Written {
         set(&mut config.sampling.hz, sampling.hz.map(Integer::get));
         set(&mut config.sampling.walker_loop, sampling.walker_loop);
         set(&mut config.targets.discover_rust, targets.discover_rust);
+        set(&mut config.targets.discover_python, targets.discover_python);
         set(
             &mut config.targets.max_processes,
             targets.max_processes.map(Integer::get),
@@ -184,6 +186,7 @@ impl From<&Config> for Written {
             },
             targets: Targets {
                 discover_rust: Some(config.targets.discover_rust),
+                discover_python: Some(config.targets.discover_python),
                 max_processes: Some(config.targets.max_processes.into()),
                 include: Some(Patterns(config.targets.include.clone())),
                 exclude: Some(Patterns(config.targets.exclude.clone())),

@@ -171,6 +171,7 @@ pub(crate) fn device_inode(path: &Path) -> Option<(u64, u64)> {
 pub(crate) fn targets() -> Targets {
     Targets {
         discover_rust: true,
+        discover_python: false,
         max_processes: 100.try_into().unwrap(),
         include: Vec::new(),
         exclude: Vec::new(),

@@ -70,7 +70,7 @@ impl<T: WalkerTables> Processes<T> {
         };
         let service: Arc<str> = match image.identity() {
             Some(identity) => Arc::clone(&identity.service),
-            None => service::name(&self.proc.cgroup(pid).unwrap_or_default(), &executable).into(),
+            None => service::name(&self.proc.cgroup(pid).unwrap_or_default(), None, &executable).into(),
         };
         let user_id = match image.identity() {
             Some(identity) => identity.user_id,

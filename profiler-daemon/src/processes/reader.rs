@@ -252,7 +252,13 @@ impl Reader {
         if !marks.python {
             marks.python = self.maps_interpreter(pid);
         }
-        let service = service::name(&cgroup, &executable).into();
+        let arguments = if marks.python {
+            self.proc.command_line(pid).ok()
+        } else {
+            None
+        };
+        let application = arguments.and_then(|arguments| service::python_application(&arguments));
+        let service = service::name(&cgroup, application, &executable).into();
         Ok(Identity {
             executable,
             user_id,

@@ -58,6 +58,7 @@ mod tests {
         };
         let off = Targets {
             discover_rust: false,
+            discover_python: false,
             ..targets()
         };
         check(off.clone(), &[9]);

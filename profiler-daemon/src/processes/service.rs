@@ -1,4 +1,5 @@
-//! Which service a process belongs to, from the text of `/proc/PID/cgroup` and its program.
+//! Which service a process belongs to, from the text of `/proc/PID/cgroup`, its program, and for an interpreter the application
+//! that it runs. Of a command line no more is shown than the name of a module or script.
 
 /// Digits of a container's id that are shown, as container tools do.
 const CONTAINER_DIGITS: usize = 12;
@@ -6,18 +7,87 @@ const CONTAINER_DIGITS: usize = 12;
 const CONTAINER_ID_DIGITS: usize = 64;
 /// Longest name of a service that is kept: the longest name of a file.
 const MAX_NAME_BYTES: usize = 255;
+/// Programs that serve an application, which is what a service is named after.
+const SERVERS: [&str; 6] = [
+    "uvicorn",
+    "gunicorn",
+    "hypercorn",
+    "daphne",
+    "granian",
+    "waitress-serve",
+];
+/// Names of scripts that say nothing.
+const UNTELLING_SCRIPTS: [&str; 5] = ["__main__", "main", "app", "manage", "run"];
 
-/// The name of the service: the id of the innermost container, the innermost systemd service, or the base name of the
-/// program.
-pub fn name(cgroup: &[u8], executable: &[u8]) -> String {
+/// The name of the service: the id of the innermost container, the innermost systemd service, the `application` that an
+/// interpreter runs, or the base name of the program.
+pub fn name(cgroup: &[u8], application: Option<String>, executable: &[u8]) -> String {
     let path = cgroup_path(cgroup);
     let innermost = path
         .rsplit(|&byte| byte == b'/')
         .find_map(|part| container(part).or_else(|| unit(part)));
-    innermost.unwrap_or_else(|| {
+    innermost.or(application).unwrap_or_else(|| {
         let base = executable.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
         shown(base)
     })
+}
+
+/// What a Python interpreter with these arguments runs: the application that a server serves (`shop` of
+/// `uvicorn shop.web:app`), a module (`-m`), or a script. `None` if that is none of these, or has a name that is not one.
+pub fn python_application(arguments: &[String]) -> Option<String> {
+    if let [title] = arguments {
+        // A server that shows what it does in place of its command line.
+        let (server, rest) = title.split_once(": ")?;
+        let (_, application) = rest.strip_suffix(']')?.split_once('[')?;
+        let application = served_module(application).filter(|name| SERVERS.contains(&server) && is_name(name));
+        return application.map(str::to_owned);
+    }
+    let mut rest = arguments.get(1..)?.iter();
+    let program = loop {
+        let argument = rest.next().map(String::as_str)?;
+        match argument {
+            // What follows is code, or comes from the standard input.
+            "-c" | "-" => return None,
+            "-m" => break rest.next().map(String::as_str)?,
+            // Options with a value of their own.
+            "-W" | "-X" | "--check-hash-based-pycs" => drop(rest.next()),
+            option if option.starts_with("-m") => break &option[2..],
+            option if option.starts_with('-') => {}
+            script => break script_name(script)?,
+        }
+    };
+    let is_server = SERVERS.contains(&program.split('.').next().unwrap_or_default());
+    let served = || rest.find_map(|argument| served_module(argument));
+    let application = is_server.then(served).flatten().unwrap_or(program);
+    is_name(application).then(|| application.to_owned())
+}
+
+/// The name of a script: its file's, or for one that stands for its folder, the folder's.
+fn script_name(path: &str) -> Option<&str> {
+    let mut parts = path.rsplit('/').filter(|part| !matches!(*part, "" | "."));
+    let base = parts.next()?;
+    let stem = base.strip_suffix(".py").unwrap_or(base);
+    if UNTELLING_SCRIPTS.contains(&stem) {
+        return Some(parts.next().filter(|folder| is_name(folder)).unwrap_or(stem));
+    }
+    Some(stem)
+}
+
+/// The first part of the module in `module.inner:application`.
+fn served_module(argument: &str) -> Option<&str> {
+    let (module, application) = argument.split_once(':')?;
+    let is_path = |text: &str| {
+        text.split('.')
+            .all(|part| part.starts_with(|first: char| first.is_alphabetic() || first == '_'))
+    };
+    let application = application.split('(').next().unwrap_or_default();
+    (is_path(module) && is_path(application)).then(|| module.split('.').next().unwrap_or(module))
+}
+
+/// Whether a text can be the name of a module or a script, and nothing else.
+fn is_name(text: &str) -> bool {
+    let is_usual = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.');
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_usual)
 }
 
 /// The path in the unified hierarchy, or where systemd manages a v1 hierarchy, in systemd's own, or else the longest:
@@ -86,7 +156,7 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     fn check(cgroup: &str, expected: &str) {
-        assert_eq!(name(cgroup.as_bytes(), b"/usr/bin/prog"), expected, "{cgroup}");
+        assert_eq!(name(cgroup.as_bytes(), None, b"/usr/bin/prog"), expected, "{cgroup}");
     }
 
     #[test]
@@ -123,10 +193,53 @@ mod tests {
         check(&format!("4:memory:/docker/{ID}\n2:cpu:/\n"), "0123456789ab");
     }
 
+    #[test]
+    fn applications_of_an_interpreter() {
+        let check = |command: &str, expected: Option<&str>| {
+            let arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            assert_eq!(python_application(&arguments).as_deref(), expected, "{command}");
+        };
+        check("python3 /srv/billing/worker.py --verbose", Some("worker"));
+        check("python3 -u -W ignore -X dev worker.py", Some("worker"));
+        check("python3 -m http.server 8000", Some("http.server"));
+        check("python3 -mhttp.server", Some("http.server"));
+        check("python3 /srv/shop/main.py", Some("shop"));
+        check("python3 manage.py runserver", Some("manage"));
+        check("python3 /venv/bin/celery -A shop worker", Some("celery"));
+        check("python3 /venv/bin/uvicorn --port 80 shop.web:app", Some("shop"));
+        check("python3 -m uvicorn shop.web:create(1)", Some("shop"));
+        check("python3 -m gunicorn -b 127.0.0.1:80 shop:app", Some("shop"));
+        check("python3 /venv/bin/gunicorn -c conf.py", Some("gunicorn"));
+        check("python3 -c print() shop:app", None);
+        check("python3", None);
+        check("python3 -", None);
+        check("python3 -m", None);
+        let title = ["gunicorn: worker [shop.web:app]".to_owned()];
+        assert_eq!(python_application(&title).as_deref(), Some("shop"));
+        // Nothing but names is shown of a command line.
+        check("python3 password=secret", None);
+        check("python3 /tmp/a\u{1b}[31m.py", None);
+    }
+
+    #[test]
+    fn units_and_containers_say_more_than_applications() {
+        let application = || Some("shop".to_owned());
+        assert_eq!(
+            name(b"0::/system.slice/web.service\n", application(), b"/usr/bin/python3"),
+            "web.service"
+        );
+        assert_eq!(name(b"0::/\n", application(), b"/usr/bin/python3"), "shop");
+    }
+
     proptest::proptest! {
         #[test]
+        fn no_command_line_makes_it_panic(arguments in proptest::collection::vec("\\PC{0,20}", 0..6)) {
+            python_application(&arguments);
+        }
+
+        #[test]
         fn never_panics(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            name(&text, &text);
+            name(&text, None, &text);
         }
     }
 }

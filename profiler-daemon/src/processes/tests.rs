@@ -118,7 +118,7 @@ fn rust_programs_are_found_and_get_rows() {
         (native.runtime, native.watch_state),
         (Runtime::Native, WatchState::NotWatched)
     );
-    assert_eq!(native.watch_reason, "not a Rust program");
+    assert_eq!(native.watch_reason, "neither a Rust nor a Python program");
     assert_eq!(other(&mut owner, 2).watch_reason, "a kernel thread");
     assert_eq!(other(&mut owner, 999).watch_reason, "the profiler itself");
     assert_eq!(
@@ -204,10 +204,7 @@ fn python_is_recognised_in_the_program_and_in_a_library() {
         let process = owner.list(Some(Pid(pid))).unwrap().remove(0);
         (process.runtime, process.watch_reason)
     };
-    let python = (
-        Runtime::Python,
-        "Python programs are watched on request only".to_owned(),
-    );
+    let python = (Runtime::Python, "discovery of Python programs is off".to_owned());
     let native = (Runtime::Native, "not a Rust program".to_owned());
     assert_eq!(described(&mut owner, 7), python);
     assert_eq!(described(&mut owner, 8), python);
@@ -234,6 +231,7 @@ fn includes_excludes_and_the_limit() {
     check(
         Targets {
             discover_rust: false,
+            discover_python: false,
             ..targets()
         },
         &[],

@@ -207,8 +207,9 @@ impl<T: WalkerTables> Processes<T> {
             (None, _) => Judgement::Unknown,
             (_, Runtime::Rust) if self.targets.discover_rust => Judgement::Watch,
             (_, Runtime::Rust) => Judgement::Leave("discovery of Rust programs is off"),
-            (_, Runtime::Python) => Judgement::Leave("Python programs are watched on request only"),
-            (_, Runtime::Native) => Judgement::Leave("not a Rust program"),
+            (_, Runtime::Python) if self.targets.discover_python => Judgement::Watch,
+            (_, Runtime::Python) => Judgement::Leave("discovery of Python programs is off"),
+            (_, Runtime::Native) => Judgement::Leave("neither a Rust nor a Python program"),
         }
     }
 

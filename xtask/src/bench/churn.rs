@@ -29,7 +29,7 @@ const SECONDS: &str = "4";
 const SETTLE: Duration = Duration::from_secs(1);
 const SAMPLE_HZ: f64 = 99.0;
 /// The programs: the one that spawns is watched as well, since a child is its copy until it executes.
-const CONFIG: &str = "[targets]\ndiscover_rust = false\ninclude = [\"brief\", \"spawner\"]\n";
+const CONFIG: &str = "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"brief\", \"spawner\"]\n";
 const SPAWNS_PER_SECOND: f64 = 1500.0;
 const CAUGHT_PERCENT: f64 = 95.0;
 const ROOTED_PERCENT: f64 = 90.0;
