@@ -49,7 +49,9 @@ fn over_its_cpu_cap_it_samples_less_and_time_stays_true() {
     let _stream = Running::start_silent(&mut stream);
     daemon.wait_for_samples(pid, 100, SAMPLES_WITHIN);
 
-    let first = look(&daemon, pid);
+    let steady = host.daemon(&config(HZ / 4, ROOMY));
+    steady.wait_for_samples(pid, 10, SAMPLES_WITHIN);
+    let (first, steady_first) = (look(&daemon, pid), look(&steady, pid));
     let status = wait_for_budget(&daemon, "shedding", |status| effective_hz(status) < f64::from(HZ));
     println!("{}\n{}", status["budget"], effective_hz(&status));
     let said = status["budget"].to_string();
@@ -61,7 +63,8 @@ fn over_its_cpu_cap_it_samples_less_and_time_stays_true() {
     let shown = daemon.cli(&["status"]).stdout;
     assert!(shown.contains(&format!("of {HZ} configured samples/s")), "{shown}");
     thread::sleep(Duration::from_secs(2));
-    assert_true_to_time(&first, &look(&daemon, pid));
+    let looks = (look(&daemon, pid), look(&steady, pid));
+    assert_true_to_time([&first, &looks.0], [&steady_first, &looks.1]);
 
     daemon.reload(&config(HZ, "max_cpu_percent = 100"));
     let status = wait_for_budget(&daemon, "within", |status| {
@@ -76,7 +79,8 @@ fn over_its_cpu_cap_it_samples_less_and_time_stays_true() {
         is_other.then_some(())
     });
     thread::sleep(Duration::from_secs(1));
-    assert_true_to_time(&first, &look(&daemon, pid));
+    let looks = (look(&daemon, pid), look(&steady, pid));
+    assert_true_to_time([&first, &looks.0], [&steady_first, &looks.1]);
     assert!(!daemon.log().contains("need a restart"), "{}", daemon.log());
     assert_eq!(failed_parts(&daemon), [""; 0]);
 }
@@ -103,14 +107,15 @@ fn over_its_cap_in_the_kernel_it_leaves_discovered_processes_out() {
         "{status}"
     );
     let listed = daemon.json(&["ps", "--json"]);
-    assert_eq!(listed["processes"].as_array().unwrap().len(), 2, "{listed}");
-    for process in listed["processes"].as_array().unwrap() {
+    for ours in [&first, &second] {
+        let mut listed = listed["processes"].as_array().unwrap().iter();
+        let process = listed.find(|process| process["pid"] == ours.pid()).unwrap();
         assert_eq!(process["watch_state"], "not_watched", "{process}");
         let reason = process["watch_reason"].as_str().unwrap();
         assert!(reason.starts_with("left out to keep within the budget"), "{reason}");
     }
     daemon.reload(&config(HZ, ROOMY));
-    wait_for_budget(&daemon, "within", |status| status["watched_processes"] == 2);
+    wait_for_budget(&daemon, "within", |_| true);
     for process in [&first, &second] {
         wait_until_watched(&daemon, process.pid());
     }
@@ -199,21 +204,28 @@ fn look(daemon: &Daemon, pid: u32) -> Look {
     }
 }
 
-/// The samples between two looks stand for as much time as the process used, within a tenth and what chance makes of it.
-#[track_caller]
-fn assert_true_to_time(first: &Look, second: &Look) {
+/// How much of the time that a process used between two looks its samples stand for, and how far chance may be off.
+fn share(first: &Look, second: &Look) -> (f64, f64) {
     let (used, sampled) = (second.used - first.used, second.sampled - first.sampled);
+    let lost = second.lost - first.lost;
+    println!("{sampled:?} sampled of {used:?} used, {lost:?} lost on the host");
     let samples = (second.samples - first.samples).max(1);
-    let chance = 2.0 * sampled.as_secs_f64() / (samples as f64).sqrt();
-    let allowed = used.as_secs_f64() / 10.0 + chance;
-    println!(
-        "{sampled:?} sampled of {used:?} used, {:?} lost on the host, {allowed:.3} s allowed",
-        second.lost
+    let lost = lost.as_secs_f64() / used.as_secs_f64();
+    let chance = 2.0 / (samples as f64).sqrt();
+    (sampled.as_secs_f64() / used.as_secs_f64(), chance + lost)
+}
+
+/// One daemon's samples stand for as much time as another's, within a tenth, what chance makes of both, and what was lost. The
+/// time that the scheduler counts leaves out interrupts, and what the host of a virtual machine takes away: both daemons have
+/// that in the same way.
+#[track_caller]
+fn assert_true_to_time(looks: [&Look; 2], steady: [&Look; 2]) {
+    let ((share, off), (expected, expected_off)) = (self::share(looks[0], looks[1]), self::share(steady[0], steady[1]));
+    let allowed = 0.1 + off + expected_off;
+    assert!(
+        (share / expected - 1.0).abs() <= allowed,
+        "{share} and {expected}, {allowed} allowed"
     );
-    let (used, sampled) = (used.as_secs_f64(), sampled.as_secs_f64());
-    assert!(sampled <= used + allowed, "{sampled} s sampled of {used} s");
-    let found = sampled + second.lost.as_secs_f64();
-    assert!(found >= used - allowed, "{found} s sampled or lost of {used} s");
 }
 
 /// Time that the only thread of a process has been on a CPU, as the scheduler has it.
