@@ -267,6 +267,28 @@ impl OwnCost {
     }
 }
 
+/// Descriptors of the calling process. Files of processes are among them: they are held until their last samples are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    /// How many are open; 0 if that cannot be told.
+    pub open: u32,
+    /// How many may be.
+    pub most: u32,
+}
+
+impl Descriptors {
+    /// Counts them; `proc_root` is where procfs is mounted.
+    pub fn read(proc_root: &Path) -> Self {
+        let listed = std::fs::read_dir(proc_root.join("self/fd")).map(Iterator::count);
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self {
+            // The list itself is one of them.
+            open: listed.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1)),
+            most: most.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
 /// CPU time of all threads of this process, finer than the clock ticks of `/proc/self/stat`.
 fn own_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -343,6 +365,20 @@ mod tests {
         }
         let after = OwnCost::read(Path::new("/proc")).unwrap();
         assert!(after.resident_anon_bytes >= before.resident_anon_bytes + (memory.len() as u64) / 2);
+    }
+
+    #[test]
+    fn descriptors_of_this_process_are_counted() {
+        let before = Descriptors::read(Path::new("/proc"));
+        assert!(before.open >= 3 && before.open < before.most, "{before:?}");
+        let more: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+        let after = Descriptors::read(Path::new("/proc"));
+        // Other tests open and close theirs meanwhile.
+        assert!(
+            after.open >= before.open + more.len() as u32 - 50,
+            "{before:?} {after:?}"
+        );
+        assert_eq!(Descriptors::read(Path::new("/nowhere")).open, 0);
     }
 
     #[test]

@@ -241,6 +241,8 @@ pub(crate) fn status() -> GetStatusResponse {
             kernel_bytes: 12 << 20,
             kernel_cpu_from_statistics: true,
             kernel_bytes_per_cpu: 1 << 20,
+            descriptors: 150,
+            max_descriptors: 1024,
             possible_cpus: 4,
         }),
         budget: Some(budget()),

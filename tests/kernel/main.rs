@@ -18,6 +18,7 @@ mod generated_code;
 mod hard_times;
 mod hostile;
 mod hostile_requests;
+mod hung_mount;
 mod lifecycle;
 mod managed;
 mod mixed;
@@ -32,6 +33,7 @@ mod refused_calls;
 mod restarts;
 mod unprivileged;
 mod walks;
+mod warm;
 
 use std::{
     env,

@@ -17,7 +17,7 @@ use crate::{
         policy::{Caps, State},
     },
     command::{EngineStatus, InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
-    health::{OwnCost, Part, PartState},
+    health::{Descriptors, OwnCost, Part, PartState},
     kernel::{KernelCost, possible_cpus, records::Pid},
 };
 
@@ -346,7 +346,7 @@ pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
 }
 
 /// What the daemon costs in user space and in the kernel.
-pub(super) fn cost(own: OwnCost, kernel: &KernelCost) -> v1::Cost {
+pub(super) fn cost(own: OwnCost, descriptors: Descriptors, kernel: &KernelCost) -> v1::Cost {
     v1::Cost {
         daemon_cpu: Some(duration(own.cpu)),
         kernel_cpu: Some(duration(kernel.time)),
@@ -357,6 +357,8 @@ pub(super) fn cost(own: OwnCost, kernel: &KernelCost) -> v1::Cost {
         kernel_cpu_from_statistics: kernel.from_bpf_statistics,
         kernel_bytes_per_cpu: kernel.bytes_per_cpu,
         possible_cpus: possible_cpus(),
+        descriptors: descriptors.open,
+        max_descriptors: descriptors.most,
     }
 }
 

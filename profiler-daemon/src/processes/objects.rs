@@ -414,7 +414,7 @@ mod tests {
     fn built(file: &File) -> Arc<Built> {
         let source = CodeSource::File {
             identity: identity_of(file).unwrap(),
-            descriptor: file.try_clone().unwrap().into(),
+            descriptor: crate::stacks::held_file::HeldFile::new(file.try_clone().unwrap().into(), false),
             path: b"/a"[..].into(),
         };
         Arc::new(Built {

@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     kernel::records::Pid,
-    stacks::window::{CodeObject, CodeSource, FileIdentity},
+    stacks::{
+        held_file::HeldFile,
+        window::{CodeObject, CodeSource, FileIdentity},
+    },
 };
 
 /// Most bytes that are read of one object for its unwind rows.
@@ -133,7 +136,7 @@ impl Reader {
         let identity = file.identity;
         let source = CodeSource::File {
             identity,
-            descriptor: file.descriptor,
+            descriptor: HeldFile::new(file.descriptor, remote),
             path: place.path.as_slice().into(),
         };
         let built = Arc::new(Built {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,7 +9,7 @@ use std::{
 use profiler_common::stop::StopReason;
 use profiler_profile::{Gil, ProcessLabel};
 
-use super::codes::PythonCode;
+use super::{codes::PythonCode, held_file::HeldFile};
 
 /// Tells files apart for as long as they are the same content, as far as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,7 +45,7 @@ pub enum CodeSource {
         /// Tells it from other files.
         identity: FileIdentity,
         /// Opened under the rules for hostile targets; read it with bounded `pread`s, never map it.
-        descriptor: OwnedFd,
+        descriptor: HeldFile,
         /// Where a process that maps it has it, as the kernel told: in the root of that process or in ours. It may be
         /// anything, and another file may lie there now.
         path: Box<[u8]>,

@@ -14,7 +14,10 @@ use profiler_profile::{FrameKind, Gil, ProcessLabel, Profile};
 use super::Symbols;
 use crate::{
     processes::files::identity_of,
-    stacks::window::{CodeObject, CodeSource, Location, RawStack, StackWindow, WindowProcess},
+    stacks::{
+        held_file::HeldFile,
+        window::{CodeObject, CodeSource, Location, RawStack, StackWindow, WindowProcess},
+    },
 };
 
 const SETTINGS: profiler_config::Symbols = profiler_config::Symbols {
@@ -36,7 +39,7 @@ fn object(path: &Path, name: &str) -> Arc<CodeObject> {
         is_interpreter: false,
         source: CodeSource::File {
             identity,
-            descriptor: file.into(),
+            descriptor: HeldFile::new(file.into(), false),
             path: path.as_os_str().as_encoded_bytes().into(),
         },
     })

@@ -1224,6 +1224,11 @@ pub struct Cost {
     /// CPUs that this host may have, online or not.
     #[prost(uint32, tag = "9")]
     pub possible_cpus: u32,
+    /// Descriptors that the daemon has open, those of files of processes included, and how many it may have.
+    #[prost(uint32, tag = "10")]
+    pub descriptors: u32,
+    #[prost(uint32, tag = "11")]
+    pub max_descriptors: u32,
 }
 /// The caps on the daemon's own cost, and what it gave up to keep them.
 #[derive(Clone, PartialEq, ::prost::Message)]

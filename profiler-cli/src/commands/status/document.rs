@@ -56,6 +56,8 @@ struct CostDocument {
     kernel_cpu_from_statistics: bool,
     kernel_bytes_per_cpu: u64,
     possible_cpus: u32,
+    descriptors: u32,
+    max_descriptors: u32,
 }
 
 #[derive(Serialize)]
@@ -147,6 +149,8 @@ impl From<Cost> for CostDocument {
             kernel_cpu_from_statistics: cost.kernel_cpu_from_statistics,
             kernel_bytes_per_cpu: cost.kernel_bytes_per_cpu,
             possible_cpus: cost.possible_cpus,
+            descriptors: cost.descriptors,
+            max_descriptors: cost.max_descriptors,
         }
     }
 }

@@ -216,6 +216,10 @@ fn write_cost(out: &mut impl Write, cost: &Cost, up: Option<Duration>) -> io::Re
             cost.possible_cpus
         )?;
     }
+    if cost.max_descriptors > 0 {
+        let (open, most) = (u64::from(cost.descriptors), u64::from(cost.max_descriptors));
+        writeln!(out, "  descriptors   {} of {}", thousands(open), thousands(most))?;
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     api::{Context, access::Role, convert, peer, status::ApiError},
     command::{Command, EngineStatus},
-    health::{OwnCost, Part, PartState},
+    health::{Descriptors, OwnCost, Part, PartState},
 };
 
 /// Longest wait for the sampling loop. The status of the rest must come even if the loop hangs.
@@ -58,7 +58,10 @@ impl Reports {
                 .map(|(part, state)| convert::part(part, state))
                 .collect(),
             sampling,
-            cost: own.ok().map(|own| convert::cost(own, &budget.kernel)),
+            cost: own.ok().map(|own| {
+                let descriptors = Descriptors::read(&context.identity.proc_root);
+                convert::cost(own, descriptors, &budget.kernel)
+            }),
             budget: budget.caps.map(|caps| convert::budget(&budget, caps)),
             store: Some(convert::store(context.store().status())),
             watched_processes: engine.watched_processes,
