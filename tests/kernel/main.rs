@@ -11,8 +11,8 @@
 )]
 
 mod accounting;
-mod churn;
 mod budget;
+mod churn;
 mod field;
 mod generated_code;
 mod hard_times;

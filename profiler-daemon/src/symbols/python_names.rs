@@ -9,8 +9,12 @@ use crate::stacks::codes::{CodeGap, PythonCode};
 /// Files that stand for the package that they lie in.
 const OF_PACKAGE: [&str; 2] = ["__init__", "__main__"];
 
-/// The frame of an instruction, and whether it has a name.
-pub(super) fn frame(code: Option<&PythonCode>, instruction: i32, deadline: Instant) -> (Frame, bool) {
+/// Name and file of the code that calls a class's `__init__` for the interpreter (3.12 and newer): nobody wrote it, and no
+/// traceback shows it.
+const TRAMPOLINE: &str = "__init__";
+
+/// The frame of an instruction, and whether it has a name. `None` if it is the interpreter's own.
+pub(super) fn frame(code: Option<&PythonCode>, instruction: i32, deadline: Instant) -> Option<(Frame, bool)> {
     let unnamed = |gap: CodeGap| Frame {
         kind: FrameKind::Python,
         function: gap.name().into(),
@@ -19,6 +23,7 @@ pub(super) fn frame(code: Option<&PythonCode>, instruction: i32, deadline: Insta
         line: 0,
     };
     match code.and_then(|code| code.wait(deadline)) {
+        Some(Ok(code)) if *code.name == *TRAMPOLINE && *code.filename == *TRAMPOLINE => None,
         Some(Ok(code)) => {
             let frame = Frame {
                 kind: FrameKind::Python,
@@ -27,10 +32,10 @@ pub(super) fn frame(code: Option<&PythonCode>, instruction: i32, deadline: Insta
                 file: (*code.filename).into(),
                 line: code.line(instruction).unwrap_or(0),
             };
-            (frame, true)
+            Some((frame, true))
         }
-        Some(Err(gap)) => (unnamed(*gap), false),
-        None => (unnamed(CodeGap::Backlog), false),
+        Some(Err(gap)) => Some((unnamed(*gap), false)),
+        None => Some((unnamed(CodeGap::Backlog), false)),
     }
 }
 

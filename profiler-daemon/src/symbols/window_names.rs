@@ -165,10 +165,10 @@ impl Symbols {
                 Location::Unmapped { .. } => NamedLocation::of_memory(UNMAPPED, builder),
                 Location::Python { code, instruction } => {
                     let code = window.codes.get(*code as usize).map(|code| &**code);
-                    let (frame, is_named) = python_names::frame(code, *instruction, deadline);
+                    let named = python_names::frame(code, *instruction, deadline);
                     NamedLocation {
-                        frames: [builder.number(frame)].into(),
-                        is_named,
+                        is_named: named.as_ref().is_none_or(|(_, is_named)| *is_named),
+                        frames: named.map(|(frame, _)| builder.number(frame)).into_iter().collect(),
                     }
                 }
                 Location::Object { object, link_address } => match key_of(object) {
