@@ -49,7 +49,18 @@ fn check_maps(text: &[u8]) {
 
 fn check_service(text: &[u8]) {
     let (cgroup, executable) = text.split_at(text.len() / 2);
-    for name in [service::name(text, b"/usr/bin/prog"), service::name(cgroup, executable)] {
+    let arguments = text.split(|byte| matches!(byte, 0 | b' '));
+    let arguments: Vec<_> = arguments
+        .map(|part| String::from_utf8_lossy(part).into_owned())
+        .collect();
+    let application = service::python_application(&arguments);
+    if let Some(name) = &application {
+        assert!(arguments.iter().any(|argument| argument.contains(name)), "{name}");
+    }
+    for name in [
+        service::name(text, None, b"/usr/bin/prog"),
+        service::name(cgroup, application, executable),
+    ] {
         assert!(name.len() <= LONGEST_SERVICE, "{} bytes", name.len());
     }
 }
