@@ -200,12 +200,18 @@ fn python_is_recognised_in_the_program_and_in_a_library() {
     ];
     let (mut owner, base) = scanned(&proc, targets(), &processes);
     assert_eq!(watched(&owner), [0_u32; 0]);
+    let discovering = Targets {
+        discover_python: true,
+        ..targets()
+    };
+    let (discovered, _) = scanned(&proc, discovering, &processes);
+    assert_eq!(watched(&discovered), [7, 8]);
     let described = |owner: &mut Owner, pid| {
         let process = owner.list(Some(Pid(pid))).unwrap().remove(0);
         (process.runtime, process.watch_reason)
     };
     let python = (Runtime::Python, "discovery of Python programs is off".to_owned());
-    let native = (Runtime::Native, "not a Rust program".to_owned());
+    let native = (Runtime::Native, "neither a Rust nor a Python program".to_owned());
     assert_eq!(described(&mut owner, 7), python);
     assert_eq!(described(&mut owner, 8), python);
     assert_eq!(described(&mut owner, 9), native);
