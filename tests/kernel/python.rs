@@ -23,14 +23,12 @@ const ACTIVE_WITHIN: Duration = Duration::from_secs(60);
 const SAMPLES: u64 = 600;
 
 /// The first interpreter of a minor version, or nothing after saying that there is none.
-fn of_version(minor: u32, free_threaded: bool) -> Option<Interpreter> {
+fn of_version(minor: u32) -> Option<Interpreter> {
     let found = interpreters::all();
     let mut all = found.interpreters.into_iter();
-    let chosen =
-        all.find(|interpreter| interpreter.version.minor == minor && interpreter.free_threaded == free_threaded);
+    let chosen = all.find(|interpreter| interpreter.version.minor == minor && !interpreter.free_threaded);
     if chosen.is_none() {
-        let letter = if free_threaded { "t" } else { "" };
-        skip(&format!("there is no Python 3.{minor}{letter}"));
+        skip(&format!("there is no Python 3.{minor}"));
     }
     chosen
 }
@@ -68,9 +66,9 @@ fn wait_until_active(daemon: &Daemon, pid: u32) {
     });
 }
 
-fn shapes_under(minor: u32, free_threaded: bool) {
+fn shapes_under(minor: u32) {
     let Some(host) = host() else { return };
-    let Some(interpreter) = of_version(minor, free_threaded) else {
+    let Some(interpreter) = of_version(minor) else {
         return;
     };
     println!("{} {}", interpreter.name, interpreter.version);
@@ -122,22 +120,21 @@ fn shapes_under(minor: u32, free_threaded: bool) {
 }
 
 macro_rules! under {
-    ($($test:ident: $minor:literal, $free_threaded:literal;)*) => {
+    ($($test:ident: $minor:literal;)*) => {
         $(#[test]
         fn $test() {
-            shapes_under($minor, $free_threaded);
+            shapes_under($minor);
         })*
     };
 }
 
 under! {
-    shapes_under_3_8: 8, false;
-    shapes_under_3_9: 9, false;
-    shapes_under_3_10: 10, false;
-    shapes_under_3_11: 11, false;
-    shapes_under_3_12: 12, false;
-    shapes_under_3_13: 13, false;
-    shapes_under_3_14: 14, false;
-    shapes_under_3_15: 15, false;
-    shapes_under_3_13_without_a_lock: 13, true;
+    shapes_under_3_8: 8;
+    shapes_under_3_9: 9;
+    shapes_under_3_10: 10;
+    shapes_under_3_11: 11;
+    shapes_under_3_12: 12;
+    shapes_under_3_13: 13;
+    shapes_under_3_14: 14;
+    shapes_under_3_15: 15;
 }
