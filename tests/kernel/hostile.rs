@@ -21,8 +21,8 @@ use crate::{
     wait_until_watched,
 };
 
-/// As `setpriv` has them: what opening files through their mappings needs, so that their paths must do.
-const MAP_FILES: &str = "-checkpoint_restore,-sys_admin";
+/// What opening files through their mappings needs, without which their paths must do.
+const MAP_FILES: [&str; 2] = ["checkpoint_restore", "sys_admin"];
 /// How large a file claims to be.
 const SPARSE_BYTES: u64 = 4 << 30;
 /// What each of its sections claims to have: a whole number of symbols.
@@ -62,10 +62,8 @@ fn what_lies_at_a_librarys_path_is_not_taken_for_it() {
     }
 
     let config = config();
-    let (inheritable, bounding) = (format!("--inh-caps={MAP_FILES}"), format!("--bounding-set={MAP_FILES}"));
-    let by_path = ["setpriv", &inheritable, &bounding];
-    for (through, is_named) in [(&[][..], true), (&by_path[..], false)] {
-        let daemon = host.spawn(DaemonOptions::new(&config).through(through)).ready();
+    for (denied, is_named) in [(&[][..], true), (&MAP_FILES[..], false)] {
+        let daemon = host.spawn(DaemonOptions::new(&config).denied(denied)).ready();
         for target in [&here, &jailed] {
             wait_until_watched(&daemon, target.pid());
             daemon.wait_for_samples(target.pid(), 1_000, SAMPLES_WITHIN);

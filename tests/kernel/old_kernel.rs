@@ -1,17 +1,16 @@
 //! A kernel that is too old for our programs: the daemon stays up, says what is missing, and leaves nothing behind.
 
-use crate::{FAST_HZ, host, only, only_line, skip, start};
+use profiler_config::OLDEST_KERNEL;
 
-/// The oldest kernel with all that sampling needs.
-const OLDEST: (u32, u32) = (5, 15);
+use crate::{FAST_HZ, host, only, only_line, skip, start};
 
 #[test]
 fn a_kernel_that_is_too_old_is_refused_in_words() {
     let Some(host) = host() else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u8>().ok());
     let kernel = (numbers.next().unwrap(), numbers.next().unwrap());
-    if kernel >= OLDEST {
+    if kernel >= OLDEST_KERNEL {
         skip("this kernel is new enough");
         return;
     }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    output::Output,
+    output::{Output, show_log},
     programs::{self, patience, send_signal, wait_for},
     rights::{self, NOBODY, through, without_rights},
 };
@@ -98,25 +98,20 @@ impl Host {
         let (socket, log) = (folder.path().join("daemon.sock"), folder.path().join("daemon.log"));
         let socket = options.socket.map_or(socket, Path::to_path_buf);
         let log_file = File::create(&log).expect("a log can be written");
+        let state = folder.path().join("state");
+        let state = options.state_dir.map_or(state, Path::to_path_buf);
         let mut command = if options.unprivileged {
             set_mode(folder.path(), 0o755);
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may give files away");
             without_rights(&self.copy_for_everybody(&self.daemon))
         } else {
-            let service = rights::user().map_or_else(Vec::new, |user| {
-                // It makes a lock beside its socket.
-                let beside_socket = socket.parent().unwrap_or(folder.path());
-                rights::give(folder.path(), &user);
-                rights::give(beside_socket, &user);
-                rights::prefix(&user)
-            });
-            let service = service.iter().map(String::as_str);
-            let prefix: Vec<_> = options.through.iter().copied().chain(service).collect();
+            // It makes a lock beside its socket.
+            let beside_socket = socket.parent().unwrap_or(folder.path());
+            let rights = rights::prefix(options.denied, &[folder.path(), beside_socket, &state]);
+            let rights = rights.iter().map(String::as_str);
+            let prefix: Vec<_> = options.through.iter().copied().chain(rights).collect();
             through(&prefix, &self.daemon)
         };
-        let state = options
-            .state_dir
-            .map_or_else(|| folder.path().join("state"), Path::to_path_buf);
         command
             .args([
                 OsStr::new("--config"),
@@ -168,6 +163,7 @@ pub struct DaemonOptions<'a> {
     socket: Option<&'a Path>,
     state_dir: Option<&'a Path>,
     through: &'a [&'a str],
+    denied: &'a [&'a str],
     unprivileged: bool,
 }
 
@@ -179,6 +175,7 @@ impl<'a> DaemonOptions<'a> {
             socket: None,
             state_dir: None,
             through: &[],
+            denied: &[],
             unprivileged: false,
         }
     }
@@ -195,6 +192,14 @@ impl<'a> DaemonOptions<'a> {
     pub fn through(self, prefix: &'a [&'a str]) -> Self {
         Self {
             through: prefix,
+            ..self
+        }
+    }
+
+    /// Without these capabilities, named as `setpriv` names them.
+    pub fn denied(self, capabilities: &'a [&'a str]) -> Self {
+        Self {
+            denied: capabilities,
             ..self
         }
     }
@@ -387,12 +392,4 @@ impl Drop for Daemon {
             show_log(&self.log());
         }
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "the log of the daemon belongs to the output of a test that failed"
-)]
-fn show_log(log: &str) {
-    eprintln!("the daemon's log:\n{log}");
 }

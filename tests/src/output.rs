@@ -26,3 +26,12 @@ impl Output {
         }
     }
 }
+
+/// Shows what a daemon said, beside what the test says.
+#[expect(
+    clippy::print_stderr,
+    reason = "the log of the daemon belongs to the output of a test that failed"
+)]
+pub(crate) fn show_log(log: &str) {
+    eprintln!("the daemon's log:\n{log}");
+}

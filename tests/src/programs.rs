@@ -226,8 +226,17 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Opti
 /// How long to wait for what takes at most `limit` on a machine of its own: `PROFILER_TEST_PATIENCE` times as long, for
 /// machines that are emulated. Nothing takes longer by it but a test that fails.
 pub(crate) fn patience(limit: Duration) -> Duration {
+    limit * patience_factor()
+}
+
+/// Whether everything takes longer here than on a machine of its own, also what the kernel does meanwhile.
+pub fn is_emulated() -> bool {
+    patience_factor() > 1
+}
+
+fn patience_factor() -> u32 {
     let times = env::var("PROFILER_TEST_PATIENCE").ok();
-    limit * times.and_then(|times| times.parse().ok()).unwrap_or(1)
+    times.and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
 /// A file that can be executed, with this content.

@@ -1,7 +1,7 @@
 //! With whose rights a program runs: nobody's, or those of the service where the tests are told to. `PROFILER_TEST_USER`
 //! names the user that all daemons run as then, with the capabilities of the packaged unit and no others.
 
-use std::{env, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 /// A user and group without rights: `nobody`.
 pub(crate) const NOBODY: u32 = 65534;
@@ -15,14 +15,21 @@ const CAPABILITIES: [&str; 6] = [
     "checkpoint_restore",
 ];
 
-/// The user that daemons run as, if that is not the one who runs the tests.
-pub(crate) fn user() -> Option<String> {
-    env::var("PROFILER_TEST_USER").ok()
-}
-
-/// What to put before a program so that it runs as the service does.
-pub(crate) fn prefix(user: &str) -> Vec<String> {
-    let capabilities: String = CAPABILITIES.iter().map(|name| format!(",+{name}")).collect();
+/// What to put before a daemon, which writes into these folders: it runs as the service does where the tests are told to, and
+/// the folders are its own then; else with all the rights of who starts it. It is denied these capabilities, named as
+/// `setpriv` names them.
+///
+/// # Panics
+/// There is no such user.
+pub(crate) fn prefix(denied: &[&str], folders: &[&Path]) -> Vec<String> {
+    let Ok(user) = env::var("PROFILER_TEST_USER") else {
+        return denial(denied);
+    };
+    for folder in folders {
+        give(folder, &user);
+    }
+    let capabilities = CAPABILITIES.iter().filter(|name| !denied.contains(name));
+    let capabilities: String = capabilities.map(|name| format!(",+{name}")).collect();
     let mut words = vec!["setpriv".to_owned()];
     words.extend([format!("--reuid={user}"), format!("--regid={user}")]);
     words.extend(["--clear-groups".to_owned(), "--no-new-privs".to_owned()]);
@@ -30,11 +37,21 @@ pub(crate) fn prefix(user: &str) -> Vec<String> {
     words
 }
 
-/// Gives a folder to the user, who keeps state in it.
-///
-/// # Panics
-/// There is no such user.
-pub(crate) fn give(folder: &Path, user: &str) {
+fn denial(denied: &[&str]) -> Vec<String> {
+    if denied.is_empty() {
+        return Vec::new();
+    }
+    let capabilities: Vec<_> = denied.iter().map(|name| format!("-{name}")).collect();
+    let sets = ["inh-caps", "bounding-set"].map(|set| format!("--{set}={}", capabilities.join(",")));
+    [vec!["setpriv".to_owned()], sets.into()].concat()
+}
+
+/// As a service manager would. Some tests name a folder that cannot be.
+fn give(folder: &Path, user: &str) {
+    fs::create_dir(folder).ok();
+    if !folder.is_dir() {
+        return;
+    }
     let owner = format!("{user}:{user}");
     let status = Command::new("chown").arg(owner).arg(folder).status();
     assert!(status.is_ok_and(|status| status.success()), "there is no user {user}");
