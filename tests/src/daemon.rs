@@ -24,6 +24,8 @@ use crate::{
     rights::{self, NOBODY, through, without_rights},
 };
 
+pub use crate::options::DaemonOptions;
+
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end when it is asked to.
@@ -154,71 +156,6 @@ impl Host {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root may set modes");
-}
-
-/// How to start a daemon.
-#[derive(Clone, Copy, Debug)]
-pub struct DaemonOptions<'a> {
-    config: &'a str,
-    socket: Option<&'a Path>,
-    state_dir: Option<&'a Path>,
-    through: &'a [&'a str],
-    denied: &'a [&'a str],
-    unprivileged: bool,
-}
-
-impl<'a> DaemonOptions<'a> {
-    /// With this configuration, on a socket of its own, as root.
-    pub fn new(config: &'a str) -> Self {
-        Self {
-            config,
-            socket: None,
-            state_dir: None,
-            through: &[],
-            denied: &[],
-            unprivileged: false,
-        }
-    }
-
-    /// With this state directory.
-    pub fn with_state_dir(self, state_dir: &'a Path) -> Self {
-        Self {
-            state_dir: Some(state_dir),
-            ..self
-        }
-    }
-
-    /// Started by a command that takes a program and its arguments at its end and becomes it.
-    pub fn through(self, prefix: &'a [&'a str]) -> Self {
-        Self {
-            through: prefix,
-            ..self
-        }
-    }
-
-    /// Without these capabilities, named as `setpriv` names them.
-    pub fn denied(self, capabilities: &'a [&'a str]) -> Self {
-        Self {
-            denied: capabilities,
-            ..self
-        }
-    }
-
-    /// On the socket of another daemon.
-    pub fn on_socket(self, socket: &'a Path) -> Self {
-        Self {
-            socket: Some(socket),
-            ..self
-        }
-    }
-
-    /// As a user without any rights.
-    pub fn without_rights(self) -> Self {
-        Self {
-            unprivileged: true,
-            ..self
-        }
-    }
 }
 
 /// A daemon, which ends when this goes away.

@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod interpreters;
+mod options;
 pub mod output;
 pub mod programs;
 pub mod python;

@@ -3,8 +3,8 @@
 //! In: compiled tables. Out: the same tables, by their content: a name or a path never leads to rows. The directory is
 //! ours, and nothing in it is trusted: only regular files of our own user are read, within bounds, and a table is taken
 //! only if [`RowTable::from_bytes`] finds it whole. What is not is removed and written anew. That the directory
-//! cannot be used is a state of [`Part::RowCache`] and changes nothing else. Used by the builder's threads, never by the
-//! sampling loop.
+//! cannot be used is a state of [`Part::RowCache`] and changes nothing else. Only the builder's
+//! threads use it.
 
 use std::{
     collections::HashMap,
@@ -391,9 +391,8 @@ fn name_of(content: &ContentId) -> String {
 fn content_of(name: &str) -> Option<ContentId> {
     let digits = name.strip_suffix(SUFFIX)?;
     let mut id = [0; 32];
-    if digits.len() != 2 * id.len() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
+    let is_id = digits.len() == 2 * id.len() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_id.then_some(())?;
     for (byte, digits) in id.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
