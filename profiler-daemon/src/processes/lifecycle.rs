@@ -165,15 +165,17 @@ impl<T: WalkerTables> Processes<T> {
             self.tallies.records_of_unknown += 1;
             return;
         };
-        let id = image.id;
-        if !image.tracked {
-            let is_news = !image.known_marks().unwrap_or_default().python && image.is_running();
-            if is_news && is_interpreter_library(&record.path) {
-                self.submit(Job::Identify { image: id, pid });
-            }
-            return;
+        let (id, scanned_ns, is_tracked) = (image.id, image.scanned_ns, image.tracked);
+        // A look at the process, also one under way, may have come before its interpreter. What was seen of other
+        // processes of its program does not tell its service.
+        let is_python = image.identity().is_some_and(|identity| identity.marks.python);
+        if !is_python && image.is_running() && is_interpreter_library(&record.path) {
+            self.submit(Job::Identify { image: id, pid });
         }
-        if time_ns < image.scanned_ns || record.path.len() > MAX_PATH_BYTES {
+        let Some(image) = self.images.get(&id).filter(|_| is_tracked) else {
+            return;
+        };
+        if time_ns < scanned_ns || record.path.len() > MAX_PATH_BYTES {
             return;
         }
         let is_first = image.mappings.live().len() == 0 && !image.awaits_list;

@@ -217,10 +217,23 @@ fn python_is_recognised_in_the_program_and_in_a_library() {
     assert_eq!(described(&mut owner, 9), native);
     assert_eq!(described(&mut owner, 10), native);
     // It is loaded later.
-    proc.set(10, &with_library(library.clone()));
-    owner.on_lifecycle(&map(5, 10, 0x7000_0000_0000, 0x7000_0000_1000, &library), at(base, 5));
-    settle(&mut owner, at(base, 5));
+    let load = |owner: &mut Owner, base| {
+        proc.set(10, &with_library(library.clone()));
+        owner.on_lifecycle(&map(5, 10, 0x7000_0000_0000, 0x7000_0000_1000, &library), at(base, 5));
+        settle(owner, at(base, 5));
+    };
+    load(&mut owner, base);
     assert_eq!(described(&mut owner, 10), python);
+    // The same in a process that is watched before it has an interpreter.
+    let including = Targets {
+        include: vec![Pattern::new(&program_name(&native_program())).unwrap()],
+        ..targets()
+    };
+    let (mut owner, base) = scanned(&proc, including, &processes);
+    assert!(watched(&owner).contains(&10));
+    assert_eq!(described(&mut owner, 10).0, Runtime::Native);
+    load(&mut owner, base);
+    assert_eq!(described(&mut owner, 10).0, Runtime::Python);
 }
 
 #[test]

@@ -227,7 +227,11 @@ impl<T: WalkerTables> Processes<T> {
 
     fn apply_identified(&mut self, id: ImageId, result: Result<Identity, Failure>, now: Now) {
         let Some(image) = self.images.get_mut(&id) else { return };
+        let known = image.identity().map(|identity| identity.marks);
         match result {
+            // A look from before it had its interpreter, overtaken by a later one.
+            Ok(identity) if known.is_some_and(|marks| marks.python) && !identity.marks.python => return,
+            Err(_) if known.is_some() => return,
             Ok(identity) => {
                 if let Some(program) = &image.program
                     && *program.path == *identity.executable
