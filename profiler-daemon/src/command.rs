@@ -196,12 +196,6 @@ pub enum FlushError {
         /// Why.
         reason: String,
     },
-    /// Windows before it still wait to be named.
-    #[error("{waiting} windows still wait to be named")]
-    Backlog {
-        /// How many.
-        waiting: usize,
-    },
 }
 
 /// What is known of one process. Its strings come from the process: escape them for every output.

@@ -296,16 +296,16 @@ impl Stages<'_> {
         };
         let keeper = spawn("budget", move || keeper.run(Path::new(PROC_ROOT)))?;
         let codes = PythonCodes::start(ProcFs::new(PROC_ROOT)).map_err(start_error)?;
-        let engine = Engine::new(EngineParts {
+        let parts = EngineParts {
             window: Aggregator::new(period, WindowLimits::default(), SystemTime::now(), codes),
             window_length: self.config.store.window,
             sampler,
             processes,
             commands,
             waker: self.waker.clone(),
-            naming,
             stop: Arc::clone(self.stop),
-        });
+        };
+        let engine = Engine::new(parts, naming);
         let namer = Namer {
             settings: self.config.symbols.clone(),
             health: Arc::clone(self.health),

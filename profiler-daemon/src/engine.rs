@@ -3,6 +3,7 @@
 //! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
+mod outlet;
 mod status;
 
 use std::{
@@ -10,11 +11,12 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, TrySendError},
+        mpsc::SyncSender,
     },
     time::{Duration, Instant, SystemTime},
 };
 
+use outlet::Outlet;
 use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
 
@@ -68,8 +70,6 @@ pub struct EngineParts {
     pub commands: mpsc::Receiver<Command>,
     /// Wakes the loop.
     pub waker: Waker,
-    /// Where windows go.
-    pub naming: SyncSender<Naming>,
     /// Set, and the loop woken, to end it.
     pub stop: Arc<AtomicBool>,
 }
@@ -90,6 +90,9 @@ pub struct Engine {
     /// Errors that were logged, and when.
     told: BTreeMap<String, Instant>,
     starting: Vec<StartingWatch>,
+    outlet: Outlet,
+    /// Who waits that a window ends.
+    flushes: Vec<Reply<Result<(), FlushError>>>,
     /// What is given up now.
     restraint: Restraint,
 }
@@ -104,8 +107,8 @@ struct StartingWatch {
 }
 
 impl Engine {
-    /// A loop that has made no turn yet.
-    pub fn new(parts: EngineParts) -> Self {
+    /// A loop that has made no turn yet. Its windows go to `naming`.
+    pub fn new(parts: EngineParts, naming: SyncSender<Naming>) -> Self {
         let now = Instant::now();
         Self {
             counts: parts.sampler.counts(),
@@ -119,6 +122,8 @@ impl Engine {
             lifecycle_lost: 0,
             told: BTreeMap::new(),
             starting: Vec::new(),
+            outlet: Outlet::new(naming),
+            flushes: Vec::new(),
             restraint: Restraint::default(),
         }
     }
@@ -148,6 +153,7 @@ impl Engine {
         while let Ok(command) = self.parts.commands.try_recv() {
             self.answer(command);
         }
+        self.end_asked_window();
         self.begin_watches(now);
         if now >= self.upkeep_due {
             self.upkeep_due = now + UPKEEP;
@@ -246,23 +252,26 @@ impl Engine {
         if window.processes.is_empty() && window.lost.is_empty() && waiting.is_empty() {
             return;
         }
-        let Err(error) = self.parts.naming.try_send(Naming { window, waiting }) else {
+        let Some(Naming { window, waiting }) = self.outlet.send(Naming { window, waiting }) else {
             return;
-        };
-        let (reason, Naming { window, waiting }) = match error {
-            TrySendError::Full(naming) => (FlushError::Backlog { waiting: NAMING_QUEUE }, naming),
-            TrySendError::Disconnected(naming) => (
-                FlushError::NotSampling {
-                    reason: "the thread that names windows has ended".to_owned(),
-                },
-                naming,
-            ),
         };
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
         // In the next window, so that a profile says what is missing from it.
         self.parts.window.add_lost(LOST_NAMING_BACKLOG, samples);
         for reply in waiting {
-            send(reply, Err(reason.clone()));
+            let reason = "the thread that names windows has ended".to_owned();
+            send(reply, Err(FlushError::NotSampling { reason }));
+        }
+    }
+
+    /// Ends the window for those who asked, as soon as there is room for it: until then nothing of it is lost.
+    fn end_asked_window(&mut self) {
+        self.flushes.retain(|reply| !reply.is_closed());
+        if !self.flushes.is_empty() && self.outlet.has_room() {
+            // What was sampled until the question was asked belongs to the answer.
+            self.take();
+            let waiting = std::mem::take(&mut self.flushes);
+            self.end_window(waiting);
         }
     }
 
@@ -270,11 +279,7 @@ impl Engine {
         let now = Now::read();
         let processes = &mut self.parts.processes;
         match command {
-            Command::Flush { reply } => {
-                // What was sampled until the question was asked belongs to the answer.
-                self.take();
-                self.end_window(vec![reply]);
-            }
+            Command::Flush { reply } => self.flushes.push(reply),
             Command::ListProcesses { pid, reply } => send(reply, processes.list(pid)),
             Command::Watch { pid, until, reply } => {
                 let start = processes.watch(pid, until, now);

@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::Command,
     thread,
+    time::Duration,
 };
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -114,6 +115,29 @@ fn progress_is_shown_and_wiped_away() {
         wiped < shown.find("recorded process 4242 (checkout) for").unwrap(),
         "{shown}"
     );
+}
+
+#[test]
+fn an_answer_that_takes_long_is_shown_to_be_waited_for() {
+    let script = Script {
+        processes: Ok(vec![discovered()]),
+        profile: Ok(profile()),
+        delay: Duration::from_millis(1_500),
+        ..Script::default()
+    };
+    let daemon = FakeDaemon::start(script);
+    let arguments = ["flamegraph", "--pid", "4242", "-o", "flamegraph.svg"];
+    let (code, shown) = run_on_terminal(program::command(&daemon).args(arguments));
+    assert_eq!(code, Some(0), "{shown}");
+    let waits = shown.find("waiting until the daemon has named the samples");
+    let wiped = shown.rfind("\x1b[2K");
+    assert!(
+        waits.is_some() && waits < wiped && wiped < shown.find("65 samples"),
+        "{shown:?}"
+    );
+    // A log is spared it.
+    let logged = program::run(&daemon, arguments).expect_success();
+    assert!(!logged.stderr.contains("waiting"), "{}", logged.stderr);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Progress of a recording on stderr: a bar on a terminal, else one line at its start and one at its end.
+//! Progress of a recording on stderr: a bar on a terminal, else one line at its start and one at its end. And of an answer
+//! that takes its time, on a terminal only.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -12,7 +13,7 @@ const DRAWS_PER_SECOND: u8 = 10;
 /// Columns beside the bar.
 const TEMPLATE: &str = "{prefix} [{bar:24}] {msg}";
 
-/// Progress of a recording.
+/// Progress of a recording, or of an answer.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
@@ -31,6 +32,18 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         }
+        Self { bar: Some(bar) }
+    }
+
+    /// Shows on a terminal that an answer is waited for. `title` must be printable.
+    pub(crate) fn wait(title: &'static str) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self { bar: None };
+        }
+        let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
+        let bar = ProgressBar::with_draw_target(None, target).with_message(title);
+        bar.set_style(ProgressStyle::default_spinner());
+        bar.enable_steady_tick(Duration::from_secs(1) / DRAWS_PER_SECOND.into());
         Self { bar: Some(bar) }
     }
 

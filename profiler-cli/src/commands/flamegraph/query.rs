@@ -1,6 +1,9 @@
 //! Asks for the profile of a span, and renders it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use profiler_profile::Quality;
 use profiler_proto::v1::{ProfileSelector, ProfileView, SampleKind};
@@ -15,9 +18,12 @@ use crate::{
     client::{Client, ClientError},
     convert,
     error::CliError,
-    output::{Format, thousands},
+    output::{Format, Progress, thousands},
     span::span_text,
 };
+
+/// How long an answer may take before it is shown that it is waited for.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// From when to when; without an end until now.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +91,7 @@ impl Query<'_> {
         {
             return Ok(rendering);
         }
-        let answer = self.client.query_profile(self.selector(), self.view()).await;
+        let answer = shown(self.client.query_profile(self.selector(), self.view())).await;
         let profile = convert::profile(answer.map_err(|error| self.explain(error, recording))?)?;
         if profile.samples() == 0 {
             return Err(self.no_samples(recording, &profile.quality));
@@ -110,7 +116,7 @@ impl Query<'_> {
     /// The daemon renders pprof itself: only there the names of threads are still known. None if it has nothing to
     /// render: whether that means no samples or no such process, its answer does not tell.
     async fn fetch_pprof(self, recording: Option<&Recording>) -> Result<Option<Rendering>, CliError> {
-        let response = match self.client.query_pprof(self.selector(), self.view()).await {
+        let response = match shown(self.client.query_pprof(self.selector(), self.view())).await {
             Err(ClientError::NotFound { .. }) => return Ok(None),
             answer => answer.map_err(|error| self.explain(error, recording))?,
         };
@@ -175,6 +181,16 @@ impl Query<'_> {
             hint,
         }
     }
+}
+
+/// Waits for an answer, and shows that it does if that takes long: what was sampled last is named first.
+async fn shown<T>(answer: impl Future<Output = T>) -> T {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(QUIET, &mut answer).await {
+        return answer;
+    }
+    let _progress = Progress::wait("waiting until the daemon has named the samples");
+    answer.await
 }
 
 /// What it means that there are no samples.
