@@ -2,12 +2,12 @@
 
 use std::{thread, time::Duration};
 
-use profiler_tests::programs::{Running, send_signal, wait_for};
+use profiler_tests::programs::{Running, is_emulated, send_signal, wait_for};
 use rustix::process::Signal;
 
 use crate::{
-    FAST_HZ, SAMPLES_WITHIN, host, only, only_line, profile::Stack, profile_of, profile_once_known, record, start,
-    wait_until_watched,
+    FAST_HZ, Profile, SAMPLES_WITHIN, host, only, only_line, profile::Stack, profile_of, profile_once_known, record,
+    start, wait_until_watched,
 };
 
 #[test]
@@ -24,7 +24,7 @@ fn work_before_and_after_fork_and_exec_belongs_to_its_process() {
     });
     // What was sampled of the program before is kept.
     let profile = profile_of(&daemon, child);
-    profile.assert_rooted(98.0);
+    assert_rooted_but_for_exec(&profile);
     let before_exec = |stack: &Stack| stack.has_in_order(&["_start", "main", "run_child", "work_in_child"]);
     let after_exec = |stack: &Stack| stack.has_in_order(&["_start", "main", "work_after_exec"]);
     assert!(profile.count(before_exec) >= 1_500, "{}", profile.summary);
@@ -39,7 +39,7 @@ fn work_before_and_after_fork_and_exec_belongs_to_its_process() {
     );
 
     let profile = profile_of(&daemon, parent.pid());
-    profile.assert_rooted(98.0);
+    assert_rooted_but_for_exec(&profile);
     profile.assert_share("the parent's work", 99.5, Stack::is_of_first_thread, |stack| {
         stack.has_in_order(&["_start", "main", "work_in_parent"])
     });
@@ -47,6 +47,17 @@ fn work_before_and_after_fork_and_exec_belongs_to_its_process() {
         profile.samples_of("work_in_child") + profile.samples_of("work_after_exec"),
         0
     );
+}
+
+/// After a fork and during an exec a process is pending for some milliseconds. An emulated kernel takes a good part of a
+/// second for an exec, and what is left of that in a profile says nothing about us.
+#[track_caller]
+fn assert_rooted_but_for_exec(profile: &Profile) {
+    if is_emulated() {
+        profile.assert_rooted_once_known(98.0);
+    } else {
+        profile.assert_rooted(98.0);
+    }
 }
 
 #[test]
