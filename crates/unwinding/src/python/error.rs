@@ -109,11 +109,12 @@ pub enum PythonError {
 }
 
 impl PythonError {
-    /// Whether the same process may be fit a moment later: it was starting, or threads came and went meanwhile.
+    /// Whether the same process may be fit a moment later: it was starting, or threads came and went meanwhile. Until the
+    /// dynamic linker has put its addresses in place, what they lead to cannot be read.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::NotRunning | Self::ThreadsDiffer { .. } | Self::StacksDiffer { .. }
+            Self::NotRunning | Self::Unreadable { .. } | Self::ThreadsDiffer { .. } | Self::StacksDiffer { .. }
         )
     }
 }

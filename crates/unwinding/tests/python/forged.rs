@@ -93,6 +93,28 @@ fn offsets_in_memory_are_those_of_the_file() {
 }
 
 #[test]
+fn a_process_that_is_still_being_linked_is_to_be_looked_at_again() {
+    for minor in MINORS {
+        let file = made::interpreter(minor);
+        let object = read(&file).unwrap();
+        let linked = made::running(minor);
+        let unlinked = [&linked[..], &[(made::CODE_MEMBERS, 0)]].concat();
+        let layout = |words: &[(u64, u64)]| {
+            let memory = MadeUp {
+                object: &file,
+                bytes: &[],
+                words,
+            };
+            object.layout(0, Libc::Glibc, &memory)
+        };
+        let error = layout(&unlinked).unwrap_err();
+        assert!(matches!(error, PythonError::Unreadable { .. }), "3.{minor}: {error}");
+        assert!(error.is_transient(), "3.{minor}: {error}");
+        assert!(layout(&linked).is_ok(), "3.{minor}");
+    }
+}
+
+#[test]
 fn any_memory_is_taken_apart() {
     let mut numbers = Numbers(1);
     for minor in MINORS {

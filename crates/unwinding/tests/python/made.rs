@@ -20,6 +20,8 @@ pub(crate) const RUNTIME: usize = 0x1000;
 
 /// Where a type has the list of its members.
 const TYPE_MEMBERS: usize = 240;
+/// Where it is said where the members of code objects are, which the dynamic linker fills in.
+pub(crate) const CODE_MEMBERS: u64 = (CODE_TYPE + TYPE_MEMBERS) as u64;
 
 /// `mov rax, fs:-40`; `ret`.
 const VARIABLE: [u8; 10] = [0x64, 0x48, 0x8b, 0x04, 0x25, 0xd8, 0xff, 0xff, 0xff, 0xc3];
