@@ -84,10 +84,11 @@ fn skip(reason: &str) {
     }
 }
 
-/// A configuration that samples at `hz`, watches only programs named `include`, and cuts time finely.
+/// A configuration that samples at `hz` whatever that costs, watches only programs named `include`, and cuts time finely.
 fn only(hz: u32, include: &str) -> String {
     format!(
-        "[sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"{include}\"]\n\
+        "[budget]\nmax_cpu_percent = 100\n\
+         [sampling]\nhz = {hz}\n[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"{include}\"]\n\
          [store]\nwindow = \"{}s\"\n",
         WINDOW.as_secs()
     )
