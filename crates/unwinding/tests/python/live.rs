@@ -104,6 +104,27 @@ impl Seen {
     }
 }
 
+/// Waits until the last thread has left what recorded its calls.
+fn wait_until_unrecorded(process: &Process, layout: &Layout) {
+    let is_recorded = || {
+        let threads = layout.thread_pointers(&process.memory).unwrap();
+        let mut stacks = threads.iter().map(|thread| layout.walk_stack(&process.memory, *thread));
+        stacks.any(|stack| {
+            let frames = frames(process, layout, &stack);
+            frames.iter().any(|frame| frame.file.ends_with("/truth.py"))
+        })
+    };
+    for _ in 0..500 {
+        let mut recorded = true;
+        process.stopped(|| recorded = is_recorded());
+        if !recorded {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("a thread is still recorded after 5 s");
+}
+
 fn look_at(interpreter: &Interpreter) {
     let scripts = Scripts::of(interpreter);
     let program = scripts.start("shapes.py", &KINDS);
@@ -124,6 +145,7 @@ fn look_at(interpreter: &Interpreter) {
     let validation = layout.validate(&process.memory, &process.threads()).unwrap();
     assert_eq!((validation.threads, validation.found), (8, 8), "{validation:?}");
     let truth = program.truth();
+    wait_until_unrecorded(&process, &layout);
     let mut seen = Seen::default();
     for _ in 0..ROUNDS {
         std::thread::sleep(Duration::from_millis(3));
