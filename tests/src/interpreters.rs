@@ -51,6 +51,8 @@ pub struct Interpreter {
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// The only minor version that is looked for; none: all of them.
+    minor: Option<u32>,
     /// What starts, ordered by version.
     pub interpreters: Vec<Interpreter>,
     /// Names of those that do not, and why.
@@ -87,7 +89,19 @@ pub fn with_packages() -> Result<Interpreter, String> {
 
 /// Looks for interpreters and asks each for its version.
 pub fn all() -> Found {
-    let mut found = Found::default();
+    look(None)
+}
+
+/// Looks for interpreters that are named by one minor version, and asks each for the rest.
+pub fn of_minor(minor: u32) -> Found {
+    look(Some(minor))
+}
+
+fn look(minor: Option<u32>) -> Found {
+    let mut found = Found {
+        minor,
+        ..Found::default()
+    };
     let folder = folder();
     found.look_at_host();
     found.look_at_versions("pyenv", &pyenv());
@@ -140,6 +154,9 @@ impl Found {
     }
 
     fn ask(&mut self, name: String, root: Option<&Path>, program: PathBuf) {
+        if self.minor.is_some_and(|minor| minor_in(&name) != Some(minor)) {
+            return;
+        }
         match Interpreter::ask(&name, root, program) {
             Ok(interpreter) => self.interpreters.push(interpreter),
             Err(reason) => self.broken.push((name, reason)),
@@ -245,6 +262,13 @@ fn is_interpreter(name: &str) -> bool {
     ["", "t", "-linked", "-opened"].contains(&kind) && digits.parse::<u32>().is_ok_and(|minor| minor >= 8)
 }
 
+/// The minor version that an interpreter is named by: `host/python3.11`, `pyenv/3.12.1`.
+fn minor_in(name: &str) -> Option<u32> {
+    let (_, name) = name.rsplit_once('/')?;
+    let minor = name.strip_prefix("python").unwrap_or(name).strip_prefix("3.")?;
+    minor.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,5 +313,18 @@ mod tests {
         };
         assert_eq!(name, "made/3.99.0");
         assert!(reason.contains('3') && reason.ends_with("no module"), "{reason}");
+    }
+
+    #[test]
+    fn names_say_the_minor_version() {
+        let names = [
+            "host/python3.11",
+            "pyenv/3.12.1",
+            "built/3.13t",
+            "forky/python3.14-linked",
+            "host/perl",
+        ];
+        let minors = [Some(11), Some(12), Some(13), Some(14), None];
+        assert_eq!(names.map(minor_in), minors);
     }
 }

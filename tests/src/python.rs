@@ -19,9 +19,10 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 10] = fixtures!(
+const FIXTURES: [(&str, &str); 11] = fixtures!(
     "arrays.py",
     "becomes.py",
+    "brief.py",
     "churn.py",
     "greenlets.py",
     "native.c",
