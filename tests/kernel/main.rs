@@ -28,6 +28,7 @@ mod out_of_memory;
 mod profile;
 mod python;
 mod python_programs;
+mod python_services;
 mod refusals;
 mod refused_calls;
 mod restarts;

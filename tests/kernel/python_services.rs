@@ -1,0 +1,175 @@
+//! Python services as people run them: a web service under load in both event loops, and numpy on all its threads. Python
+//! frames and the native frames of what they call are in one graph, and nearly every stack reaches its root.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use profiler_tests::{
+    interpreters::{self, Interpreter},
+    python::{PythonProgram, Scripts},
+};
+use serde_json::Value;
+
+use crate::{
+    FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only,
+    profile::{Profile, Stack},
+    python::{shown, wait_until_active},
+    skip,
+};
+
+/// Samples that a verdict rests on.
+const SAMPLES: u64 = 500;
+/// Of all stacks.
+const ROOTED_PERCENT: f64 = 99.0;
+/// Of those that a statement is about, some tens of them.
+const CHAIN_PERCENT: f64 = 90.0;
+/// How long a reply may take, on a machine that is busy with others.
+const REPLY_WITHIN: Duration = Duration::from_secs(30);
+/// Connections that ask at a time, on each of the service's paths.
+const CALLERS: usize = 2;
+
+/// The interpreter with packages, or nothing after saying why there is none.
+fn with_packages() -> Option<Interpreter> {
+    interpreters::with_packages().map_err(|reason| skip(&reason)).ok()
+}
+
+/// Asks for a path on one connection until it is told to stop; returns how often it was answered.
+fn ask(port: u16, path: &str, is_over: &AtomicBool) -> u64 {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(REPLY_WITHIN)).unwrap();
+    let mut replies = 0;
+    let mut buffer = [0; 4096];
+    while !is_over.load(Ordering::Relaxed) {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: service\r\n\r\n").unwrap();
+        let mut reply = Vec::new();
+        // The body is one JSON object.
+        while reply.last() != Some(&b'}') {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "the service hung up: {}", String::from_utf8_lossy(&reply));
+            reply.extend_from_slice(&buffer[..read]);
+        }
+        assert!(
+            reply.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&reply)
+        );
+        replies += 1;
+    }
+    replies
+}
+
+/// Ends what waits for it, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a daemon shows of a program that works, and says of its process.
+fn profile_of(interpreter: &Interpreter, program: &PythonProgram) -> Option<(Profile, Value)> {
+    let host = host()?;
+    let pid = program.running.pid();
+    let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    println!("{} {}", interpreter.name, interpreter.version);
+    let daemon = host.daemon(&only(FAST_HZ, &executable.to_string_lossy()));
+    wait_until_active(&daemon, pid);
+    // A span takes in whole windows, and none of the first samples.
+    thread::sleep(WINDOW + WINDOW / 4);
+    let start = Instant::now();
+    let before = daemon.process(pid)["samples"].as_u64().unwrap();
+    daemon.wait_for_samples(pid, before + SAMPLES, SAMPLES_WITHIN);
+    let document = shown(&daemon, pid, start, &[]);
+    Some((Profile::from_json(&document), daemon.process(pid)))
+}
+
+fn service_under_load(event_loop: &str, is_of_loop: impl Fn(&Stack) -> bool) {
+    if host().is_none() {
+        return;
+    }
+    let Some(interpreter) = with_packages() else { return };
+    let scripts = Scripts::of(&interpreter);
+    let service = scripts.start("service.py", &[event_loop]);
+    let port = service.said.iter().find_map(|line| line.strip_prefix("port "));
+    let port: u16 = port.unwrap().parse().unwrap();
+    let (is_over, replies) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (profile, process) = thread::scope(|scope| {
+        for path in ["/awaited/7", "/threaded/7"].repeat(CALLERS) {
+            let (is_over, replies) = (&is_over, &replies);
+            scope.spawn(move || replies.fetch_add(ask(port, path, is_over), Ordering::Relaxed));
+        }
+        let _over = Over(&is_over);
+        profile_of(&interpreter, &service)
+    })
+    .unwrap();
+    println!("{} replies", replies.into_inner());
+    assert_eq!(process["runtime"], "python", "{process}");
+    assert_eq!(process["service"], "service", "{process}");
+    profile.assert_rooted_once_known(ROOTED_PERCENT);
+    // A coroutine lies on what awaits it, and that on the loop.
+    profile.assert_share(
+        "awaited",
+        CHAIN_PERCENT,
+        |stack| stack.has("look_up"),
+        |stack| {
+            let callers = ["<module>", "Server.run", "run_endpoint_function", "awaited", "look_up"];
+            stack.has_in_order(&callers) && is_of_loop(stack)
+        },
+    );
+    profile.assert_share(
+        "threaded",
+        CHAIN_PERCENT,
+        |stack| stack.has("threaded"),
+        |stack| {
+            let callers = ["Thread._bootstrap", "WorkerThread.run", "threaded"];
+            stack.has_in_order(&callers) && !stack.has("<module>")
+        },
+    );
+}
+
+#[test]
+fn a_web_service_on_asyncio() {
+    let forever = |stack: &Stack| stack.has_in_order(&["BaseEventLoop.run_forever", "Handle._run", "awaited"]);
+    service_under_load("asyncio", forever);
+}
+
+#[test]
+fn a_web_service_on_uvloop() {
+    // The loop is native code between Python and Python.
+    let native = |stack: &Stack| {
+        let calls = stack.position("Server.run").zip(stack.position("awaited"));
+        let between = calls.and_then(|(caller, callee)| stack.frames.get(caller..callee));
+        between.is_some_and(|frames| frames.iter().any(|frame| frame.module.starts_with("loop.cpython-")))
+    };
+    service_under_load("uvloop", native);
+}
+
+#[test]
+fn numpy_with_its_threads() {
+    if host().is_none() {
+        return;
+    }
+    let Some(interpreter) = with_packages() else { return };
+    let scripts = Scripts::of(&interpreter);
+    let arrays = scripts.start("arrays.py", &[]);
+    let (profile, _) = profile_of(&interpreter, &arrays).unwrap();
+    profile.assert_rooted_once_known(ROOTED_PERCENT);
+    let in_library = |stack: &Stack| {
+        let leaf = stack.user_leaf();
+        leaf.is_some_and(|frame| frame.module.starts_with("libscipy_openblas"))
+    };
+    // The library's own threads run no Python: theirs begin in the C library.
+    profile.assert_share("of the library", CHAIN_PERCENT, in_library, |stack| {
+        if stack.has("<module>") {
+            return stack.has_in_order(&["<module>", "turn", "multiply"]);
+        }
+        stack.outermost().is_some_and(|frame| frame.module.starts_with("libc"))
+    });
+    assert!(profile.count(|stack| in_library(stack) && stack.has("multiply")) > 0);
+}
