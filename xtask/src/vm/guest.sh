@@ -110,6 +110,8 @@ export PROFILER_DAEMON_BIN="$payload/profiler-daemon" PROFILER_CLI_BIN="$payload
 export PROFILER_TEST_PROGRAMS="$payload/programs" PROFILER_TEST_USER=profiler
 # Emulated, and perhaps on a busy host, a second is short.
 export PROFILER_TEST_PATIENCE=10
+# As the packaged unit has it: callers who mean harm open thousands of connections.
+ulimit -n 65536
 # At once what failed, and not at the end: the machine may be switched off before.
 set -- --test-threads=1 --nocapture
 while read -r argument; do
