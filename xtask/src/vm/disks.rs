@@ -15,7 +15,7 @@ use crate::privilege::Privilege;
 /// Where Debian is.
 const MIRROR: &str = "http://deb.debian.org";
 /// What the machine holds beside Debian's essential packages.
-const PACKAGES: &str = "systemd,systemd-sysv,util-linux,procps,python3-minimal,initramfs-tools";
+const PACKAGES: &str = "systemd,systemd-sysv,util-linux,procps,python3,initramfs-tools";
 /// The file systems' sizes; they are sparse files.
 const ROOT_SIZE: &str = "1200M";
 const PAYLOAD_SIZE: &str = "400M";
