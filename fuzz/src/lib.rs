@@ -30,6 +30,7 @@ pub mod walk;
 #[path = "../../profiler-cli/src/convert.rs"]
 mod cli_convert;
 #[path = "../../crates/unwinding/tests/python/made.rs"]
+#[expect(dead_code, reason = "the tests that it was made for use more of it")]
 mod made;
 mod made_up;
 #[path = "../../crates/unwinding/tests/all/oracle.rs"]

@@ -3,8 +3,7 @@
 //! In: compiled tables. Out: the same tables, by their content: a name or a path never leads to rows. The directory is
 //! ours, and nothing in it is trusted: only regular files of our own user are read, within bounds, and a table is taken
 //! only if [`RowTable::from_bytes`] finds it whole. What is not is removed and written anew. That the directory
-//! cannot be used is a state of [`Part::RowCache`] and changes nothing else. Only the builder's
-//! threads use it.
+//! cannot be used is a state of [`Part::RowCache`] and changes nothing else. For the builder's threads.
 
 use std::{
     collections::HashMap,
