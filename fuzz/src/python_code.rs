@@ -2,6 +2,8 @@
 //!
 //! The first byte chooses the version; the last eight are an address and what else is asked for.
 
+use std::sync::OnceLock;
+
 use profiler_common::python::{ANCHOR, MAX_PYTHON_ENTRIES};
 use profiler_unwinding::python::{InterpreterObject, Libc};
 
@@ -10,19 +12,42 @@ use crate::made::{self, MadeUp};
 /// What one code object may take in memory: its names, of four bytes a character, and its lines.
 const MAX_CODE_MEMORY: usize = (2 * 1025 + 4097) * 4 + (16 << 20);
 
+/// The first version that is known of Python 3.
+const FIRST_MINOR: u8 = 8;
+/// How many there are.
+const VERSIONS: usize = 8;
+
+/// What an input is the memory of. It is made once: that takes longer than an input.
+struct Interpreter {
+    file: Vec<u8>,
+    object: InterpreterObject,
+    words: Vec<(u64, u64)>,
+}
+
+fn interpreter(choice: u8) -> &'static Interpreter {
+    static INTERPRETERS: [OnceLock<Interpreter>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];
+    let index = usize::from(choice) % VERSIONS;
+    INTERPRETERS[index].get_or_init(|| {
+        let minor = FIRST_MINOR + index as u8;
+        let file = made::interpreter(minor);
+        Interpreter {
+            object: InterpreterObject::read(&*file).unwrap().unwrap(),
+            words: made::running(minor),
+            file,
+        }
+    })
+}
+
 /// Runs one input.
 pub fn run(data: &[u8]) {
     let [choice, bytes @ ..] = data else { return };
     let Some(tail) = bytes.last_chunk() else { return };
     let tail = u64::from_le_bytes(*tail);
-    let minor = 8 + choice % 8;
-    let file = made::interpreter(minor);
-    let object = InterpreterObject::read(&*file).unwrap().unwrap();
-    let words = made::running(minor);
+    let Interpreter { file, object, words } = interpreter(*choice);
     let memory = MadeUp {
-        object: &file,
+        object: file,
         bytes,
-        words: &words,
+        words,
     };
     let layout = object.layout(0, Libc::Glibc, &memory).unwrap();
     // Either way: memory is anything.
