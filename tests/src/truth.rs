@@ -138,6 +138,8 @@ pub struct Verdict {
     pub examples: String,
 }
 
+/// The file of what records a program's calls.
+const RECORDER: &str = "truth.py";
 /// So many examples of what is wrong are kept.
 const EXAMPLES: usize = 5;
 
@@ -150,10 +152,13 @@ impl Verdict {
 }
 
 impl Truth {
-    /// Judges the chains of a profile, each with its samples.
+    /// Judges the chains of a profile, each with its samples. Those of threads on their way back from recording are left out.
     pub fn judge(&self, chains: &[(Vec<PythonFrame>, u64)]) -> Verdict {
         let mut verdict = Verdict::default();
         for (chain, samples) in chains {
+            if chain.iter().any(|frame| base_name(&frame.file) == RECORDER) {
+                continue;
+            }
             let count = match self.check(chain) {
                 _ if chain.is_empty() => &mut verdict.without,
                 Ok(()) => &mut verdict.right,

@@ -25,9 +25,9 @@ use crate::health::{Health, Part, PartState};
 
 /// The directory's name below the state directory.
 const DIRECTORY: &str = "rows";
-/// How a file's name ends; before it is the content's id.
+/// How the names of files end: the content's id is before it.
 const SUFFIX: &str = ".rows";
-/// How the name of a file ends that is being written.
+/// The same of files that are being written.
 const PARTIAL_SUFFIX: &str = ".part";
 /// Tables with fewer rows are not kept: they are compiled faster than a file is opened and read.
 const MIN_ROWS: usize = 1024;
@@ -147,8 +147,7 @@ impl RowCache {
                 self.health.report(Part::RowCache, PartState::Active);
             }
             Err(source) => {
-                let path = self.path.clone();
-                let what = "writing to";
+                let (what, path) = ("writing to", self.path.clone());
                 self.suspend(&CacheError::System { what, path, source });
             }
         }
@@ -378,8 +377,8 @@ fn is_of_our_user(stat: &rustix::fs::Stat) -> bool {
 }
 
 fn now_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok();
+    since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
 }
 
 fn name_of(content: &ContentId) -> String {
