@@ -8,7 +8,12 @@ use std::{ops::Range, sync::Arc};
 use profiler_common::python::boundary;
 use profiler_unwinding::python::{InterpreterObject, Layout, Libc, PythonError};
 
-use super::{jobs::Failure, memory::TargetMemory, scan::ProcFs};
+use super::{
+    jobs::Failure,
+    memory::TargetMemory,
+    reader::{does_pass, scan_failure},
+    scan::ProcFs,
+};
 use crate::{kernel::records::Pid, stacks::merge::Placement};
 
 /// An interpreter as a process has it mapped.
@@ -54,13 +59,10 @@ pub(super) fn inspect(
     family: u64,
 ) -> Result<Arc<Interpreter>, Failure> {
     let memory = TargetMemory::open(proc, pid).map_err(|reason| Failure {
+        passes: does_pass(&reason),
         reason: format!("its memory cannot be opened: {reason}"),
-        passes: false,
     })?;
-    let threads = proc.own_thread_ids(pid).map_err(|error| Failure {
-        reason: error.to_string(),
-        passes: false,
-    })?;
+    let threads = proc.own_thread_ids(pid).map_err(|error| scan_failure(&error))?;
     let object = &mapped.object;
     let mut refused = PythonError::NotRunning;
     for libc in &mapped.libcs {
@@ -89,6 +91,7 @@ pub(super) fn inspect(
 mod tests {
     use std::{
         fs::{self, File},
+        io::{BufRead as _, BufReader},
         process::{Child, Command, Stdio},
         time::{Duration, Instant},
     };
@@ -114,7 +117,7 @@ mod tests {
 import time
 class Shop:
     def sell(self):
-        wait()
+        print('ready', flush=True); wait()
 def wait():
     while True:
         time.sleep(60)
@@ -136,9 +139,15 @@ Shop().sell()
         let child = Command::new(interpreter)
             .args(["-c", PROGRAM])
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let sleeper = Sleeper(child);
+        let mut sleeper = Sleeper(child);
+        // While it imports, it has other stacks of as many frames.
+        let mut said = String::new();
+        let output = sleeper.0.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut said).unwrap();
+        assert_eq!(said, "ready\n");
         let pid = Pid(sleeper.0.id());
         let program = fs::canonicalize(interpreter).unwrap();
         let segments = Segments::parse(&cache).unwrap();
@@ -175,15 +184,18 @@ Shop().sell()
     fn stack(pid: Pid, interpreter: &Interpreter) -> Vec<PythonEntry> {
         let memory = TargetMemory::open(&ProcFs::new("/proc"), pid).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
+        let mut before = Vec::new();
         loop {
             let pointers = interpreter.layout.thread_pointers(&memory).unwrap();
             let walked = interpreter.layout.walk_stack(&memory, pointers[0]);
             let frames = walked.entries.iter().filter(|entry| entry.instruction != ANCHOR);
             let frames: Vec<PythonEntry> = frames.copied().collect();
-            if frames.len() == 3 {
+            if frames.len() == 3 && frames == before {
                 return frames;
             }
+            before = frames;
             assert!(Instant::now() < deadline, "{walked:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

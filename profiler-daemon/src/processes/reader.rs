@@ -328,14 +328,14 @@ fn failure(error: &OpenError) -> Failure {
 }
 
 /// The same for what `/proc` says.
-fn scan_failure(error: &ScanError) -> Failure {
+pub(super) fn scan_failure(error: &ScanError) -> Failure {
     let passes = matches!(error, ScanError::Failed { reason, .. } if does_pass(reason));
     let reason = error.to_string();
     Failure { reason, passes }
 }
 
 /// Whether the kernel refused for want of something.
-fn does_pass(reason: &io::Error) -> bool {
+pub(super) fn does_pass(reason: &io::Error) -> bool {
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
     passing
         .iter()

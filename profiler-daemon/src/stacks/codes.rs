@@ -29,6 +29,8 @@ use crate::{
 const QUEUE: usize = 1 << 13;
 /// Codes in a generation of those that are kept.
 const MAX_GENERATION: usize = 1 << 14;
+/// A generation with fewer makes no room for another, however much windows hold.
+const MIN_GENERATION: usize = 1 << 10;
 /// Bytes of all codes.
 const MAX_BYTES: usize = 24 << 20;
 /// What a code costs beside its texts and lines.
@@ -203,7 +205,8 @@ impl PythonCodes {
     }
 
     fn keep(&mut self, key: CodeKey, code: &Arc<PythonCode>) {
-        if self.young.len() >= MAX_GENERATION || self.memory_bytes() > MAX_BYTES / 2 && self.young.len() > 1 {
+        let is_large = self.memory_bytes() > MAX_BYTES / 2 && self.young.len() >= MIN_GENERATION;
+        if self.young.len() >= MAX_GENERATION || is_large {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key, Arc::clone(code));
@@ -248,4 +251,22 @@ fn read(request: &Request, memory: &TargetMemory) -> Result<Code, CodeGap> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or(Err(CodeError::Malformed { part: "whole" }))
         .map_err(CodeGap::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_in_use_are_kept_while_windows_hold_much() {
+        const IN_USE: u64 = 16;
+        let mut codes = PythonCodes::start(ProcFs::new("/nonexistent")).unwrap();
+        codes.held.store(MAX_BYTES, Ordering::Relaxed);
+        let code = Arc::new(PythonCode::new(&codes.held));
+        for address in 0..IN_USE {
+            codes.keep((1, address, 1), &code);
+        }
+        let is_known = |address| codes.young.contains_key(&(1, address, 1)) || codes.old.contains_key(&(1, address, 1));
+        assert!((0..IN_USE).all(is_known));
+    }
 }
