@@ -9,5 +9,5 @@
 mod metric;
 mod reading;
 
-pub use metric::{Kind, Metric, Scope, Unit};
+pub use metric::{Kind, Metric, Scope, Unit, UnknownMetric};
 pub use reading::{Gap, Reading, Subject};
