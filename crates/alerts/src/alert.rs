@@ -13,15 +13,6 @@ use sha2::{Digest, Sha256};
 
 use crate::Limit;
 
-/// A point in time by both clocks: durations are measured by one, people are shown the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// By a clock that nobody sets (`CLOCK_MONOTONIC`).
-    pub monotonic: Duration,
-    /// By the clock on the wall, which may step.
-    pub wall: SystemTime,
-}
-
 /// What an alert says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AlertKind {

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_readings::{Gap, Metric, Subject};
+use profiler_readings::{Gap, Metric, Moment, Subject};
 
 use crate::{
-    Alert, EndReason, Held, InvalidSilence, Limit, Moment, Phase, Silence, SilenceId, Stored,
+    Alert, EndReason, Held, InvalidSilence, Limit, Phase, Silence, SilenceId, Stored,
     limit::Side,
     track::{Live, Missing, Seen, Step, Track, comes_and_goes},
 };
@@ -173,7 +173,7 @@ impl Evaluator {
     pub fn evaluate(&mut self, observations: &[Observation], now: Moment) -> Vec<Transition> {
         let elapsed = self.elapsed(now);
         self.evaluations += 1;
-        self.silences.retain(|(_, ends)| *ends > now.monotonic);
+        self.silences.retain(|(_, ends)| *ends > now.since_boot);
         for limited in &mut self.limits {
             limited.live = limited.tracks.values().flat_map(Track::live).count();
         }
@@ -205,8 +205,8 @@ impl Evaluator {
     }
 
     fn elapsed(&mut self, now: Moment) -> Duration {
-        let before = self.evaluated.replace(now.monotonic);
-        let elapsed = before.map_or(Duration::ZERO, |before| now.monotonic.saturating_sub(before));
+        let before = self.evaluated.replace(now.since_boot);
+        let elapsed = before.map_or(Duration::ZERO, |before| now.since_boot.saturating_sub(before));
         elapsed.min(self.settings.longest_step)
     }
 
@@ -220,14 +220,14 @@ impl Evaluator {
     /// nobody is told a second time; what is pending goes on from where it was, unless that was too long ago. Returns what
     /// ended meanwhile.
     pub fn restore(&mut self, stored: impl IntoIterator<Item = Stored>, now: Moment) -> Vec<Transition> {
-        self.evaluated = Some(now.monotonic);
+        self.evaluated = Some(now.since_boot);
         let mut ended = Vec::new();
         for mut stored in stored {
             if stored.alert.phase.is_over() {
                 continue;
             }
             let away = now
-                .wall
+                .time
                 .duration_since(stored.saved)
                 .unwrap_or_else(|error| error.duration());
             let is_short = away <= self.settings.longest_absence;
@@ -270,8 +270,8 @@ impl Evaluator {
             return Err(InvalidSilence::TooMany);
         }
         // The clock on the wall is asked once: a step of it afterwards ends no silence.
-        if let Ok(left) = silence.until.duration_since(now.wall) {
-            self.silences.push((silence, now.monotonic.saturating_add(left)));
+        if let Ok(left) = silence.until.duration_since(now.time) {
+            self.silences.push((silence, now.since_boot.saturating_add(left)));
         }
         Ok(())
     }
@@ -355,7 +355,7 @@ impl Evaluator {
             }
             transitions.push(Transition {
                 change,
-                stored: live.stored(now.wall),
+                stored: live.stored(now.time),
                 notify,
             });
         }
@@ -376,7 +376,7 @@ impl Evaluator {
                 live.alert.told = true;
                 transitions.push(Transition {
                     change: Change::Unsilenced,
-                    stored: live.stored(now.wall),
+                    stored: live.stored(now.time),
                     notify: true,
                 });
             }

@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use profiler_readings::{Scope, Subject};
+use profiler_readings::{Moment, Scope, Subject};
 
 use crate::{
-    Alert, AlertId, AlertKind, Change, EndReason, Fingerprint, Held, Limit, Moment, Phase, Settings, Stored,
-    limit::Side,
+    Alert, AlertId, AlertKind, Change, EndReason, Fingerprint, Held, Limit, Phase, Settings, Stored, limit::Side,
 };
 
 /// What was seen of a subject in one evaluation.
@@ -70,12 +69,12 @@ impl Live {
         let fingerprint = Fingerprint::of(&step.limit.name, step.subject, kind);
         Self {
             alert: Alert {
-                id: AlertId::of(fingerprint, began.wall),
+                id: AlertId::of(fingerprint, began.time),
                 fingerprint,
                 kind,
                 limit: Arc::clone(step.limit),
                 subject: step.subject.clone(),
-                began: began.wall,
+                began: began.time,
                 phase: Phase::Pending,
                 latest: value,
                 worst: value,
@@ -87,7 +86,7 @@ impl Live {
 
     /// The alert at its end.
     pub(crate) fn end(mut self, reason: EndReason, now: Moment) -> (Change, Self) {
-        let at = now.wall;
+        let at = now.time;
         let (change, phase) = match self.alert.phase {
             Phase::Firing { since } => (Change::Resolved, Phase::Resolved { since, at, reason }),
             _ => (Change::Dropped, Phase::Dropped { at, reason }),
@@ -139,7 +138,7 @@ impl Live {
     }
 
     fn fire(&mut self, now: Moment, changes: &mut Vec<(Change, Self)>) {
-        self.alert.phase = Phase::Firing { since: now.wall };
+        self.alert.phase = Phase::Firing { since: now.time };
         changes.push((Change::Firing, self.clone()));
     }
 }
@@ -272,8 +271,8 @@ impl Track {
             return;
         }
         let began = Moment {
-            monotonic: step.now.monotonic.saturating_sub(missing),
-            wall: step.now.wall.checked_sub(missing).unwrap_or(step.now.wall),
+            since_boot: step.now.since_boot.saturating_sub(missing),
+            time: step.now.time.checked_sub(missing).unwrap_or(step.now.time),
         };
         let latest = self.breach.as_ref().and_then(|live| live.alert.latest);
         let mut live = Live::begin(AlertKind::NoData, step, began, latest);
