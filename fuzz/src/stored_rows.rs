@@ -2,14 +2,14 @@
 //!
 //! An input that begins with a zero is the file itself. Any other is a table: a number of pages, the number of the first,
 //! the pages, then rows. The table is stored with a right digest, so that what the walker relies on stands alone between it
-//! and the kernel; and then damaged in one place.
+//! and the kernel; and then damaged in one place. What comes back whole comes back page by page, too.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use profiler_common::{
     limits::PAGE_SHIFT,
     row::{Page, Row},
 };
-use profiler_unwinding::{ContentId, Limits, RowTable, Statistics};
+use profiler_unwinding::{ContentId, Limits, PageDirectory, RowTable, Statistics};
 
 use crate::support::rows_at;
 
@@ -90,10 +90,26 @@ fn check(table: &RowTable, damage: usize) {
             assert_eq!(read.find(address).map(|found| found.at(0)), Some(row));
         }
         assert!(RowTable::from_bytes(&bytes, &ContentId([8; 32]), &LIMITS).is_err());
+        assert_eq!(by_page(&read, &bytes), read.rows);
     }
     let place = damage / 8 % bytes.len();
     bytes[place] ^= 1 << (damage % 8);
     assert!(RowTable::from_bytes(&bytes, &CONTENT, &LIMITS).is_err(), "bit {place}");
+}
+
+/// The rows of a table as they are read page by page, each of which is refused when it is damaged.
+fn by_page(table: &RowTable, bytes: &[u8]) -> Vec<Row> {
+    let directory = PageDirectory::of(table);
+    let mut rows = Vec::new();
+    for (index, page) in (0..).zip(&table.pages) {
+        assert_eq!(directory.has_rows(index), *page != Page::EMPTY);
+        let Some(place) = directory.place(index) else { continue };
+        let mut bytes = bytes[place.start as usize..place.end as usize].to_vec();
+        rows.extend(directory.rows_of(index, &bytes).expect("what was stored"));
+        bytes[0] ^= 1;
+        assert_eq!(directory.rows_of(index, &bytes), None);
+    }
+    rows
 }
 
 /// Whether the walker could search the table: as in the description of the type, read plainly.

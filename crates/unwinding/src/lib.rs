@@ -2,7 +2,7 @@
 //!
 //! In come the bytes of an ELF object, through [`object::ReadRef`], so that a bounded file serves as well as a slice.
 //! Out come a [`RowTable`], the [`Segments`] that tie mappings to link addresses, a [`ContentId`] under which processes share
-//! rows, and the build id. A table can be made into bytes and back. Nothing here does I/O of its own or knows a clock.
+//! rows, and the build id. A table can be made into bytes and back, page by page too. Nothing here does I/O of its own or knows a clock.
 //!
 //! Objects belong to the processes that are watched and are not trusted: sizes are held against [`Limits`] before
 //! anything is read, work is bounded, and what cannot be expressed as a row becomes a row that says so. No part of a
@@ -20,6 +20,7 @@ mod expression;
 mod function;
 mod identity;
 mod linkage;
+mod paged;
 pub mod python;
 mod rule;
 mod segments;
@@ -31,6 +32,7 @@ pub use call_frames::CallFrames;
 pub use compile::{CompileError, Limits, compile};
 pub use elf::ElfError;
 pub use identity::ContentId;
+pub use paged::PageDirectory;
 pub use rule::UnsupportedRule;
 pub use segments::{Segment, Segments};
 pub use stored::StoredError;

@@ -167,7 +167,12 @@ impl RowTable {
 
 /// Bytes that a table of so many pages and rows takes.
 const fn stored_bytes(pages: u64, rows: u64) -> u64 {
-    HEADER_BYTES as u64 + (pages + rows) * 8
+    rows_offset(pages) + rows * 8
+}
+
+/// Where the rows of a table of so many pages begin.
+pub(crate) const fn rows_offset(pages: u64) -> u64 {
+    HEADER_BYTES as u64 + pages * 8
 }
 
 impl Limits {
