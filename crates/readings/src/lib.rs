@@ -3,11 +3,23 @@
 //! In: files below a root path that the caller gives. Out: [`Reading`]s, each with what was measured, of whom, and when. A
 //! sampler never decides what a value means; limits do. What is read belongs to others and may lie, vanish or be
 //! malformed: a source that cannot be read is a [`Gap`], never a zero.
+//!
+//! A gap is a reading that is not there. Whether it may come back is told by the state of its source:
+//! [`Source::of`] the metric, and [`SourceState::gap`].
 
 #![forbid(unsafe_code)]
 
+mod file;
+mod host;
 mod metric;
 mod reading;
+mod source;
+mod text;
 
+#[cfg(test)]
+mod fake_tree;
+
+pub use host::{FilesystemSampler, HostSampler};
 pub use metric::{Kind, Metric, Scope, Unit, UnknownMetric};
 pub use reading::{Gap, Reading, Subject};
+pub use source::{HostFacts, Moment, Source, SourceReport, SourceState};

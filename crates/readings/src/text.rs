@@ -1,0 +1,97 @@
+//! Words and numbers in what the kernel writes.
+
+use std::sync::Arc;
+
+/// Longest name of a subject that is kept: the longest name of a file, and more than one of a device or an interface.
+const MAX_NAME_BYTES: usize = 255;
+
+/// The lines that are not empty.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// What stands between blanks.
+pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
+}
+
+/// A number without a sign.
+pub(crate) fn number(word: &[u8]) -> Option<u64> {
+    // The standard parser also takes a plus sign, which the kernel does not write.
+    let digits = word.iter().all(u8::is_ascii_digit).then_some(word)?;
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// A number of at least zero with a fraction.
+pub(crate) fn decimal(word: &[u8]) -> Option<f64> {
+    let plain = word.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let value: f64 = str::from_utf8(plain.then_some(word)?).ok()?.parse().ok()?;
+    value.is_finite().then_some(value)
+}
+
+/// The next word as a number.
+pub(crate) fn next_number<'text>(words: &mut impl Iterator<Item = &'text [u8]>) -> Option<u64> {
+    number(words.next()?)
+}
+
+/// The number on the line that begins with the word `key`.
+pub(crate) fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
+    lines(text).find_map(|line| {
+        let mut words = words(line);
+        (words.next()? == key).then_some(())?;
+        next_number(&mut words)
+    })
+}
+
+/// A name to show and to tell subjects apart by.
+pub(crate) fn name(bytes: &[u8]) -> Arc<str> {
+    let kept = &bytes[..bytes.len().min(MAX_NAME_BYTES)];
+    String::from_utf8_lossy(kept).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, proptest};
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_that_fit() {
+        assert_eq!(number(b"0"), Some(0));
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
+        for word in ["", "18446744073709551616", "-1", "+1", "1 ", "0x1", "1e3", "1.0"] {
+            assert_eq!(number(word.as_bytes()), None, "{word:?}");
+        }
+        assert_eq!(decimal(b"12.50"), Some(12.5));
+        for word in ["", ".", "1.2.3", "inf", "nan", "-1.0", "1e3"] {
+            assert_eq!(decimal(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_whole_words() {
+        let text = b"oom 1\noom_kill 7\nbroken\nhigh x\n";
+        assert_eq!(keyed(text, b"oom"), Some(1));
+        assert_eq!(keyed(text, b"oom_kill"), Some(7));
+        assert_eq!(keyed(text, b"broken"), None);
+        assert_eq!(keyed(text, b"high"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(value in any::<u64>(), before in "[a-z ]{0,20}") {
+            let text = format!("{before}\nkey {value}\n");
+            assert_eq!(keyed(text.as_bytes(), b"key"), Some(value));
+        }
+
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let found = decimal(&bytes);
+            assert!(found.is_none_or(|value| value >= 0.0 && value.is_finite()));
+            assert!(name(&bytes).len() <= 3 * MAX_NAME_BYTES);
+            for line in lines(&bytes) {
+                assert!(words(line).all(|word| !word.is_empty()));
+            }
+        }
+    }
+}
