@@ -1,4 +1,5 @@
-//! Profiles over time: a ring of windows in memory, bounded by age and by bytes, and queries over them.
+//! Profiles over time: a ring of windows in memory, bounded by age and by bytes, and queries over them; and readings over
+//! time, likewise, in [`SeriesStore`].
 //!
 //! In: one named [`Profile`](profiler_profile::Profile) for each window. Out: what a process or a service did in a span,
 //! merged. Windows that follow each other share a dictionary of names and a tree of stacks, which makes a window an order of
@@ -10,7 +11,11 @@
 mod dictionary;
 mod query;
 mod ring;
+mod series;
 mod window;
 
 pub use query::{Answer, Found, Selection, Span, Target};
 pub use ring::{Dropped, Limits, Status, Store};
+pub use series::{
+    Bucket, Latest, Moment, Owner, Range, SeriesDropped, SeriesLimits, SeriesRef, SeriesStatus, SeriesStore, Steps,
+};
