@@ -7,7 +7,10 @@ use std::{
 
 use proptest::prelude::*;
 
-use crate::{Frame, FrameKind, ProcessLabel, Profile, ProfileBuilder, Quality};
+use crate::{
+    Frame, FrameKind, ProcessLabel, Profile, ProfileBuilder, Quality,
+    compare::{Comparer, Comparison, Measure, Scope, Settings, Side},
+};
 
 /// 2026-03-01T12:00:00Z.
 pub(crate) const NOON: Duration = Duration::from_secs(1_772_366_400);
@@ -103,6 +106,49 @@ pub(crate) fn service() -> Profile {
         ("web", 7, &["_start", "main:11", "serve:20", "u:libfoo.so.1+0x10"], 9),
         ("web", 7, &["_start", "k:page_fault"], 1),
     ])
+}
+
+/// Blocks of two seconds with the same counts each, at 100 Hz.
+pub(crate) fn blocks(stacks: &[(&[&str], u64)], count: u32) -> Vec<Profile> {
+    let process = process("web", 7);
+    let length = Duration::from_secs(2);
+    let block = |number: u32| {
+        let start = noon() + length * number;
+        let mut builder = ProfileBuilder::new(Duration::from_millis(10), start, start + length);
+        for (stack, samples) in stacks {
+            let frames = stack.iter().map(|text| frame(text));
+            builder.add(&process, &Arc::from("web"), frames, *samples);
+        }
+        builder.build()
+    };
+    (0..count).map(block).collect()
+}
+
+/// A comparison of one target in which functions came, went and stayed.
+pub(crate) fn comparison() -> Comparison {
+    let before = blocks(
+        &[
+            (&["main", "same"], 100),
+            (&["main", "old", "older"], 60),
+            (&["main", "old"], 40),
+        ],
+        6,
+    );
+    let fresh: &[&str] = &["main", "p:fresh"];
+    let read: &[&str] = &["main", "p:fresh", "k:read"];
+    let after = blocks(&[(&["main", "same"], 100), (fresh, 50), (read, 10)], 6);
+    let mut comparer = Comparer::new(Settings {
+        measure: Measure::Cores,
+        scope: Scope::Target,
+        level: 0.05,
+    });
+    for window in &before {
+        comparer.add(Side::Before, window);
+    }
+    for window in &after {
+        comparer.add(Side::After, window);
+    }
+    comparer.finish()
 }
 
 /// Names that attack whoever shows them.

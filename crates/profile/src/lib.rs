@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock. Types derive no serde; each format owns its wire shapes.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 mod frame;
 mod functions;
 mod memory;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, function_name, path_to};
-use crate::{Frame, FrameKind, Profile, visible};
+use crate::{Frame, FrameKind, Profile, compare::Comparison, visible};
 
 /// Writes the profile as folded stacks.
 pub fn write(profile: &Profile, out: impl Write) -> Result<(), RenderError> {
@@ -27,6 +27,33 @@ fn write_lines(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
         }
         writeln!(out, " {}", node.self_samples)?;
     }
+    Ok(())
+}
+
+/// Writes the comparison of a target, which is named by `title`: `target;frame;frame before after`, one stack a line, in
+/// millionths of the measure (microseconds of CPU a second, or of the CPU time), so that spans of different length compare.
+pub fn write_difference(comparison: &Comparison, title: &str, out: impl Write) -> Result<(), RenderError> {
+    let mut out = io::BufWriter::new(out);
+    let millionths = |value: f64| (value * 1e6).round() as u64;
+    let mut is_empty = true;
+    for node in &comparison.nodes {
+        let (before, after) = (millionths(node.own.0), millionths(node.own.1));
+        if (before, after) == (0, 0) {
+            continue;
+        }
+        is_empty = false;
+        let party = node.party.and_then(|party| comparison.parties.get(party as usize));
+        let root = party.map_or(title, |party| party.party.name());
+        write!(out, "{}", name(root))?;
+        for frame in comparison.path(node) {
+            write!(out, ";{}", frame_name(frame))?;
+        }
+        writeln!(out, " {before} {after}")?;
+    }
+    if is_empty {
+        return Err(RenderError::NoSamples);
+    }
+    out.flush()?;
     Ok(())
 }
 
@@ -85,6 +112,27 @@ mod tests {
             render(&profile),
             "web;main;push_[i];read_[k] 3\nweb;main 2\ndb;main;[u8: 4]::fmt 2\n"
         );
+    }
+
+    #[test]
+    fn both_sides_of_a_comparison() {
+        let mut out = Vec::new();
+        write_difference(&fixtures::comparison(), "web;x", &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let expected = [
+            "main;old",
+            "main;same",
+            "main;fresh (app/handlers.py)",
+            "main;fresh (app/handlers.py);read_[k]",
+        ];
+        for stack in expected {
+            assert!(
+                text.lines().any(|line| line.starts_with(&format!("web:x;{stack} "))),
+                "{stack}: {text}"
+            );
+        }
+        assert!(text.contains("main;same 500000 500000\n"), "{text}");
+        assert!(text.contains("main;old 200000 0\n"), "{text}");
     }
 
     #[test]

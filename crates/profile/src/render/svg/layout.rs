@@ -1,6 +1,6 @@
 //! Where each bar of the picture lies, in samples and rows. Bounded: what is too small to see, or too much, is left out.
 
-use crate::{Profile, Tree};
+use crate::Tree;
 
 /// What a bar stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,10 @@ pub(super) struct Layout {
     pub(super) hidden: usize,
 }
 
-/// Lays out a tree of functions below its process, or below all of its processes.
-pub(super) fn lay_out(profile: &Profile, tree: &Tree, bounds: Bounds) -> Layout {
+/// Lays out a tree of functions below its process, or below all of so many processes.
+pub(super) fn lay_out(process_count: usize, tree: &Tree, bounds: Bounds) -> Layout {
     let samples = tree.samples();
-    let mut bars = place(profile, tree, samples);
+    let mut bars = place(process_count, tree, samples);
     let all = bars.len();
     bars.retain(|bar| {
         let visible = u128::from(bar.width) * u128::from(bounds.smallest_share) >= u128::from(samples);
@@ -68,7 +68,7 @@ pub(super) fn lay_out(profile: &Profile, tree: &Tree, bounds: Bounds) -> Layout 
     }
 }
 
-fn place(profile: &Profile, tree: &Tree, samples: u64) -> Vec<Bar> {
+fn place(process_count: usize, tree: &Tree, samples: u64) -> Vec<Bar> {
     let mut processes: Vec<(u32, u64)> = Vec::new();
     for node in tree.nodes.iter().filter(|node| node.parent.is_none()) {
         match processes.last_mut() {
@@ -89,7 +89,7 @@ fn place(profile: &Profile, tree: &Tree, samples: u64) -> Vec<Bar> {
         });
     }
     let process_row = u32::from(several);
-    let mut process_bars = vec![0; profile.processes.len()];
+    let mut process_bars = vec![0; process_count];
     let mut start = 0_u64;
     for (process, width) in processes {
         process_bars[process as usize] = bars.len();
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn one_process_is_the_first_row() {
         let profile = fixtures::profile(&[("web", 1, &["main", "a"], 3), ("web", 1, &["main", "b"], 2)]);
-        let layout = lay_out(&profile, &profile.function_tree(), UNBOUNDED);
+        let layout = lay_out(profile.processes.len(), &profile.function_tree(), UNBOUNDED);
         let shape: Vec<_> = layout.bars.iter().map(|bar| (bar.row, bar.start, bar.width)).collect();
         assert_eq!(shape, [(0, 0, 5), (1, 0, 5), (2, 0, 3), (2, 3, 2)]);
         assert_eq!((layout.rows, layout.samples, layout.hidden), (3, 5, 0));
@@ -164,7 +164,11 @@ mod tests {
         let stacks: Vec<[&str; 2]> = names.iter().map(|name| ["main", name.as_str()]).collect();
         let stacks: Vec<(&str, u32, &[&str], u64)> = stacks.iter().map(|stack| ("web", 1, &stack[..], 1)).collect();
         let profile = fixtures::profile(&stacks);
-        let layout = lay_out(&profile, &profile.function_tree(), Bounds { bars: 10, ..UNBOUNDED });
+        let layout = lay_out(
+            profile.processes.len(),
+            &profile.function_tree(),
+            Bounds { bars: 10, ..UNBOUNDED },
+        );
         assert_eq!((layout.bars.len(), layout.hidden), (10, 42));
         assert_hangs_together(&layout);
     }
@@ -179,11 +183,11 @@ mod tests {
         ) {
             prop_assume!(profile.samples() > 0);
             let tree = profile.function_tree();
-            let layout = lay_out(&profile, &tree, Bounds { smallest_share, bars, rows });
+            let layout = lay_out(profile.processes.len(), &tree, Bounds { smallest_share, bars, rows });
             prop_assert!(layout.bars.len() <= bars && layout.rows <= rows);
             prop_assert_eq!(layout.bars[0].width, profile.samples());
             assert_hangs_together(&layout);
-            let whole = lay_out(&profile, &tree, UNBOUNDED);
+            let whole = lay_out(profile.processes.len(), &tree, UNBOUNDED);
             assert_hangs_together(&whole);
             prop_assert_eq!(whole.bars.iter().map(|bar| bar.self_samples).sum::<u64>(), profile.samples());
         }

@@ -8,8 +8,8 @@
 use std::io::{self, Write};
 
 use self::{
-    label::{beginning, columns, fitted, short},
     layout::{Bar, Bounds, Layout, Subject, lay_out},
+    parts::{beginning_of_header, wrapped, write_controls, write_group, write_head, write_line, write_tail},
 };
 use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, kind_name};
 use crate::{
@@ -20,8 +20,12 @@ use crate::{
     utc, visible,
 };
 
+mod difference;
 mod label;
 mod layout;
+mod parts;
+
+pub use difference::write_difference;
 
 /// Bars narrower than a tenth of a pixel are left out; as there, so the file stays below some megabytes.
 const BOUNDS: Bounds = Bounds {
@@ -69,46 +73,23 @@ pub fn write(profile: &Profile, out: impl Write) -> Result<(), RenderError> {
 
 fn write_document(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let functions = Functions::group(profile, FunctionKey::drawn);
-    let layout = lay_out(profile, &merged(profile, &functions), BOUNDS);
+    let layout = lay_out(profile.processes.len(), &merged(profile, &functions), BOUNDS);
     let notes = notes(profile, &layout);
     let legend_y = 44 + LINE_HEIGHT * (notes.len() as u32 + 1);
     let plot_y = legend_y + 2 * LINE_HEIGHT - 8;
     let plot_height = layout.rows * ROW_HEIGHT;
     let height = plot_y + plot_height + MARGIN as u32;
 
-    writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
-    writeln!(
-        out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" version="1.1" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">"#
-    )?;
-    writeln!(out, "<style>\n{STYLE}{}</style>", colour_styles())?;
-    writeln!(out, r##"<rect width="100%" height="100%" fill="#ffffff"/>"##)?;
+    write_head(out, height, &colour_styles())?;
     let title = beginning_of_header(&title(profile), TITLE_COLUMNS);
-    writeln!(
-        out,
-        r#"<text class="title" x="{MARGIN}" y="26">{}</text>"#,
-        escaped(&title)
-    )?;
+    write_line(out, "title", 26, &title)?;
     write_line(out, "subtitle", 46, &subtitle(profile, &layout))?;
     for (note, number) in notes.iter().zip(0..) {
         write_line(out, "note", 46 + LINE_HEIGHT * (number + 1), note)?;
     }
     write_legend(out, profile, legend_y + 12)?;
     write_line(out, "details", legend_y + 12 + LINE_HEIGHT, "")?;
-    let right = WIDTH - MARGIN;
-    writeln!(
-        out,
-        r#"<text class="button search right hidden" x="{right}" y="26" text-anchor="end">Search (/)</text>"#
-    )?;
-    writeln!(
-        out,
-        r#"<text class="button reset right hidden" x="{right}" y="46" text-anchor="end">Reset (Esc)</text>"#
-    )?;
-    writeln!(
-        out,
-        r#"<text class="matched right" x="{right}" y="{}" text-anchor="end"></text>"#,
-        legend_y + 12
-    )?;
+    write_controls(out, legend_y + 12)?;
     writeln!(
         out,
         r#"<svg class="plot" x="{MARGIN}" y="{}" width="{PLOT_WIDTH}" height="{plot_height}">"#,
@@ -122,7 +103,8 @@ fn write_document(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     for bar in &layout.bars {
         write_bar(out, profile, &functions, &names, &layout, bar)?;
     }
-    writeln!(out, "</svg>\n<script><![CDATA[\n{SCRIPT}]]></script>\n</svg>")
+    writeln!(out, "</svg>")?;
+    write_tail(out)
 }
 
 /// The process, or the service, or how many there are.
@@ -176,37 +158,6 @@ fn notes(profile: &Profile, layout: &Layout) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// Lines of at most so many columns, broken between words where there are any.
-fn wrapped(text: &str, room: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if columns(line) + 1 + columns(word) <= room => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(beginning_of_header(word, room)),
-        }
-    }
-    lines
-}
-
-fn beginning_of_header(text: &str, room: usize) -> String {
-    if columns(text) <= room {
-        text.to_owned()
-    } else {
-        beginning(text, room)
-    }
-}
-
-fn write_line(out: &mut dyn Write, class: &str, y: u32, text: &str) -> io::Result<()> {
-    writeln!(
-        out,
-        r#"<text class="{class}" x="{MARGIN}" y="{y}">{}</text>"#,
-        escaped(text)
-    )
 }
 
 /// The kinds that occur, each with the share of samples whose innermost frame it is.
@@ -266,11 +217,16 @@ fn style_of(frame: &Frame) -> String {
         .iter()
         .find(|(kind, ..)| *kind == frame.kind)
         .map_or('u', |(_, letter, ..)| *letter);
-    // FNV-1a: the same function has the same shade in every picture.
-    let hash = frame.function.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+    format!("{letter}{}", shade_of(&frame.function, SHADES))
+}
+
+/// One of so many shades: the same function has the same in every picture.
+fn shade_of(function: &str, shades: u32) -> u32 {
+    // FNV-1a.
+    let hash = function.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    format!("{letter}{}", (hash >> 8) % SHADES)
+    (hash >> 8) % shades
 }
 
 fn write_bar(
@@ -305,31 +261,7 @@ fn write_bar(
             )
         }
     };
-    let short = short(&text);
-    write!(out, "<g")?;
-    if let Some(short) = &short {
-        write!(out, r#" data-s="{}""#, escaped(short))?;
-    }
-    let share = |samples: u64| samples as f64 * 100.0 / layout.samples as f64;
-    let (start, width) = (decimal(share(bar.start)), decimal(share(bar.width)));
-    let y = bar.row * ROW_HEIGHT;
-    write!(out, "><title>{}\n{}</title>", escaped(&text), escaped(&facts))?;
-    let pixels = share(bar.width) / 100.0 * PLOT_WIDTH;
-    let thin = if pixels < THIN_PIXELS { " thin" } else { "" };
-    write!(
-        out,
-        r#"<rect class="{style}{thin}" x="{start}%" y="{y}" width="{width}%" height="{}"/>"#,
-        ROW_HEIGHT - 1
-    )?;
-    if let Some(label) = fitted(&text, short.as_deref().unwrap_or(&text), pixels) {
-        write!(
-            out,
-            r#"<text x="{start}%" dx="3" y="{}.5">{}</text>"#,
-            y + 12,
-            escaped(&label)
-        )?;
-    }
-    writeln!(out, "</g>")
+    write_group(out, layout.samples, bar, &style, &text, &facts)
 }
 
 /// Kind, object and source line of a function.
@@ -350,28 +282,6 @@ fn place(frame: &Frame, lines: u32) -> String {
         }
     }
     place
-}
-
-/// Six decimals: the width of a sample among a hundred million, so that zooming stays exact.
-fn decimal(number: f64) -> String {
-    let text = format!("{number:.6}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// Text between tags or within a quoted attribute.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
