@@ -9,9 +9,11 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod file;
 mod host;
 mod metric;
+mod process;
 mod reading;
 mod source;
 mod text;
@@ -19,7 +21,9 @@ mod text;
 #[cfg(test)]
 mod fake_tree;
 
+pub use cgroup::ControlGroupSampler;
 pub use host::{FilesystemSampler, HostSampler};
 pub use metric::{Kind, Metric, Scope, Unit, UnknownMetric};
+pub use process::{MAX_PROCESSES, ProcessId, ProcessSampler, WatchedProcess};
 pub use reading::{Gap, Reading, Subject};
 pub use source::{HostFacts, Moment, Source, SourceReport, SourceState};

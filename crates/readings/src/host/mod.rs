@@ -20,14 +20,13 @@ use crate::{
     source::{Moment, Schedule, Source, SourceReport},
 };
 
+use self::filesystems::Filesystems;
+pub(crate) use self::mounts::{Mount, parse_mounts};
+#[cfg(feature = "fuzzing")]
 pub(crate) use self::{
-    cpu::parse_cpu,
-    filesystems::Filesystems,
-    mounts::{Mount, parse_mounts},
+    cpu::parse_cpu, disks::parse_disks, load::parse_load, memory::parse_memory, network::parse_network,
     pressure::parse_pressure,
 };
-#[cfg(feature = "fuzzing")]
-pub(crate) use self::{disks::parse_disks, load::parse_load, memory::parse_memory, network::parse_network};
 
 /// One source of the host's readings.
 trait Part: fmt::Debug + Send {
