@@ -464,7 +464,7 @@ fn one_limit_does_not_take_the_room_of_another() {
 fn fingerprints_are_the_same_for_ever() {
     let process = |start_ticks| Subject::Process { pid: 42, start_ticks };
     let of = |subject: &Subject, kind| Fingerprint::of("host_cpu", subject, kind).to_string();
-    assert_eq!(of(&Subject::Host, AlertKind::Limit), "HOST");
+    assert_eq!(of(&Subject::Host, AlertKind::Limit), "00f0f46b985458ad");
     let all: BTreeSet<String> = [
         of(&Subject::Host, AlertKind::Limit),
         of(&Subject::Host, AlertKind::NoData),

@@ -47,7 +47,7 @@ pub struct ConfigError {
     pub problem: String,
 }
 
-/// Every mistake that was found: at most one for each file, variable and flag. Never empty.
+/// Every mistake that was found: at most one for each file, variable and flag, then one for each limit and sink. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 

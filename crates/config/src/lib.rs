@@ -8,16 +8,23 @@
 
 mod error;
 mod host;
+mod limits;
 mod meant;
+mod names;
 mod pattern;
 mod read;
+mod sinks;
 mod sources;
 mod values;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use host::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
-pub use meant::{Api, Budget, Config, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker, WalkerLoop};
+pub use meant::{
+    Alerts, Api, Budget, Config, LimitRule, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker,
+    WalkerLoop,
+};
 pub use pattern::{InvalidPattern, Pattern};
 pub use read::{DEFAULT_DIRECTORY, ReadError, read_default_files, read_file};
+pub use sinks::{Endpoint, Sink, SinkTarget};
 pub use sources::{Setting, SourceFile, Sources};

@@ -1,10 +1,11 @@
 //! What a configuration means: every value typed, in range, and with its default.
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
+use profiler_alerts::Limit;
 use serde::{Deserialize, Serialize};
 
-use crate::Pattern;
+use crate::{Pattern, Sink, limits::default_limits, sinks::default_sinks};
 
 /// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,34 @@ pub struct Config {
     pub api: Api,
     /// What the daemon writes about itself.
     pub log: Log,
+    /// What is kept of alerts.
+    pub alerts: Alerts,
+    /// What readings are held against, by name; those that are switched off too.
+    pub limits: Vec<LimitRule>,
+    /// Who is told of alerts, by name; those that are switched off too.
+    pub sinks: Vec<Sink>,
+}
+
+/// What is kept of alerts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// Where people reach what this daemon shows, for links in alerts; empty for nowhere.
+    pub external_url: String,
+    /// Age at which alerts that are over are dropped.
+    pub history: Duration,
+    /// Alerts that are over and kept; the oldest are dropped first.
+    pub max_history: NonZeroU32,
+    /// Room for the evidence of all alerts; the oldest is dropped first.
+    pub max_evidence_bytes: u64,
+}
+
+/// A limit, and whether readings are held against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitRule {
+    /// Whether they are.
+    pub enabled: bool,
+    /// The limit.
+    pub limit: Arc<Limit>,
 }
 
 /// How stacks are sampled.
@@ -83,6 +112,8 @@ pub struct Store {
     pub retention: Duration,
     /// Memory for profiles; the oldest are dropped first.
     pub max_bytes: u64,
+    /// Memory for an hour of readings; when it is used up, less than an hour is kept.
+    pub max_series_bytes: u64,
     /// Length of one profile as it is stored: how finely a query can cut time.
     pub window: Duration,
 }
@@ -174,6 +205,13 @@ impl LogLevel {
     }
 }
 
+impl Config {
+    /// The limits that readings are held against.
+    pub fn limits_in_force(&self) -> impl Iterator<Item = &Arc<Limit>> {
+        self.limits.iter().filter(|rule| rule.enabled).map(|rule| &rule.limit)
+    }
+}
+
 impl Targets {
     /// Whether processes are watched by what they are.
     pub fn discovers(&self) -> bool {
@@ -205,6 +243,7 @@ impl Default for Config {
             store: Store {
                 retention: Duration::from_secs(15 * 60),
                 max_bytes: 32 * MIB,
+                max_series_bytes: 16 * MIB,
                 window: Duration::from_secs(5),
             },
             walker: Walker {
@@ -227,6 +266,14 @@ impl Default for Config {
                 format: LogFormat::Auto,
                 level: LogLevel::Info,
             },
+            alerts: Alerts {
+                external_url: String::new(),
+                history: Duration::from_secs(30 * 86_400),
+                max_history: nonzero(10_000),
+                max_evidence_bytes: 64 * MIB,
+            },
+            limits: default_limits(),
+            sinks: default_sinks(),
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::{
     ffi::OsString,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use crate::{
     Config, ConfigError, ConfigErrors, Origin,
+    limits::{self, Locate},
+    sinks,
     written::{SECTIONS, TOP_KEYS, Written},
 };
 
@@ -80,15 +83,25 @@ impl Sources {
     pub fn resolve(&self) -> Result<Config, ConfigErrors> {
         let mut config = Config::default();
         let mut errors = Vec::new();
-        let files = self.files.iter().map(parse_file);
-        let settings = self.environment.iter().chain(&self.flags).map(parse_setting);
-        for written in files.chain(settings) {
-            match written {
-                Ok(written) => written.apply(&mut config),
-                Err(error) => errors.push(error),
-            }
+        let (mut limits, mut sinks) = (limits::Drafts::of_defaults(), sinks::Drafts::of_defaults());
+        let mut apply = |written: Result<Written, ConfigError>, locate: Locate<'_>| -> Result<(), ConfigError> {
+            let mut written = written?;
+            limits.add(std::mem::take(&mut written.limits), locate)?;
+            sinks.add(std::mem::take(&mut written.sinks), locate)?;
+            written.apply(&mut config);
+            Ok(())
+        };
+        for file in &self.files {
+            let locate = |span: Range<usize>| at(&file.path, &file.contents, span.start);
+            errors.extend(apply(parse_file(file), &locate).err());
         }
+        for setting in self.environment.iter().chain(&self.flags) {
+            errors.extend(apply(parse_setting(setting), &|_| setting.origin.clone()).err());
+        }
+        // Of what is read only in part, more mistakes would be seen than there are.
         if errors.is_empty() {
+            config.sinks = right(sinks.finish(), &mut errors);
+            config.limits = right(limits.finish(&config.sinks), &mut errors);
             errors.extend(contradiction(&config));
         }
         if errors.is_empty() {
@@ -174,6 +187,12 @@ fn on_one_line(message: &str) -> String {
         }
     }
     line
+}
+
+/// What is right; the rest is told.
+fn right<T>(parts: Vec<Result<T, ConfigError>>, errors: &mut Vec<ConfigError>) -> Vec<T> {
+    let keep = |part: Result<T, ConfigError>| part.map_err(|error| errors.push(error)).ok();
+    parts.into_iter().filter_map(keep).collect()
 }
 
 /// What is right by itself and wrong together.

@@ -14,10 +14,12 @@ use serde::{
     de::{Error, Unexpected, Visitor},
 };
 
+use crate::sinks::check_url;
+
 /// Sizes are written in these units, the smallest first.
-const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+pub(crate) const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 /// Durations are written in these units of milliseconds, the smallest first.
-const DURATION_UNITS: [(&str, u64); 5] = [
+pub(crate) const DURATION_UNITS: [(&str, u64); 5] = [
     ("ms", 1),
     ("s", 1000),
     ("m", 60_000),
@@ -147,12 +149,17 @@ struct Quantity {
     most: u64,
 }
 
+/// A whole number with one of the units.
+pub(crate) fn whole_in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
 impl Quantity {
     fn parse(&self, text: &str) -> Option<u64> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let (_, factor) = self.units.iter().find(|(name, _)| *name == unit.trim_start())?;
-        let value = number.parse::<u64>().ok()?.checked_mul(*factor)?;
+        let value = whole_in_units(text, self.units)?;
         (self.least..=self.most).contains(&value).then_some(value)
     }
 }
@@ -181,7 +188,7 @@ impl Visitor<'_> for Quantity {
 }
 
 /// The value in the largest unit that divides it.
-fn in_largest_unit(value: u64, units: &[(&str, u64)]) -> String {
+pub(crate) fn in_largest_unit(value: u64, units: &[(&str, u64)]) -> String {
     let largest = units
         .iter()
         .rev()
@@ -253,6 +260,20 @@ impl<'de> Deserialize<'de> for GroupName {
             return Err(D::Error::invalid_value(Unexpected::Str(&name), &expected));
         }
         Ok(Self(name))
+    }
+}
+
+/// The address of a page; empty for none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ExternalUrl(pub(crate) String);
+
+impl<'de> Deserialize<'de> for ExternalUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let url = String::deserialize(deserializer)?;
+        if !url.is_empty() {
+            check_url(&url).map_err(D::Error::custom)?;
+        }
+        Ok(Self(url))
     }
 }
 

@@ -1,11 +1,16 @@
 //! What was written: one source of configuration, every key optional, unknown keys refused.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 
 use crate::{
     Config, LogFormat, LogLevel, WalkerLoop,
+    limits::WrittenLimit,
     pattern::Patterns,
-    values::{AbsolutePath, GroupName, Integer, Period, Size, SocketPath},
+    sinks::WrittenSink,
+    values::{AbsolutePath, ExternalUrl, GroupName, Integer, Period, Size, SocketPath},
 };
 
 const KIB: u64 = 1 << 10;
@@ -20,8 +25,8 @@ const SHARD_BYTES: u64 = profiler_common::limits::ROWS_PER_SHARD as u64 * size_o
 const ALL_SHARDS_BYTES: u64 = profiler_common::limits::MAX_SHARDS as u64 * SHARD_BYTES;
 
 /// The names of the sections, as environment variables have them.
-pub(crate) const SECTIONS: [&str; 8] = [
-    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "log",
+pub(crate) const SECTIONS: [&str; 9] = [
+    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "log", "alerts",
 ];
 /// The keys outside of sections.
 pub(crate) const TOP_KEYS: [&str; 1] = ["state_dir"];
@@ -39,6 +44,9 @@ pub(crate) struct Written {
     pub(crate) budget: Budget,
     pub(crate) api: Api,
     pub(crate) log: Log,
+    pub(crate) alerts: Alerts,
+    pub(crate) limits: BTreeMap<Spanned<String>, WrittenLimit>,
+    pub(crate) sinks: BTreeMap<Spanned<String>, WrittenSink>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -71,6 +79,7 @@ pub(crate) struct Symbols {
 pub(crate) struct Store {
     retention: Option<Period<MINUTE, DAY>>,
     max_bytes: Option<Size<MIB, { 4 * GIB }>>,
+    max_series_bytes: Option<Size<MIB, { 4 * GIB }>>,
     window: Option<Period<SECOND, MINUTE>>,
 }
 
@@ -106,8 +115,18 @@ pub(crate) struct Log {
     level: Option<LogLevel>,
 }
 
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Alerts {
+    external_url: Option<ExternalUrl>,
+    history: Option<Period<DAY, { 3660 * DAY }>>,
+    max_history: Option<Integer<1, 1_000_000>>,
+    max_evidence_bytes: Option<Size<0, { 16 * GIB }>>,
+}
+
 impl Written {
-    /// Overrides what this source says and leaves the rest. A list replaces the list before it.
+    /// Overrides what this source says and leaves the rest. A list replaces the list before it. Limits and sinks, which
+    /// are judged when all sources are together, are not its business.
     pub(crate) fn apply(self, config: &mut Config) {
         let Self {
             state_dir,
@@ -119,6 +138,9 @@ impl Written {
             budget,
             api,
             log,
+            alerts,
+            limits: _,
+            sinks: _,
         } = self;
         set(&mut config.state_dir, state_dir.map(|path| path.0));
         set(&mut config.sampling.hz, sampling.hz.map(Integer::get));
@@ -139,6 +161,10 @@ impl Written {
         );
         set(&mut config.store.retention, store.retention.map(Period::get));
         set(&mut config.store.max_bytes, store.max_bytes.map(|size| size.0));
+        set(
+            &mut config.store.max_series_bytes,
+            store.max_series_bytes.map(|size| size.0),
+        );
         set(&mut config.store.window, store.window.map(Period::get));
         set(
             &mut config.walker.max_row_bytes,
@@ -167,7 +193,19 @@ impl Written {
         set(&mut config.api.act_group, api.act_group.map(|name| name.0));
         set(&mut config.log.format, log.format);
         set(&mut config.log.level, log.level);
+        set(&mut config.alerts.external_url, alerts.external_url.map(|url| url.0));
+        set(&mut config.alerts.history, alerts.history.map(Period::get));
+        set(&mut config.alerts.max_history, alerts.max_history.map(Integer::get));
+        set(
+            &mut config.alerts.max_evidence_bytes,
+            alerts.max_evidence_bytes.map(|size| size.0),
+        );
     }
+}
+
+/// A table below its name.
+fn named<'a, T, W: From<&'a T>>(name: &str, meant: &'a T) -> (Spanned<String>, W) {
+    (Spanned::new(0..0, name.to_owned()), meant.into())
 }
 
 fn set<T>(target: &mut T, written: Option<T>) {
@@ -199,6 +237,7 @@ impl From<&Config> for Written {
             store: Store {
                 retention: Some(config.store.retention.into()),
                 max_bytes: Some(Size(config.store.max_bytes)),
+                max_series_bytes: Some(Size(config.store.max_series_bytes)),
                 window: Some(config.store.window.into()),
             },
             walker: Walker {
@@ -221,6 +260,14 @@ impl From<&Config> for Written {
                 format: Some(config.log.format),
                 level: Some(config.log.level),
             },
+            alerts: Alerts {
+                external_url: Some(ExternalUrl(config.alerts.external_url.clone())),
+                history: Some(config.alerts.history.into()),
+                max_history: Some(config.alerts.max_history.into()),
+                max_evidence_bytes: Some(Size(config.alerts.max_evidence_bytes)),
+            },
+            limits: config.limits.iter().map(|rule| named(&rule.limit.name, rule)).collect(),
+            sinks: config.sinks.iter().map(|sink| named(&sink.name, sink)).collect(),
         }
     }
 }
