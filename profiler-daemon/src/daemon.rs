@@ -31,7 +31,7 @@ use crate::{
     processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
     reload::{self, Reloader, Source},
     stacks::{
-        aggregate::{Aggregator, WindowLimits},
+        aggregate::{Aggregator, Moment, WindowLimits},
         codes::PythonCodes,
     },
     unsampled::{self, NoWalker},
@@ -297,7 +297,7 @@ impl Stages<'_> {
         let keeper = spawn("budget", move || keeper.run(Path::new(PROC_ROOT)))?;
         let codes = PythonCodes::start(ProcFs::new(PROC_ROOT)).map_err(start_error)?;
         let parts = EngineParts {
-            window: Aggregator::new(period, WindowLimits::default(), SystemTime::now(), codes),
+            window: Aggregator::new(period, WindowLimits::default(), Moment::now(), codes),
             window_length: self.config.store.window,
             sampler,
             processes,

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use outlet::Outlet;
@@ -25,7 +25,10 @@ use crate::{
     command::{Command, FlushError, Reply, WatchError, WatchStart},
     kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
     processes::{Clock, Now, Processes},
-    stacks::{aggregate::Aggregator, window::StackWindow},
+    stacks::{
+        aggregate::{Aggregator, Moment},
+        window::StackWindow,
+    },
     waker::Waker,
 };
 
@@ -245,7 +248,7 @@ impl Engine {
             self.parts.window.add_lost(counter.name(), lost);
         }
         self.counts = counts;
-        let window = self.parts.window.take(SystemTime::now(), &self.parts.processes);
+        let window = self.parts.window.take(Moment::now(), &self.parts.processes);
         for (reason, count) in &window.lost {
             *self.lost.entry(reason.clone()).or_default() += count;
         }

@@ -4,13 +4,13 @@ use std::{
     collections::HashSet,
     path::Path,
     sync::{Arc, PoisonError, mpsc::Receiver},
-    time::SystemTime,
 };
 
 use crate::{
     api::SharedStore,
     engine::Naming,
     health::{Health, Part, PartState},
+    processes,
     symbols::{Limitation, Symbols},
 };
 
@@ -49,7 +49,7 @@ impl Namer {
             self.store
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(profile, SystemTime::now());
+                .insert(profile, processes::uptime());
             for reply in waiting {
                 if reply.send(Ok(())).is_err() {
                     tracing::trace!("nobody waits for the window any more");

@@ -3,10 +3,7 @@
 //! In: a request to reload, and the files, environment and flags as at the start. Out: what can change in the running
 //! stages is changed there, what cannot is named by its key. A configuration with a mistake changes nothing.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::SystemTime,
-};
+use std::sync::{Arc, PoisonError};
 
 use profiler_config::Config;
 
@@ -17,6 +14,7 @@ use crate::{
     health::{Health, Part, PartState},
     logging::{LevelSwitch, LogError},
     notify::ServiceManager,
+    processes,
 };
 
 /// Reads the configuration as at the start; an error says every mistake with its file and line.
@@ -118,7 +116,7 @@ impl Reloader {
         self.store
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .set_limits(crate::daemon::store_limits(&config.store), SystemTime::now());
+            .set_limits(crate::daemon::store_limits(&config.store), processes::uptime());
         report_discovery(&self.health, &config);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = ShownConfiguration {
             toml: config.to_toml()?,

@@ -1,4 +1,8 @@
 //! The ring of windows and what drops out of it.
+//!
+//! Windows have times of day, which queries ask for and answers show, and an age, which decides when they go. The age is
+//! told by a clock that nobody sets: a time of day that steps ahead must not take all history with it, nor one that is set
+//! back keep it for longer.
 
 use std::{
     collections::VecDeque,
@@ -19,13 +23,13 @@ use crate::{
 const WINDOWS_PER_EPOCH: usize = 12;
 /// An epoch also ends when it takes this share of all memory.
 const EPOCH_SHARE: usize = 8;
-/// What a kept window costs besides itself: its `Arc`, and its place in the ring.
-const ENTRY_BYTES: usize = 5 * size_of::<usize>();
+/// What a kept window costs besides itself: the counts of its `Arc`, and its place in the ring with room to grow.
+const ENTRY_BYTES: usize = 2 * size_of::<usize>() + 2 * size_of::<Kept>();
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Windows that ended longer ago are dropped.
+    /// Windows that have been kept for longer are dropped.
     pub retention: Duration,
     /// Memory for all windows; the oldest are dropped first.
     pub max_bytes: usize,
@@ -57,11 +61,19 @@ pub struct Status {
     pub dropped: Dropped,
 }
 
+/// A window in the ring.
+#[derive(Debug)]
+struct Kept {
+    window: Arc<Window>,
+    /// Uptime of the host when it came.
+    since: Duration,
+}
+
 /// Windows in a row that share a dictionary.
 #[derive(Debug, Default)]
 struct Epoch {
     dictionary: Arc<Dictionary>,
-    windows: VecDeque<Arc<Window>>,
+    windows: VecDeque<Kept>,
     /// Windows taken in, those dropped since included.
     taken: usize,
     window_bytes: usize,
@@ -77,10 +89,9 @@ fn cost(window: &Window) -> usize {
     window.bytes() + ENTRY_BYTES
 }
 
-/// Windows in the order of their arrival.
+/// Windows in the order of their arrival, which is that of their ages.
 ///
-/// The order of arrival, not of times, decides what is oldest: when the clock is set back, new windows must not be taken
-/// for old ones.
+/// `uptime` is the time since the host was started, its suspensions included (`CLOCK_BOOTTIME`).
 #[derive(Debug)]
 pub struct Store {
     limits: Limits,
@@ -100,15 +111,15 @@ impl Store {
     }
 
     /// Keeps so much from now on, and drops what is beyond it.
-    pub fn set_limits(&mut self, limits: Limits, now: SystemTime) {
+    pub fn set_limits(&mut self, limits: Limits, uptime: Duration) {
         self.limits = limits;
-        self.expire(now);
+        self.expire(uptime);
         self.make_room();
     }
 
     /// Keeps a window, and drops what it displaces. What was dropped is counted in [`Status::dropped`].
-    pub fn insert(&mut self, profile: Profile, now: SystemTime) {
-        self.expire(now);
+    pub fn insert(&mut self, profile: Profile, uptime: Duration) {
+        self.expire(uptime);
         if self.never_fits(&profile) {
             self.dropped.too_large += 1;
             return;
@@ -117,16 +128,18 @@ impl Store {
         // A query that goes on has the dictionary too; it keeps the old one.
         let window = Window::new(&profile, Arc::make_mut(&mut epoch.dictionary));
         epoch.window_bytes += cost(&window);
-        epoch.windows.push_back(Arc::new(window));
+        epoch.windows.push_back(Kept {
+            window: Arc::new(window),
+            since: uptime,
+        });
         epoch.taken += 1;
         self.make_room();
     }
 
     /// Drops what is too old.
-    pub fn expire(&mut self, now: SystemTime) {
-        let limit = self.limits.retention;
-        let is_too_old = |window: &Window| now.duration_since(window.end).is_ok_and(|age| age > limit);
-        let expired = self.windows().take_while(|window| is_too_old(window)).count();
+    pub fn expire(&mut self, uptime: Duration) {
+        let is_too_old = |kept: &&Kept| uptime.saturating_sub(kept.since) > self.limits.retention;
+        let expired = self.kept().take_while(is_too_old).count();
         for _ in 0..expired {
             self.drop_oldest();
         }
@@ -141,6 +154,7 @@ impl Store {
             let (inside, outside): (Vec<_>, Vec<_>) = epoch
                 .windows
                 .iter()
+                .map(|kept| &kept.window)
                 .partition(|window| span.overlaps(window.start, window.end));
             known_elsewhere |= outside.iter().any(|window| target.is_in(window, &epoch.dictionary));
             if !inside.is_empty() {
@@ -157,15 +171,15 @@ impl Store {
     /// What is kept.
     pub fn status(&self) -> Status {
         Status {
-            windows: self.windows().count(),
+            windows: self.kept().count(),
             bytes: self.bytes(),
             capacity_bytes: self.limits.max_bytes,
-            oldest: self.windows().map(|window| window.start).min(),
+            oldest: self.kept().map(|kept| kept.window.start).min(),
             dropped: self.dropped,
         }
     }
 
-    fn windows(&self) -> impl Iterator<Item = &Arc<Window>> {
+    fn kept(&self) -> impl Iterator<Item = &Kept> {
         self.epochs.iter().flat_map(|epoch| &epoch.windows)
     }
 
@@ -212,7 +226,7 @@ impl Store {
         let Some(epoch) = self.epochs.front_mut() else {
             return false;
         };
-        if let Some(window) = epoch.windows.pop_front() {
+        if let Some(Kept { window, .. }) = epoch.windows.pop_front() {
             epoch.window_bytes -= cost(&window);
         }
         if epoch.windows.is_empty() {

@@ -19,6 +19,11 @@ fn at(second: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + second)
 }
 
+/// How long the host runs at a second.
+fn up(second: u64) -> Duration {
+    Duration::from_secs(3600 + second)
+}
+
 fn span(start: u64, end: u64) -> Span {
     Span {
         start: Some(at(start)),
@@ -80,7 +85,7 @@ fn a_window_belongs_if_it_overlaps_the_span() {
     let a = process(1, 0, "web");
     let mut store = Store::new(ROOMY);
     for index in 0..4 {
-        store.insert(window(index * 10, index * 10 + 10, &[(&a, 1 << index)]), at(40));
+        store.insert(window(index * 10, index * 10 + 10, &[(&a, 1 << index)]), up(40));
     }
     for (span, expected) in [
         (span(0, 40), 0b1111_u64),
@@ -111,7 +116,7 @@ fn a_window_belongs_if_it_overlaps_the_span() {
 #[test]
 fn a_span_that_holds_nothing() {
     let mut store = Store::new(ROOMY);
-    store.insert(window(0, 10, &[(&process(1, 0, "web"), 5)]), at(10));
+    store.insert(window(0, 10, &[(&process(1, 0, "web"), 5)]), up(10));
     for span in [span(10, 20), span(5, 5), span(8, 3), span(0, 0)] {
         let answer = ask(&store, Target::Process(1), span);
         assert_eq!(summary(&answer), (Found::Empty, 0, None), "{span:?}");
@@ -127,8 +132,8 @@ fn not_found_is_told_from_empty() {
         summary(&ask(&store, Target::Process(1), span(0, 10))),
         (Found::NotFound, 0, None)
     );
-    store.insert(window(0, 10, &[(&a, 5)]), at(10));
-    store.insert(window(10, 20, &[(&b, 7)]), at(20));
+    store.insert(window(0, 10, &[(&a, 5)]), up(10));
+    store.insert(window(10, 20, &[(&b, 7)]), up(20));
     assert_eq!(
         summary(&ask(&store, Target::Process(1), span(10, 20))),
         (Found::Empty, 0, Some(1))
@@ -155,7 +160,7 @@ fn not_found_is_told_from_empty() {
 fn a_service_is_all_its_processes() {
     let (a, b, c) = (process(1, 0, "web"), process(2, 0, "web"), process(3, 0, ""));
     let mut store = Store::new(ROOMY);
-    store.insert(window(0, 10, &[(&a, 1), (&b, 2), (&c, 4)]), at(10));
+    store.insert(window(0, 10, &[(&a, 1), (&b, 2), (&c, 4)]), up(10));
     let answer = ask(&store, Target::Service("web".into()), span(0, 10));
     assert_eq!(summary(&answer), (Found::Samples, 3, Some(1)));
     assert_eq!((answer.profile.processes.len(), answer.profile.quality.samples), (2, 3));
@@ -165,9 +170,9 @@ fn a_service_is_all_its_processes() {
 fn a_reused_id_is_the_last_process_that_had_it() {
     let (old, new) = (process(1, 0, "web"), process(1, 15, "batch"));
     let mut store = Store::new(ROOMY);
-    store.insert(window(0, 10, &[(&old, 1)]), at(10));
-    store.insert(window(10, 20, &[(&old, 2), (&new, 4)]), at(20));
-    store.insert(window(20, 30, &[(&new, 8)]), at(30));
+    store.insert(window(0, 10, &[(&old, 1)]), up(10));
+    store.insert(window(10, 20, &[(&old, 2), (&new, 4)]), up(20));
+    store.insert(window(20, 30, &[(&new, 8)]), up(30));
     assert_eq!(ask(&store, Target::Process(1), span(0, 30)).profile.samples(), 12);
     assert_eq!(ask(&store, Target::Process(1), span(0, 10)).profile.samples(), 1);
 }
@@ -180,10 +185,10 @@ fn what_is_too_old_is_dropped() {
         ..ROOMY
     });
     for start in [0, 10, 20, 30] {
-        store.insert(window(start, start + 10, &[(&a, 1)]), at(start + 10));
+        store.insert(window(start, start + 10, &[(&a, 1)]), up(start + 10));
     }
     assert_eq!(store.status().windows, 3);
-    store.expire(at(51));
+    store.expire(up(51));
     let status = store.status();
     assert_eq!((status.windows, status.oldest), (1, Some(at(30))));
     assert_eq!(
@@ -193,20 +198,37 @@ fn what_is_too_old_is_dropped() {
             ..Dropped::default()
         }
     );
-    store.expire(at(1000));
+    store.expire(up(1000));
     assert_eq!((store.status().windows, store.status().bytes), (0, 0));
 }
 
 #[test]
-fn a_clock_set_back_drops_no_new_window() {
+fn a_clock_that_is_set_changes_no_age() {
     let a = process(1, 0, "web");
     let mut store = Store::new(Limits {
         retention: Duration::from_secs(20),
         ..ROOMY
     });
-    store.insert(window(1000, 1010, &[(&a, 1)]), at(1010));
-    store.insert(window(0, 10, &[(&a, 2)]), at(10));
-    assert_eq!(ask(&store, Target::Process(1), span(0, 10)).profile.samples(), 2);
+    // The time of day of each window's start: it is set ahead by a day, and back to a day before.
+    let days = [100_000, 186_400, 10];
+    for (index, start) in days.into_iter().enumerate() {
+        store.insert(window(start, start + 10, &[(&a, 1 << index)]), up(10 * index as u64));
+    }
+    for (index, start) in days.into_iter().enumerate() {
+        let answer = ask(&store, Target::Process(1), span(start, start + 10));
+        assert_eq!(answer.profile.samples(), 1 << index, "by its time of day");
+        assert_eq!((answer.profile.start, answer.profile.end), (at(start), at(start + 10)));
+    }
+    assert_eq!(store.status().oldest, Some(at(10)));
+    // They go in the order in which they came.
+    for (uptime, left) in [(20, 0b111), (21, 0b110), (31, 0b100), (41, 0)] {
+        store.expire(up(uptime));
+        let everything = Span {
+            start: None,
+            end: at(1_000_000),
+        };
+        assert_eq!(ask(&store, Target::Process(1), everything).profile.samples(), left);
+    }
 }
 
 #[test]
@@ -215,7 +237,7 @@ fn room_is_made_by_dropping_the_oldest() {
     let max_bytes = 20_000;
     let mut store = Store::new(Limits { max_bytes, ..ROOMY });
     for start in 0..1000 {
-        store.insert(window(start, start + 1, &[(&a, 1)]), at(start + 1));
+        store.insert(window(start, start + 1, &[(&a, 1)]), up(start + 1));
         assert!(store.status().bytes <= max_bytes);
     }
     let status = store.status();
@@ -242,7 +264,7 @@ fn names_that_nobody_uses_any_more_take_no_room() {
         let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(start), at(start + 1));
         let function = format!("{start}{}", "x".repeat(1000));
         builder.add(&a, &Arc::from("main"), [frame(&function)].into_iter(), 1);
-        store.insert(builder.build(), at(start + 1));
+        store.insert(builder.build(), up(start + 1));
         most = most.max(store.status().bytes);
     }
     assert!((60_000..200_000).contains(&most), "{most}");
@@ -261,7 +283,7 @@ fn what_was_not_recorded_for_a_process_is_said() {
         ..Quality::default()
     });
     let mut store = Store::new(ROOMY);
-    store.insert(builder.build(), at(5));
+    store.insert(builder.build(), up(5));
     let quality = ask(&store, Target::Process(1), span(0, 5)).profile.quality;
     assert_eq!(
         (quality.samples, quality.rooted, quality.stopped["not_recorded"]),
@@ -276,10 +298,10 @@ fn a_query_keeps_its_windows_while_the_store_goes_on() {
         retention: Duration::from_secs(20),
         ..ROOMY
     });
-    store.insert(window(0, 10, &[(&a, 1)]), at(10));
+    store.insert(window(0, 10, &[(&a, 1)]), up(10));
     let selection = store.select(Target::Process(1), span(0, 1000));
     for start in 1..100 {
-        store.insert(window(start * 10, start * 10 + 10, &[(&a, 2)]), at(start * 10 + 10));
+        store.insert(window(start * 10, start * 10 + 10, &[(&a, 2)]), up(start * 10 + 10));
     }
     assert_eq!(selection.merge().expect("one period").profile.samples(), 1);
     assert_eq!(ask(&store, Target::Process(1), span(0, 10)).found, Found::Empty);
@@ -289,10 +311,10 @@ fn a_query_keeps_its_windows_while_the_store_goes_on() {
 fn samples_of_a_lower_rate_count_for_as_long_as_they_stand_for() {
     let a = process(1, 0, "web");
     let mut store = Store::new(ROOMY);
-    store.insert(window(0, 5, &[(&a, 8)]), at(5));
+    store.insert(window(0, 5, &[(&a, 8)]), up(5));
     let mut slow = window(5, 10, &[(&a, 3)]);
     slow.period *= 4;
-    store.insert(slow, at(10));
+    store.insert(slow, up(10));
     let answer = ask(&store, Target::Process(1), span(0, 10));
     assert_eq!(
         (answer.profile.period, answer.profile.samples()),
@@ -310,7 +332,7 @@ fn samples_of_a_lower_rate_count_for_as_long_as_they_stand_for() {
 
     let mut odd = window(10, 15, &[(&a, 1)]);
     odd.period = Duration::from_millis(15);
-    store.insert(odd, at(15));
+    store.insert(odd, up(15));
     assert!(store.select(Target::Process(1), span(0, 15)).merge().is_err());
 }
 
@@ -318,13 +340,13 @@ fn samples_of_a_lower_rate_count_for_as_long_as_they_stand_for() {
 fn a_window_that_never_fits_is_refused_and_counted() {
     let a = process(1, 0, "web");
     let mut store = Store::new(ROOMY);
-    store.insert(window(0, 10, &[(&a, 1)]), at(10));
+    store.insert(window(0, 10, &[(&a, 1)]), up(10));
     let one = store.status().bytes;
     let mut store = Store::new(Limits {
         max_bytes: one,
         ..ROOMY
     });
-    store.insert(window(0, 10, &[(&a, 1)]), at(10));
+    store.insert(window(0, 10, &[(&a, 1)]), up(10));
     let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(10), at(20));
     for number in 0..100 {
         builder.add(
@@ -334,7 +356,7 @@ fn a_window_that_never_fits_is_refused_and_counted() {
             1,
         );
     }
-    store.insert(builder.build(), at(20));
+    store.insert(builder.build(), up(20));
     assert_eq!(
         store.status().dropped,
         Dropped {
@@ -399,7 +421,7 @@ proptest! {
         let limits = Limits { retention: Duration::from_secs(100), max_bytes: max_kib << 10 };
         let mut store = Store::new(limits);
         for (start, length, pid, count) in &inserts {
-            store.insert(window(*start, start + length, &[(&process(*pid, 0, "web"), *count)]), at(start + length));
+            store.insert(window(*start, start + length, &[(&process(*pid, 0, "web"), *count)]), up(start + length));
             assert!(store.status().bytes <= limits.max_bytes);
         }
         let status = store.status();
@@ -427,7 +449,7 @@ proptest! {
             let start = index as u64 * 5;
             let window = random_window(start, samples);
             kept.push(window.clone());
-            store.insert(window, at(start + 5));
+            store.insert(window, up(start + 5));
         }
         let span = Span { start: Some(at(first * 5)), end: at(last * 5 + 5) };
         let inside: Vec<&Profile> =

@@ -49,5 +49,5 @@ pub mod walker_tables;
 mod watching;
 
 pub use owner::{Options, Processes, Tallies};
-pub use process::{Clock, Image, ImageId, Now, StartError};
+pub use process::{Clock, Image, ImageId, Now, StartError, uptime};
 pub(crate) use reader::own_vdso;

@@ -52,6 +52,11 @@ impl Now {
     }
 }
 
+/// How long the host runs, its suspensions included: a clock that nobody sets.
+pub fn uptime() -> Duration {
+    Duration::from_nanos(since_zero(ClockId::Boottime))
+}
+
 /// Turns times of the kernel into times of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {

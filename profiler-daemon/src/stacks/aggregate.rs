@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_common::{python::PythonStop, stop::StopReason};
@@ -29,6 +29,8 @@ pub const LOST_WINDOW_FULL: &str = "window_full";
 /// Reason of loss: the process of the sample is not known.
 pub const LOST_UNKNOWN_PROCESS: &str = "unknown_process";
 
+/// Least distance between the two clocks of a [`Moment`] that is a step of the time of day.
+const CLOCK_STEP: Duration = Duration::from_millis(200);
 /// What an entry costs beside its key.
 const ENTRY_BYTES: usize = 64;
 /// Words of a key before its frames.
@@ -55,6 +57,40 @@ impl Default for WindowLimits {
     }
 }
 
+/// A moment on the clock that people read, which may be set, and on one that never is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub time: SystemTime,
+    /// What tells how long something took.
+    pub steady: Instant,
+}
+
+impl Moment {
+    /// Reads both clocks.
+    pub fn now() -> Self {
+        Self {
+            time: SystemTime::now(),
+            steady: Instant::now(),
+        }
+    }
+
+    /// The time of day at which an interval began that ends at `self`, as the clock stands then. If the clock was set
+    /// meanwhile, the interval is as long as it was and lies just before its end; if not, it begins where the one before ended.
+    fn start_of_interval(&self, begun: &Self) -> SystemTime {
+        let length = self.steady.saturating_duration_since(begun.steady);
+        let start = self.time.checked_sub(length).unwrap_or(self.time);
+        let step = start
+            .duration_since(begun.time)
+            .unwrap_or_else(|error| error.duration());
+        if step < CLOCK_STEP && begun.time <= self.time {
+            begun.time
+        } else {
+            start
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Count {
     samples: u64,
@@ -67,7 +103,7 @@ struct Count {
 pub struct Aggregator {
     period: Duration,
     limits: WindowLimits,
-    start: SystemTime,
+    begun: Moment,
     /// Keys are the image, the time of its mappings' last change, the thread's name and the [`Shape`] of the rest in one word,
     /// then the kernel's addresses, the Python frames by where they belong, and the user's addresses.
     stacks: HashMap<Box<[u64]>, Count>,
@@ -85,12 +121,12 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// An empty window from `start` on. One sample stands for `period`. Python functions are found among `codes`.
-    pub fn new(period: Duration, limits: WindowLimits, start: SystemTime, codes: PythonCodes) -> Self {
+    /// An empty window from `begun` on. One sample stands for `period`. Python functions are found among `codes`.
+    pub fn new(period: Duration, limits: WindowLimits, begun: Moment, codes: PythonCodes) -> Self {
         Self {
             period,
             limits,
-            start,
+            begun,
             stacks: HashMap::new(),
             bytes: 0,
             stops: HashMap::new(),
@@ -175,7 +211,7 @@ impl Aggregator {
     }
 
     /// Ends the window at `now` and begins the next.
-    pub fn take<T: WalkerTables>(&mut self, now: SystemTime, processes: &Processes<T>) -> StackWindow {
+    pub fn take<T: WalkerTables>(&mut self, now: Moment, processes: &Processes<T>) -> StackWindow {
         let mut by_image: HashMap<ImageId, WindowProcess> = HashMap::new();
         for (key, count) in std::mem::take(&mut self.stacks) {
             let id = ImageId(key[0]);
@@ -198,18 +234,17 @@ impl Aggregator {
         }
         let mut processes: Vec<WindowProcess> = by_image.into_values().collect();
         processes.sort_by_key(|process| (process.label.pid, process.label.start));
-        let start = std::mem::replace(&mut self.start, now);
+        let begun = std::mem::replace(&mut self.begun, now);
         self.bytes = 0;
         self.stops.clear();
         self.incomplete_kernel_stacks.clear();
         self.threads.clear();
         self.thread_names.clear();
         let lost = std::mem::take(&mut self.lost);
-        // A clock that was set back must not make a window end before it begins.
         StackWindow {
             period: self.period,
-            start: start.min(now),
-            end: now,
+            start: now.start_of_interval(&begun),
+            end: now.time,
             processes,
             codes: self.python.take(),
             lost,

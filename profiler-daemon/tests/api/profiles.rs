@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_daemon::command::{FlushError, WatchState};
+use profiler_daemon::{
+    command::{FlushError, WatchState},
+    processes,
+};
 use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, ProfileBuilder, Quality};
 use profiler_proto::v1::{
     self, ProfileSelector, QueryPprofRequest, QueryProfileRequest, profile_selector::Target,
@@ -83,7 +86,7 @@ fn put(server: &Server, profile: Profile) {
         .store
         .lock()
         .expect("the store")
-        .insert(profile, SystemTime::now());
+        .insert(profile, processes::uptime());
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::{
     api::{Context, access::Role, convert, peer, status::ApiError},
     command::{Command, FlushError, ProcessError, ProcessSummary, WatchState},
     kernel::records::Pid,
+    processes::uptime,
 };
 
 /// Largest answer. A client must allow as much; the default of most is 4 MiB.
@@ -53,7 +54,7 @@ impl Profiles {
         })?;
         let selection = {
             let mut store = self.context.store();
-            store.expire(SystemTime::now());
+            store.expire(uptime());
             store.select(query.target.clone(), query.span)
         };
         // The permit goes with the work: a client that leaves does not end it.

@@ -2,12 +2,13 @@
 
 use std::{
     path::Path,
+    sync::LazyLock,
     time::{Duration, Instant, SystemTime},
 };
 
 use profiler_common::{python::PythonStop, stop::StopReason};
 
-use super::{Aggregator, LOST_UNKNOWN_PROCESS, LOST_WINDOW_FULL, WindowLimits};
+use super::{Aggregator, LOST_UNKNOWN_PROCESS, LOST_WINDOW_FULL, Moment, WindowLimits};
 use crate::{
     kernel::records::{MARKED_GENERATION, Pid, RawSample, UserFrames},
     processes::{
@@ -29,9 +30,20 @@ fn epoch(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// When the tests began; the tests' clocks show some seconds since then.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A moment at which nobody has set the clock.
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        time: epoch(seconds),
+        steady: *BEGUN + Duration::from_secs(seconds),
+    }
+}
+
 fn aggregator(limits: WindowLimits) -> Aggregator {
     let codes = PythonCodes::start(ProcFs::new("/nonexistent")).unwrap();
-    Aggregator::new(Duration::from_millis(10), limits, epoch(100), codes)
+    Aggregator::new(Duration::from_millis(10), limits, moment(100), codes)
 }
 
 fn sample<'a>(time_ns: u64, pid: u32, thread: &'a str, user: &'a [u64]) -> RawSample<'a> {
@@ -122,12 +134,12 @@ fn kernel_stacks_that_are_not_whole_are_counted_and_a_new_period_is_the_next_win
     };
     aggregator.on_sample(&cut, &mut host.owner);
     aggregator.on_sample(&sample(20, 7, "worker", &[CODE]), &mut host.owner);
-    let window = aggregator.take(epoch(105), &host.owner);
+    let window = aggregator.take(moment(105), &host.owner);
     assert_eq!(window.processes[0].incomplete_kernel_stacks, 1);
     assert_eq!(window.period, Duration::from_millis(10));
     aggregator.set_period(Duration::from_millis(20));
     aggregator.on_sample(&sample(30, 7, "worker", &[CODE]), &mut host.owner);
-    let window = aggregator.take(epoch(110), &host.owner);
+    let window = aggregator.take(moment(110), &host.owner);
     assert_eq!(window.processes[0].incomplete_kernel_stacks, 0);
     assert_eq!(window.period, Duration::from_millis(20));
 }
@@ -150,7 +162,7 @@ fn equal_stacks_are_counted_and_return_addresses_point_at_the_call() {
     aggregator.add_lost("ring_full", 3);
     aggregator.add_lost("busy", 0);
     assert_eq!(aggregator.samples(), 5);
-    let window = aggregator.take(epoch(105), &host.owner);
+    let window = aggregator.take(moment(105), &host.owner);
     let frames = ["[anon]+100010", "[anon]+10001f", "?deac"].map(str::to_owned).to_vec();
     assert_eq!(
         counts(&window),
@@ -177,15 +189,31 @@ fn equal_stacks_are_counted_and_return_addresses_point_at_the_call() {
         (epoch(100), epoch(105), Duration::from_millis(10))
     );
 
-    let next = aggregator.take(epoch(104), &host.owner);
+    let next = aggregator.take(moment(107), &host.owner);
     assert!(next.processes.is_empty() && next.lost.is_empty());
-    assert_eq!(
-        (next.start, next.end),
-        (epoch(104), epoch(104)),
-        "the clock was set back"
-    );
+    assert_eq!((next.start, next.end), (epoch(105), epoch(107)));
     let summary = host.owner.list(None).unwrap().remove(0);
     assert_eq!((summary.samples, summary.rooted_samples), (5, 4));
+}
+
+#[test]
+fn a_window_is_as_long_as_it_was_when_the_clock_is_set() {
+    let host = Host::new();
+    let mut aggregator = aggregator(WindowLimits::default());
+    let mut check = |steady: u64, time: SystemTime, start: SystemTime| {
+        let now = Moment { time, ..moment(steady) };
+        let window = aggregator.take(now, &host.owner);
+        assert_eq!((window.start, window.end), (start, time), "after {steady} s");
+    };
+    let ahead = 86_400;
+    check(105, epoch(105), epoch(100));
+    check(110, epoch(ahead + 110), epoch(ahead + 105));
+    check(115, epoch(ahead + 115), epoch(ahead + 110));
+    check(120, epoch(20), epoch(15));
+    // A clock that is only corrected leaves no gap between windows.
+    check(125, epoch(25) + Duration::from_millis(30), epoch(20));
+    // The epoch itself is not passed.
+    check(130, epoch(2), epoch(2) - Duration::from_secs(5));
 }
 
 #[test]
@@ -202,7 +230,7 @@ fn a_sample_sees_the_mappings_of_its_moment() {
     aggregator.on_sample(&sample(30, 7, "t", &[5 * CODE]), &mut host.owner);
     host.owner
         .on_lifecycle(&map(25, 7, 5 * CODE, 6 * CODE, Path::new("//anon")), at(host.base, 31));
-    let window = aggregator.take(epoch(105), &host.owner);
+    let window = aggregator.take(moment(105), &host.owner);
     let one = |text: &str| vec![text.to_owned()];
     assert_eq!(
         counts(&window),
@@ -228,7 +256,7 @@ fn programs_of_one_process_are_told_apart() {
     aggregator.on_sample(&sample(30, 7, "t", &stack), &mut host.owner);
     aggregator.on_sample(&sample(10, 8, "t", &stack), &mut host.owner);
     host.owner.poll(at(host.base, 5_000_000_000));
-    let window = aggregator.take(epoch(105), &host.owner);
+    let window = aggregator.take(moment(105), &host.owner);
     let names: Vec<_> = window
         .processes
         .iter()
@@ -254,14 +282,14 @@ fn a_full_window_counts_what_it_loses() {
             aggregator.on_sample(&sample(10, 7, "t", &[CODE + number, CODE]), &mut host.owner);
             aggregator.on_sample(&sample(10, 7, "t", &[CODE, CODE]), &mut host.owner);
         }
-        let window = aggregator.take(epoch(105), &host.owner);
+        let window = aggregator.take(moment(105), &host.owner);
         let stacks = &window.processes[0].stacks;
         assert_eq!(stacks.len() as u64, expected_stacks);
         assert_eq!(stacks.values().sum::<u64>() + window.lost[LOST_WINDOW_FULL], 200);
         assert_eq!(window.processes[0].stops[&StopReason::Root], 100 + expected_stacks);
         // The next window has room again.
         aggregator.on_sample(&sample(10, 7, "t", &[CODE, CODE]), &mut host.owner);
-        assert_eq!(aggregator.take(epoch(110), &host.owner).lost.len(), 0);
+        assert_eq!(aggregator.take(moment(110), &host.owner).lost.len(), 0);
     };
     let limits = WindowLimits::default();
     check(
@@ -292,7 +320,7 @@ fn names_of_threads_are_bounded_and_harmless() {
     for name in ["a", "b", "c", "d", "a"] {
         aggregator.on_sample(&sample(10, 7, name, &[CODE]), &mut host.owner);
     }
-    let window = aggregator.take(epoch(105), &host.owner);
+    let window = aggregator.take(moment(105), &host.owner);
     let names: Vec<_> = counts(&window)
         .into_iter()
         .map(|(name, _, count)| (name.to_owned(), count))
@@ -305,7 +333,7 @@ fn names_of_threads_are_bounded_and_harmless() {
     };
     aggregator.on_sample(&odd, &mut host.owner);
     assert_eq!(
-        counts(&aggregator.take(epoch(110), &host.owner))[0].0,
+        counts(&aggregator.take(moment(110), &host.owner))[0].0,
         "\u{fffd}\u{1b}[0m"
     );
 }
@@ -344,7 +372,7 @@ fn the_frame_below_a_signal_trampoline_is_no_return_address() {
     ];
     let mut aggregator = aggregator(WindowLimits::default());
     aggregator.on_sample(&sample(1, 7, "t", &user), &mut owner);
-    let window = aggregator.take(epoch(105), &owner);
+    let window = aggregator.take(moment(105), &owner);
     let stack = window.processes[0].stacks.keys().next().unwrap();
     let links: Vec<u64> = stack
         .user
