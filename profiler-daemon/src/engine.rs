@@ -41,7 +41,7 @@ const RECLAIM: Duration = Duration::from_secs(10);
 /// Longest that the answer to a watch waits for the rows of the process, so that what is recorded from then on is whole.
 const LOADING: Duration = Duration::from_secs(1);
 /// Windows that may wait to be named.
-pub const NAMING_QUEUE: usize = 4;
+pub const NAMING_QUEUE: usize = 2;
 /// Reason of loss: the naming of earlier windows takes too long.
 const LOST_NAMING_BACKLOG: &str = "naming_backlog";
 /// Time after which an error that goes on is logged again.
@@ -141,7 +141,11 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        let timeout = TURN.min(self.window_ends.saturating_duration_since(Instant::now()));
+        // A window that is due and goes on is looked at again at the next turn.
+        let timeout = match self.window_ends.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => TURN,
+            left => TURN.min(left),
+        };
         if let Err(error) = self.parts.sampler.wait(&self.parts.waker, timeout) {
             self.note("cannot wait for the kernel's rings", &error);
             // Without this a lasting error would make the loop spin.
@@ -150,7 +154,7 @@ impl Engine {
         self.parts.waker.clear();
         self.take();
         let now = Instant::now();
-        if now >= self.window_ends {
+        if self.outlet.is_over(self.window_ends, now) {
             self.end_window(Vec::new());
         }
         while let Ok(command) = self.parts.commands.try_recv() {

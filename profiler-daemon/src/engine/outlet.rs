@@ -1,48 +1,73 @@
-//! Windows on their way to be named: into a queue of bounded length, and one place more for a window that somebody waits
-//! for, which is not lost while earlier ones are named.
+//! Windows on their way to be named: into a queue of bounded length, and some places more for those that have to end although
+//! it is full: somebody waits for them, or what is sampled next counts for another time. While any of these is taken the
+//! current window goes on, so that on a host where naming gets no CPU windows become longer before anything is lost.
 
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::{
+    collections::VecDeque,
+    sync::mpsc::{SyncSender, TrySendError},
+    time::{Duration, Instant},
+};
 
 use super::Naming;
+
+/// Windows that may wait beside the queue.
+const MAX_KEPT: usize = 3;
+/// How much longer a window may become. Processes that ended meanwhile are remembered for at least that.
+const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// The way to the thread that names windows.
 #[derive(Debug)]
 pub(super) struct Outlet {
     queue: SyncSender<Naming>,
     /// Found the queue full.
-    kept: Option<Naming>,
+    kept: VecDeque<Naming>,
 }
 
 impl Outlet {
     pub(super) fn new(queue: SyncSender<Naming>) -> Self {
-        Self { queue, kept: None }
+        Self {
+            queue,
+            kept: VecDeque::new(),
+        }
     }
 
-    /// Whether a window that somebody waits for can be taken now.
+    /// Whether another window can be taken now.
     pub(super) fn has_room(&mut self) -> bool {
-        if let Some(kept) = self.kept.take() {
+        while let Some(kept) = self.kept.pop_front() {
             match self.queue.try_send(kept) {
-                Err(TrySendError::Full(kept)) => self.kept = Some(kept),
+                Err(TrySendError::Full(kept)) => {
+                    self.kept.push_front(kept);
+                    break;
+                }
                 // Nobody names any more, which the next window finds as well; who waited is told by the answer's end.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             }
         }
-        self.kept.is_none()
+        self.kept.is_empty()
+    }
+
+    /// Whether a window that was to end at `due` ends now.
+    pub(super) fn is_over(&mut self, due: Instant, now: Instant) -> bool {
+        now >= due && (self.has_room() || now >= due + MAX_DELAY)
     }
 
     /// Sends a window behind those before it. Gives it back if there is no room for it, or nobody who names it.
     #[must_use]
     pub(super) fn send(&mut self, naming: Naming) -> Option<Naming> {
-        if !self.has_room() {
-            return Some(naming);
-        }
-        match self.queue.try_send(naming) {
-            Ok(()) => None,
-            Err(TrySendError::Full(naming)) if !naming.waiting.is_empty() => {
-                self.kept = Some(naming);
-                None
+        if self.has_room() {
+            match self.queue.try_send(naming) {
+                Ok(()) => None,
+                Err(TrySendError::Full(naming)) => {
+                    self.kept.push_back(naming);
+                    None
+                }
+                Err(TrySendError::Disconnected(naming)) => Some(naming),
             }
-            Err(TrySendError::Full(naming) | TrySendError::Disconnected(naming)) => Some(naming),
+        } else if self.kept.len() < MAX_KEPT {
+            self.kept.push_back(naming);
+            None
+        } else {
+            Some(naming)
         }
     }
 }
@@ -51,7 +76,7 @@ impl Outlet {
 mod tests {
     use std::{
         sync::mpsc::{Receiver, sync_channel},
-        time::{Duration, SystemTime},
+        time::SystemTime,
     };
 
     use tokio::sync::oneshot;
@@ -82,11 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_is_waited_for_is_kept_until_there_is_room() {
+    fn windows_that_find_the_queue_full_are_kept_in_their_order() {
         let (sender, queue) = sync_channel(2);
         let mut outlet = Outlet::new(sender);
-        assert!(outlet.send(naming(0)).is_none());
-        assert!(outlet.send(naming(1)).is_none());
+        assert!(outlet.send(naming(0)).is_none() && outlet.send(naming(1)).is_none());
+        assert!(outlet.has_room());
         let (reply, mut answer) = oneshot::channel();
         let waited_for = Naming {
             waiting: vec![reply],
@@ -94,14 +119,36 @@ mod tests {
         };
         assert!(outlet.send(waited_for).is_none());
         assert!(!outlet.has_room());
-        assert_eq!(outlet.send(naming(3)).unwrap().window.lost[""], 3);
+        // What has to end has some places more, and then no other.
+        assert!(outlet.send(naming(3)).is_none() && outlet.send(naming(4)).is_none());
+        assert_eq!(outlet.send(naming(5)).unwrap().window.lost[""], 5);
         answer.try_recv().unwrap_err();
 
-        assert_eq!(numbers(&queue), [0, 1]);
-        // It is before those that come after it.
-        assert!(outlet.send(naming(4)).is_none());
+        assert_eq!(queue.recv().unwrap().window.lost[""], 0);
+        assert!(!outlet.has_room(), "one of three has found a place");
+        assert_eq!(numbers(&queue), [1, 2]);
+        assert!(outlet.send(naming(6)).is_none());
+        assert_eq!(numbers(&queue), [3, 4]);
         assert!(outlet.has_room());
-        assert_eq!(numbers(&queue), [2, 4]);
+        assert_eq!(numbers(&queue), [6]);
+    }
+
+    #[test]
+    fn a_window_goes_on_while_earlier_ones_wait() {
+        let (sender, queue) = sync_channel(1);
+        let mut outlet = Outlet::new(sender);
+        let due = Instant::now();
+        let after = |seconds| due + Duration::from_secs(seconds);
+        assert!(outlet.is_over(due, due) && !outlet.is_over(after(1), due));
+        assert!(outlet.send(naming(0)).is_none());
+        // It would find a place beside the queue.
+        assert!(outlet.is_over(due, due));
+        assert!(outlet.send(naming(1)).is_none());
+        assert!(!outlet.is_over(due, due) && !outlet.is_over(due, after(29)));
+        assert!(outlet.is_over(due, after(30)), "not for ever");
+        assert_eq!(numbers(&queue), [0]);
+        assert!(outlet.is_over(due, after(1)));
+        assert_eq!(numbers(&queue), [1]);
     }
 
     #[test]
