@@ -339,7 +339,7 @@ impl Stages<'_> {
         error: &LoadError,
         commands: tokio::sync::mpsc::Receiver<command::Command>,
     ) -> Result<Vec<JoinHandle<()>>, DaemonError> {
-        let (reason, remedy) = (error.to_string(), error.remedy().into_owned());
+        let (reason, remedy) = (error.to_string(), error.remedy());
         tracing::error!(%reason, %remedy, "nothing can be sampled on this host");
         let idle = || PartState::Unsupported {
             reason: "nothing is sampled".to_owned(),

@@ -165,8 +165,21 @@ impl LoadError {
         }
     }
 
-    /// What an operator can do about it; empty if nothing is known.
-    pub fn remedy(&self) -> Cow<'static, str> {
+    /// What an operator can do about it. A start that was refused is not tried again: whoever mends the cause has to restart
+    /// the daemon, and is told so.
+    pub fn remedy(&self) -> String {
+        const NOT_TRIED_AGAIN: &str = "restart the daemon: a start that was refused is not tried again.";
+        let mending = self.mending();
+        match self {
+            // The daemon is started anew with the host or with its container.
+            Self::KernelTooOld { .. } | Self::PidNamespace { .. } => mending.into_owned(),
+            _ if mending.is_empty() => format!("Mend the cause and {NOT_TRIED_AGAIN}"),
+            _ => format!("{mending} Then {NOT_TRIED_AGAIN}"),
+        }
+    }
+
+    /// What would mend it; empty if nothing is known.
+    fn mending(&self) -> Cow<'static, str> {
         match self {
             Self::PerfEvent {
                 paranoid: Some(level),
@@ -175,7 +188,7 @@ impl LoadError {
             } if *level > MAX_PERF_EVENT_PARANOID && source.raw_os_error() == Some(libc::EACCES) => {
                 return format!(
                     "The sysctl kernel.perf_event_paranoid is {level}, where kernels of Debian and Ubuntu ask for \
-                     CAP_SYS_ADMIN: set it to {MAX_PERF_EVENT_PARANOID} and restart the daemon."
+                     CAP_SYS_ADMIN: set it to {MAX_PERF_EVENT_PARANOID}."
                 )
                 .into();
             }
@@ -213,7 +226,7 @@ impl LoadError {
 }
 
 /// An error with everything that caused it; verifier logs are cut to their last lines.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     const MAX_BYTES: usize = 600;
     let mut text = error.to_string();
     let mut source = error.source();
@@ -344,6 +357,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whoever_mends_a_refused_start_is_told_to_restart() {
+        let refused = |code| LoadError::PerfEvent {
+            event: "the CPU clock",
+            cpu: 0,
+            paranoid: Some(4),
+            source: io::Error::from_raw_os_error(code),
+        };
+        for code in [libc::EACCES, libc::EPERM, libc::EINVAL, libc::ENOMEM, libc::ENODEV] {
+            let remedy = refused(code).remedy();
+            assert!(
+                remedy.ends_with("restart the daemon: a start that was refused is not tried again."),
+                "{remedy}"
+            );
+        }
+        let release = "5.4.0".to_owned();
+        assert_eq!(LoadError::KernelTooOld { release }.remedy(), "Run a newer kernel.");
+    }
+
+    #[test]
     fn a_rate_that_the_kernel_refuses_has_its_remedy() {
         let refused_at = |paranoid, code| LoadError::PerfEvent {
             event: "the CPU clock",
@@ -363,6 +395,6 @@ mod tests {
         assert!(remedy.contains("kernel.perf_event_paranoid is 4"), "{remedy}");
         // A container's filter answers with this one, whatever the level is.
         assert!(refused_at(Some(3), libc::EPERM).remedy().contains("seccomp"));
-        assert_eq!(error(libc::ENODEV).remedy(), "");
+        assert_eq!(error(libc::ENODEV).mending(), "");
     }
 }
