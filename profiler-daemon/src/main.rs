@@ -9,7 +9,7 @@ use profiler_config::{DEFAULT_DIRECTORY, read_default_files, read_file};
 use profiler_daemon::{
     arguments::Arguments,
     daemon::{self, Configured},
-    logging,
+    kernel, logging,
     reload::Source,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const EXIT_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
+    kernel::bound_heap();
     let arguments = Arguments::parse();
     let configured = match configure(&arguments) {
         Ok(configured) => configured,

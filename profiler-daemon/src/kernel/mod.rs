@@ -7,6 +7,7 @@ mod allocator;
 mod btf;
 mod cost;
 mod cpus;
+mod heap;
 mod lifecycle;
 mod load;
 mod offsets;
@@ -22,6 +23,7 @@ mod tables;
 mod templates;
 
 pub use cost::{CostReader, KernelCost, possible_cpus};
+pub use heap::{bound_heap, give_back_memory};
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
@@ -31,5 +33,4 @@ pub use sample_rings::SampleBatch;
 #[cfg(feature = "fuzzing")]
 pub(crate) use sample_rings::decode as decode_sample;
 pub use sampler::{Sampler, SamplerOptions, SamplingCounts};
-pub use sys::give_back_memory;
 pub use tables::KernelTables;

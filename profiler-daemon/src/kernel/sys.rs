@@ -51,15 +51,6 @@ pub(super) mod attr {
     pub(in crate::kernel) const FLAG_USE_CLOCKID: u64 = 1 << 25;
 }
 
-/// Gives freed memory back to the kernel, which the allocator otherwise keeps for later.
-pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number and touches nothing but the allocator's own free memory, under its locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Opens a perf event that counts all processes on one CPU.
 pub(super) fn perf_event_open(attr: &PerfEventAttr, cpu: u32) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
