@@ -14,7 +14,7 @@ use crate::{
     kernel::records::Pid,
     processes::{
         Now, Processes,
-        walker_tables::{TableId, TablesFull, WalkerMapping, WalkerTables},
+        walker_tables::{TableError, TableId, WalkerMapping, WalkerTables},
     },
 };
 
@@ -23,25 +23,17 @@ use crate::{
 pub struct NoWalker;
 
 impl WalkerTables for NoWalker {
-    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
-        Err(TablesFull {
-            table: "rows",
-            wanted: table.rows.len() as u64,
-            capacity: 0,
-        })
+    fn install(&mut self, _table: &RowTable) -> Result<TableId, TableError> {
+        Err(TableError::NoWalker)
     }
     fn remove(&mut self, _table: TableId) {}
     fn set_process(
         &mut self,
         _pid: Pid,
-        mappings: &[WalkerMapping],
+        _mappings: &[WalkerMapping],
         _python: Option<&PythonLayout>,
-    ) -> Result<u32, TablesFull> {
-        Err(TablesFull {
-            table: "processes",
-            wanted: mappings.len() as u64,
-            capacity: 0,
-        })
+    ) -> Result<u32, TableError> {
+        Err(TableError::NoWalker)
     }
     fn remove_process(&mut self, _pid: Pid) {}
     fn watched(&self) -> Vec<Pid> {

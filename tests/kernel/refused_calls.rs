@@ -68,6 +68,11 @@ fn what_is_refused_while_it_runs_is_told_and_tried_again() {
         (process["watch_state"] == "not_watched" && reason.contains("processes")).then_some(reason)
     });
     println!("{refused}");
+    assert!(
+        refused.contains("Operation not permitted"),
+        "as the kernel said it: {refused}"
+    );
+    assert!(!refused.contains("full"), "there is room: {refused}");
     assert!(daemon.status()["sampling"]["lost"]["walker_entry_refused"].as_u64() > Some(0));
     let before = daemon.process(first.pid())["samples"].as_u64().unwrap();
     daemon.wait_for_samples(first.pid(), before + 200, SAMPLES_WITHIN);

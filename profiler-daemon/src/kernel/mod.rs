@@ -15,6 +15,7 @@ mod peer_groups;
 mod perf_event;
 mod python_layouts;
 pub mod records;
+mod refusal;
 mod sample_rings;
 mod sampler;
 mod shards;

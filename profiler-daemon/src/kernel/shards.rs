@@ -4,13 +4,13 @@ use std::os::fd::AsFd;
 
 use aya::maps::{ArrayOfMaps, MapData};
 use profiler_common::{
-    limits::{ROWS_PER_SHARD, SHARD_SHIFT},
+    limits::{MAX_SHARDS, ROWS_PER_SHARD, SHARD_SHIFT},
     row::Row,
 };
 use zerocopy::IntoBytes;
 
-use super::{allocator::Run, load::LoadError, sys::SharedMemory};
-use crate::processes::walker_tables::TablesFull;
+use super::{allocator::Run, load::LoadError, refusal::table_error, sys::SharedMemory};
+use crate::processes::walker_tables::TableError;
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
 const MMAPABLE: u32 = 1 << 10;
@@ -38,15 +38,11 @@ impl Shards {
     }
 
     /// Makes sure that shards up to the end of a run of rows exist.
-    pub(super) fn grow_to(&mut self, rows: Run) -> Result<(), TablesFull> {
+    pub(super) fn grow_to(&mut self, rows: Run) -> Result<(), TableError> {
         while (self.shards.len() as u64) << SHARD_SHIFT < u64::from(rows.first) + u64::from(rows.count) {
             self.add().map_err(|error| {
                 tracing::warn!(%error, "the kernel refused another shard of rows");
-                TablesFull {
-                    table: "rows (no memory for another shard)",
-                    wanted: u64::from(rows.count),
-                    capacity: (self.shards.len() as u64) << SHARD_SHIFT,
-                }
+                table_error("rows", u64::from(MAX_SHARDS) << SHARD_SHIFT, &error)
             })?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use aya::{
     maps::{HashMap as BpfHashMap, Map, MapData},
 };
 use profiler_common::{
-    limits::{MAX_MAPPINGS, MAX_PAGES, MAX_SHARDS, SHARD_SHIFT},
+    limits::{MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_SHARDS, SHARD_SHIFT},
     process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, state},
     python::PythonLayout,
     row::{Page, Row},
@@ -27,11 +27,12 @@ use super::{
     load::{LoadError, take_map},
     python_layouts::{NO_LAYOUT, PythonLayouts},
     records::{MARKED_GENERATION, Pid},
+    refusal::table_error,
     shards::Shards,
     sys::SharedMemory,
     templates::{EntryValue, ExecValue, TemplateKey, TemplateValue},
 };
-use crate::processes::walker_tables::{Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
+use crate::processes::walker_tables::{Layout, TableError, TableId, WalkerMapping, WalkerTables};
 
 mod mappings;
 
@@ -193,9 +194,9 @@ impl KernelTables {
         table: &'static str,
         allocator: fn(&mut Self) -> &mut Allocator,
         wanted: usize,
-    ) -> Result<Run, TablesFull> {
+    ) -> Result<Run, TableError> {
         let capacity = allocator(self).capacity();
-        let full = TablesFull {
+        let full = TableError::Full {
             table,
             wanted: wanted as u64,
             capacity: u64::from(capacity),
@@ -210,15 +211,11 @@ impl KernelTables {
         allocator(self).allocate(count).ok_or(full)
     }
 
-    fn set_entry(&mut self, pid: Pid, entry: ProcessEntry) -> Result<(), TablesFull> {
+    fn set_entry(&mut self, pid: Pid, entry: ProcessEntry) -> Result<(), TableError> {
         self.processes.insert(pid.0, EntryValue(entry), 0).map_err(|error| {
             self.failed_updates += 1;
             tracing::debug!(%pid, %error, "the kernel refused a process's entry");
-            TablesFull {
-                table: "processes",
-                wanted: 1,
-                capacity: u64::from(profiler_common::limits::MAX_PROCESSES),
-            }
+            table_error("processes", u64::from(MAX_PROCESSES), &error)
         })
     }
 
@@ -231,7 +228,7 @@ impl KernelTables {
 }
 
 impl WalkerTables for KernelTables {
-    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TableError> {
         let rows = self.allocate("rows", |tables| &mut tables.rows, table.rows.len())?;
         if let Err(full) = self.shards.grow_to(rows) {
             self.rows.free(rows);
@@ -283,7 +280,7 @@ impl WalkerTables for KernelTables {
         pid: Pid,
         mappings: &[WalkerMapping],
         python: Option<&PythonLayout>,
-    ) -> Result<u32, TablesFull> {
+    ) -> Result<u32, TableError> {
         let run = self.write_mappings(mappings)?;
         // What is given back is told by the mappings that entries refer to: without any it could not be told.
         let python = python
@@ -325,7 +322,7 @@ impl WalkerTables for KernelTables {
         program: FileKey,
         layout: &Layout,
         mappings: &[WalkerMapping],
-    ) -> Result<u32, TablesFull> {
+    ) -> Result<u32, TableError> {
         self.put_template(program, layout, mappings)
     }
 

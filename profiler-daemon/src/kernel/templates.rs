@@ -8,9 +8,10 @@ use profiler_common::{
 
 use super::{
     records::{MARKED_GENERATION, Pid},
+    refusal::table_error,
     tables::{KernelTables, ProcessMappings},
 };
-use crate::processes::walker_tables::{Layout, TablesFull, WalkerMapping, WalkerTables};
+use crate::processes::walker_tables::{Layout, TableError, WalkerMapping, WalkerTables};
 
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -61,7 +62,7 @@ impl KernelTables {
         program: FileKey,
         layout: &Layout,
         mappings: &[WalkerMapping],
-    ) -> Result<u32, TablesFull> {
+    ) -> Result<u32, TableError> {
         self.drop_template(program);
         let run = self.write_mappings(mappings)?;
         let generation = self.next_generation() | TEMPLATE_GENERATION;
@@ -81,11 +82,7 @@ impl KernelTables {
             self.failed_updates += 1;
             tracing::debug!(%error, "the kernel refused a template");
             self.mappings.free(run);
-            return Err(TablesFull {
-                table: "templates",
-                wanted: 1,
-                capacity: u64::from(MAX_TEMPLATES),
-            });
+            return Err(table_error("templates", u64::from(MAX_TEMPLATES), &error));
         }
         let mappings = self.take_tables(run, mappings);
         self.templates.insert(program, (generation, mappings));

@@ -8,7 +8,7 @@ use profiler_common::{
 };
 use profiler_unwinding::RowTable;
 
-use super::walker_tables::{Backing, Layout, TableId, TablesFull, WalkerMapping, WalkerTables};
+use super::walker_tables::{Backing, Layout, TableError, TableId, WalkerMapping, WalkerTables};
 use crate::kernel::records::Pid;
 
 /// Keeps what the walker would have, and panics when its contract is broken.
@@ -16,6 +16,8 @@ use crate::kernel::records::Pid;
 pub(crate) struct WalkerDouble {
     pub(crate) max_rows: u64,
     pub(crate) max_mappings: u64,
+    /// Whether the kernel refuses every change of its maps.
+    pub(crate) is_refused: bool,
     /// Link range and number of rows by table.
     pub(crate) tables: BTreeMap<TableId, (std::ops::Range<u64>, u64)>,
     pub(crate) processes: BTreeMap<Pid, Vec<WalkerMapping>>,
@@ -36,6 +38,7 @@ impl Default for WalkerDouble {
         Self {
             max_rows: u64::MAX,
             max_mappings: u64::MAX,
+            is_refused: false,
             tables: BTreeMap::new(),
             processes: BTreeMap::new(),
             python: BTreeMap::new(),
@@ -48,17 +51,29 @@ impl Default for WalkerDouble {
     }
 }
 
+impl WalkerDouble {
+    /// Asks the kernel for a change.
+    fn ask(&self, table: &'static str) -> Result<(), TableError> {
+        let reason = "Operation not permitted".to_owned();
+        match self.is_refused {
+            true => Err(TableError::Refused { table, reason }),
+            false => Ok(()),
+        }
+    }
+}
+
 impl WalkerTables for WalkerDouble {
-    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull> {
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TableError> {
         let used: u64 = self.tables.values().map(|(_, rows)| rows).sum();
         let wanted = table.rows.len() as u64;
         if used.saturating_add(wanted) > self.max_rows {
-            return Err(TablesFull {
+            return Err(TableError::Full {
                 table: "rows",
                 wanted,
                 capacity: self.max_rows,
             });
         }
+        self.ask("rows")?;
         self.next += 1;
         self.tables.insert(TableId(self.next), (table.link_range(), wanted));
         Ok(TableId(self.next))
@@ -77,7 +92,7 @@ impl WalkerTables for WalkerDouble {
         pid: Pid,
         mappings: &[WalkerMapping],
         python: Option<&PythonLayout>,
-    ) -> Result<u32, TablesFull> {
+    ) -> Result<u32, TableError> {
         let mut end = 0;
         for mapping in mappings {
             assert!(
@@ -93,12 +108,13 @@ impl WalkerTables for WalkerDouble {
         }
         let wanted = mappings.len() as u64;
         if wanted > self.max_mappings {
-            return Err(TablesFull {
+            return Err(TableError::Full {
                 table: "mappings",
                 wanted,
                 capacity: self.max_mappings,
             });
         }
+        self.ask("processes")?;
         self.writes += 1;
         self.processes.insert(pid, mappings.to_vec());
         match python {
@@ -127,7 +143,7 @@ impl WalkerTables for WalkerDouble {
         program: FileKey,
         layout: &Layout,
         mappings: &[WalkerMapping],
-    ) -> Result<u32, TablesFull> {
+    ) -> Result<u32, TableError> {
         self.next += 1;
         let generation = TEMPLATE_GENERATION | self.next;
         let template = (generation, *layout, mappings.to_vec());

@@ -197,7 +197,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processes::{double::WalkerDouble, walker_tables::TablesFull};
+    use crate::processes::{double::WalkerDouble, walker_tables::TableError};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -230,7 +230,7 @@ mod tests {
         tables.exchange(&[], &[content(0), content(1), content(2)], 3);
         let now = 10 * SECOND;
         tables.install(&mut walker, content(3), &table(10), now);
-        let reason = TablesFull {
+        let reason = TableError::Full {
             table: "rows",
             wanted: 10,
             capacity: 30,

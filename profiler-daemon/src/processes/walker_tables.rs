@@ -49,22 +49,36 @@ pub struct Layout {
     pub vdso_end: u64,
 }
 
-/// The tables are full; what was asked for was not done and nothing else changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the walker's table of {table} is full: {wanted} more of at most {capacity}")]
-pub struct TablesFull {
-    /// Which table.
-    pub table: &'static str,
-    /// Entries asked for.
-    pub wanted: u64,
-    /// Entries that fit in all.
-    pub capacity: u64,
+/// Why the tables do not take something. It was not done, and nothing else changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// There is no room.
+    #[error("the walker's table of {table} is full: {wanted} more of at most {capacity}")]
+    Full {
+        /// Which table.
+        table: &'static str,
+        /// Entries asked for.
+        wanted: u64,
+        /// Entries that fit in all.
+        capacity: u64,
+    },
+    /// There is room, and the kernel does not let us have it.
+    #[error("the kernel refused a change of the walker's table of {table}: {reason}")]
+    Refused {
+        /// Which table.
+        table: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// Nothing is walked here.
+    #[error("there is no walker")]
+    NoWalker,
 }
 
 /// The walker's tables, implemented over the kernel's maps and by a double in tests.
 pub trait WalkerTables {
     /// Loads rows in bulk.
-    fn install(&mut self, table: &RowTable) -> Result<TableId, TablesFull>;
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TableError>;
     /// Gives the rows back once no running walk can use them. No process may refer to them any more.
     fn remove(&mut self, table: TableId);
     /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint. With `python` its
@@ -75,7 +89,7 @@ pub trait WalkerTables {
         pid: Pid,
         mappings: &[WalkerMapping],
         python: Option<&PythonLayout>,
-    ) -> Result<u32, TablesFull>;
+    ) -> Result<u32, TableError>;
     /// Ends the watch.
     fn remove_process(&mut self, pid: Pid);
     /// Processes that the walker watches now, those included that the kernel added at a fork.
@@ -91,12 +105,8 @@ pub trait WalkerTables {
         _program: FileKey,
         _layout: &Layout,
         _mappings: &[WalkerMapping],
-    ) -> Result<u32, TablesFull> {
-        Err(TablesFull {
-            table: "templates",
-            wanted: 1,
-            capacity: 0,
-        })
+    ) -> Result<u32, TableError> {
+        Err(TableError::NoWalker)
     }
     /// Ends that. Processes that were entered so are not changed.
     fn remove_template(&mut self, _program: FileKey) {}

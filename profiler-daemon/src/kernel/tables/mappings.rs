@@ -4,7 +4,7 @@ use profiler_common::process::{Mapping, kind};
 use zerocopy::IntoBytes as _;
 
 use super::{KernelTables, NO_LAYOUT, Run};
-use crate::processes::walker_tables::{Backing, TableId, TablesFull, WalkerMapping};
+use crate::processes::walker_tables::{Backing, TableError, TableId, WalkerMapping};
 
 /// The run of mappings of a process and the tables that they refer to.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl KernelTables {
     }
 
     /// Takes a run for mappings and writes them there.
-    pub(in crate::kernel) fn write_mappings(&mut self, mappings: &[WalkerMapping]) -> Result<Run, TablesFull> {
+    pub(in crate::kernel) fn write_mappings(&mut self, mappings: &[WalkerMapping]) -> Result<Run, TableError> {
         let run = self.allocate("mappings", |tables| &mut tables.mappings, mappings.len())?;
         let encoded: Vec<Mapping> = mappings.iter().map(|mapping| self.encode(mapping)).collect();
         self.mapping_memory
