@@ -57,10 +57,18 @@ fn check_service(text: &[u8]) {
     if let Some(name) = &application {
         assert!(arguments.iter().any(|argument| argument.contains(name)), "{name}");
     }
-    for name in [
-        service::name(text, None, b"/usr/bin/prog"),
-        service::name(cgroup, application, executable),
-    ] {
+    let known = service::Known {
+        cgroup,
+        application,
+        executable,
+        arguments: &arguments,
+    };
+    let of_cgroup = service::Known {
+        cgroup: text,
+        executable: b"/usr/bin/prog",
+        ..service::Known::default()
+    };
+    for name in [service::name(&[], of_cgroup), service::name(&[], known)] {
         assert!(name.len() <= LONGEST_SERVICE, "{} bytes", name.len());
     }
 }

@@ -13,6 +13,7 @@ mod meant;
 mod names;
 mod pattern;
 mod read;
+mod service;
 mod sinks;
 mod sources;
 mod values;
@@ -26,5 +27,6 @@ pub use meant::{
 };
 pub use pattern::{InvalidPattern, Pattern};
 pub use read::{DEFAULT_DIRECTORY, ReadError, read_default_files, read_file};
+pub use service::{NamedService, ProcessFacts};
 pub use sinks::{Endpoint, Sink, SinkTarget};
 pub use sources::{Setting, SourceFile, Sources};

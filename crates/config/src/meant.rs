@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use profiler_alerts::Limit;
 use serde::{Deserialize, Serialize};
 
-use crate::{Pattern, Sink, limits::default_limits, sinks::default_sinks};
+use crate::{NamedService, Pattern, Sink, limits::default_limits, sinks::default_sinks};
 
 /// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub struct Targets {
     pub exclude: Vec<Pattern>,
     /// Allow the daemon to be watched.
     pub watch_self: bool,
+    /// Names of services that go before those that the host gives; the first that fits.
+    pub services: Arc<[NamedService]>,
 }
 
 /// How addresses get their names.
@@ -235,6 +237,7 @@ impl Default for Config {
                 include: Vec::new(),
                 exclude: Vec::new(),
                 watch_self: false,
+                services: Arc::default(),
             },
             symbols: Symbols {
                 cache_bytes: 32 * MIB,

@@ -109,6 +109,11 @@ enum Step {
     Anything,
 }
 
+/// Whether the whole text fits the pattern, in which `*` stands for anything, slashes included.
+pub(crate) fn glob_anywhere(pattern: &str, text: &[u8]) -> bool {
+    glob(pattern.replace('*', "**").as_bytes(), text)
+}
+
 /// Whether the whole text fits the pattern. Time is at most the product of both lengths, whatever they hold: all
 /// places in the pattern that the text so far may have reached are followed at once.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {

@@ -9,6 +9,7 @@ use crate::{
     Config, LogFormat, LogLevel, WalkerLoop,
     limits::WrittenLimit,
     pattern::Patterns,
+    service::Services,
     sinks::WrittenSink,
     values::{AbsolutePath, ExternalUrl, GroupName, Integer, Period, Size, SocketPath},
 };
@@ -65,6 +66,7 @@ pub(crate) struct Targets {
     include: Option<Patterns>,
     exclude: Option<Patterns>,
     watch_self: Option<bool>,
+    services: Option<Services>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -154,6 +156,10 @@ impl Written {
         set(&mut config.targets.include, targets.include.map(|list| list.0));
         set(&mut config.targets.exclude, targets.exclude.map(|list| list.0));
         set(&mut config.targets.watch_self, targets.watch_self);
+        set(
+            &mut config.targets.services,
+            targets.services.map(|services| services.0.into()),
+        );
         set(&mut config.symbols.cache_bytes, symbols.cache_bytes.map(|size| size.0));
         set(
             &mut config.symbols.max_debug_info_bytes,
@@ -229,6 +235,7 @@ impl From<&Config> for Written {
                 include: Some(Patterns(config.targets.include.clone())),
                 exclude: Some(Patterns(config.targets.exclude.clone())),
                 watch_self: Some(config.targets.watch_self),
+                services: Some(Services(config.targets.services.to_vec())),
             },
             symbols: Symbols {
                 cache_bytes: Some(Size(config.symbols.cache_bytes)),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use profiler_config::{
-    Config, LogFormat, LogLevel, Pattern, ReadError, Setting, SourceFile, Sources, WalkerLoop, read_default_files,
-    read_file,
+    Config, LogFormat, LogLevel, NamedService, Pattern, ReadError, Setting, SourceFile, Sources, WalkerLoop,
+    read_default_files, read_file,
 };
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
@@ -73,6 +73,13 @@ fn every_key_is_meant_as_written() {
         include = ["nginx*", "/srv/**"]
         exclude = ["bash"]
         watch_self = true
+        [[targets.services]]
+        name = "billing"
+        command_lines = ["* -m billing.*"]
+        [[targets.services]]
+        name = "web"
+        executables = ["/srv/web/**"]
+        units = ["web-*.service"]
         [symbols]
         cache_bytes = "1MiB"
         max_debug_info_bytes = "64KiB"
@@ -110,6 +117,8 @@ fn every_key_is_meant_as_written() {
         [Pattern::new("nginx*").unwrap(), Pattern::new("/srv/**").unwrap()]
     );
     assert_eq!(config.targets.exclude, [Pattern::new("bash").unwrap()]);
+    let names = config.targets.services.iter().map(NamedService::name);
+    assert_eq!(names.collect::<Vec<_>>(), ["billing", "web"]);
     assert_eq!(
         (config.symbols.cache_bytes, config.symbols.max_debug_info_bytes),
         (1 << 20, 64 << 10)
@@ -193,6 +202,16 @@ fn mistakes_are_named_with_their_line() {
     check_mistake("[api]\nread_group = \"a:b\"\n", "a.toml:2", &["a:b", "name of a group"]);
     check_mistake("[targets]\ninclude = [\"x\", \"\"]\n", "a.toml:2", &["empty pattern"]);
     check_mistake("[targets]\ninclude = \"x\"\n", "a.toml:2", &["sequence"]);
+    check_mistake(
+        "[[targets.services]]\nname = \"x\"\n",
+        "a.toml:1",
+        &["x", "executables", "command_lines"],
+    );
+    check_mistake(
+        "[[targets.services]]\nname = \"x\"\nunits = [\"\"]\n",
+        "a.toml:3",
+        &["pattern"],
+    );
     check_mistake("[log]\nlevel = \"loud\"\n", "a.toml:2", &["loud", "error", "trace"]);
     check_mistake("[sampling]\nhz = 1\nhz = 2\n", "a.toml:3", &["duplicate"]);
     check_mistake("[sampling\n", "a.toml:1", &[]);

@@ -383,7 +383,13 @@ mod tests {
     fn this_process_is_rust_and_its_files_are_built_once() {
         let mut builder = builder();
         let pid = Pid(std::process::id());
-        builder.submit(Job::Identify { image: ImageId(1), pid }).unwrap();
+        builder
+            .submit(Job::Identify {
+                image: ImageId(1),
+                pid,
+                services: Arc::default(),
+            })
+            .unwrap();
         let Outcome::Identified { result, .. } = wait(&mut builder) else {
             panic!("another outcome")
         };
@@ -563,6 +569,7 @@ mod tests {
             .submit(Job::Identify {
                 image: ImageId(1),
                 pid: Pid(u32::MAX),
+                services: Arc::default(),
             })
             .unwrap();
         assert!(matches!(wait(&mut builder), Outcome::Identified { result: Err(_), .. }));

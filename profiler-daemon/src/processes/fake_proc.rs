@@ -176,6 +176,7 @@ pub(crate) fn targets() -> Targets {
         include: Vec::new(),
         exclude: Vec::new(),
         watch_self: false,
+        services: std::sync::Arc::default(),
     }
 }
 

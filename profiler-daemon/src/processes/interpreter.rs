@@ -51,13 +51,59 @@ impl Interpreter {
     }
 }
 
+/// When a process that is not fit is worth another look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Its interpreter is not one that can be read.
+    Never,
+    /// It is starting, or changed while it was looked at.
+    Soon,
+    /// It runs no Python code, and may at any time.
+    WhenItRuns,
+}
+
+/// Why the layout of an interpreter is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unfit {
+    pub(super) reason: String,
+    pub(super) again: Again,
+}
+
+impl From<Failure> for Unfit {
+    fn from(failure: Failure) -> Self {
+        Self {
+            reason: failure.reason,
+            again: if failure.passes { Again::Soon } else { Again::Never },
+        }
+    }
+}
+
+impl From<String> for Unfit {
+    fn from(reason: String) -> Self {
+        Failure::from(reason).into()
+    }
+}
+
+impl From<PythonError> for Unfit {
+    fn from(error: PythonError) -> Self {
+        Self {
+            reason: error.to_string(),
+            again: match error {
+                error if error.is_idle() => Again::WhenItRuns,
+                error if error.is_transient() => Again::Soon,
+                _ => Again::Never,
+            },
+        }
+    }
+}
+
 /// Makes the layout of a process and holds it against the process. `family` names the result.
 pub(super) fn inspect(
     proc: &ProcFs,
     pid: Pid,
     mapped: &MappedInterpreter,
     family: u64,
-) -> Result<Arc<Interpreter>, Failure> {
+) -> Result<Arc<Interpreter>, Unfit> {
     let memory = TargetMemory::open(proc, pid).map_err(|reason| Failure {
         passes: does_pass(&reason),
         reason: format!("its memory cannot be opened: {reason}"),
@@ -81,10 +127,7 @@ pub(super) fn inspect(
             Err(error) => refused = error,
         }
     }
-    Err(Failure {
-        reason: refused.to_string(),
-        passes: refused.is_transient(),
-    })
+    Err(refused.into())
 }
 
 #[cfg(test)]
@@ -175,7 +218,7 @@ Shop().sell()
             match inspect(&ProcFs::new("/proc"), pid, mapped, 1) {
                 Ok(interpreter) => return interpreter,
                 // It is only starting.
-                Err(failure) => assert!(failure.passes && Instant::now() < deadline, "{failure:?}"),
+                Err(unfit) => assert!(unfit.again != Again::Never && Instant::now() < deadline, "{unfit:?}"),
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use profiler_config::NamedService;
 use profiler_unwinding::RowTable;
 
 use super::{
     discovery::Marks,
     files::MappedPlace,
-    interpreter::{Interpreter, MappedInterpreter},
+    interpreter::{Interpreter, MappedInterpreter, Unfit},
     objects::{Built, MappedObject},
     process::ImageId,
     scan::MapsScan,
@@ -34,7 +35,11 @@ pub(super) enum Job {
     /// Compile the rows of an object again.
     Compile { object: Arc<MappedObject> },
     /// Find out what a process is.
-    Identify { image: ImageId, pid: Pid },
+    Identify {
+        image: ImageId,
+        pid: Pid,
+        services: Arc<[NamedService]>,
+    },
     /// Hold the layout of an interpreter against a process that has it mapped.
     Inspect {
         image: ImageId,
@@ -65,7 +70,7 @@ pub(super) enum Outcome {
     },
     Inspected {
         image: ImageId,
-        result: Result<Arc<Interpreter>, Failure>,
+        result: Result<Arc<Interpreter>, Unfit>,
     },
 }
 

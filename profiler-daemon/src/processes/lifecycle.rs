@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use super::{
-    jobs::Job,
     mappings::Mapping,
     objects::MappedObject,
     owner::Processes,
@@ -170,7 +169,7 @@ impl<T: WalkerTables> Processes<T> {
         // processes of its program does not tell its service.
         let is_python = image.identity().is_some_and(|identity| identity.marks.python);
         if !is_python && image.is_running() && is_interpreter_library(&record.path) {
-            self.submit(Job::Identify { image: id, pid });
+            self.submit_identification(id, pid);
         }
         let Some(image) = self.images.get(&id).filter(|_| is_tracked) else {
             return;

@@ -68,9 +68,18 @@ impl<T: WalkerTables> Processes<T> {
             Some(identity) => identity.executable.clone(),
             None => self.proc.executable(pid).unwrap_or_default(),
         };
+        let command_line = self.proc.command_line(pid).unwrap_or_default();
         let service: Arc<str> = match image.identity() {
             Some(identity) => Arc::clone(&identity.service),
-            None => service::name(&self.proc.cgroup(pid).unwrap_or_default(), None, &executable).into(),
+            None => {
+                let known = service::Known {
+                    cgroup: &self.proc.cgroup(pid).unwrap_or_default(),
+                    application: None,
+                    executable: &executable,
+                    arguments: &command_line,
+                };
+                service::name(&self.targets.services, known).into()
+            }
         };
         let user_id = match image.identity() {
             Some(identity) => identity.user_id,
@@ -84,7 +93,7 @@ impl<T: WalkerTables> Processes<T> {
             start: image.start,
             name: Arc::clone(&image.name),
             executable: String::from_utf8_lossy(&executable).into_owned(),
-            command_line: self.proc.command_line(pid).unwrap_or_default(),
+            command_line,
             runtime: image.runtime(),
             service,
             watch_state,

@@ -2,21 +2,21 @@
 //!
 //! An image that maps an interpreter is given to the builder, which holds the interpreter's layout against the process.
 //! Until that has succeeded, and where it does not, its native stacks are all there is. A process that is still starting
-//! is looked at again, less and less often.
+//! is looked at again, less and less often; one that embeds an interpreter and calls it now and then, for as long as it runs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use profiler_common::python::PythonLayout;
 use profiler_unwinding::python::{Libc, Version};
 
 use super::{
-    interpreter::{Interpreter, MappedInterpreter},
-    jobs::{Failure, Job},
+    interpreter::{Again, Interpreter, MappedInterpreter, Unfit},
+    jobs::Job,
     owner::Processes,
     process::{Image, ImageId, Now},
     walker_tables::WalkerTables,
 };
-use crate::command::{InterpreterState, InterpreterSummary};
+use crate::command::{InterpreterState, InterpreterSummary, Runtime};
 
 /// Time after which a process is looked at again that was not fit; it doubles each time.
 const FIRST_RETRY_NS: u64 = 50_000_000;
@@ -24,6 +24,10 @@ const FIRST_RETRY_NS: u64 = 50_000_000;
 const LAST_RETRY_NS: u64 = 10_000_000_000;
 /// Looks at a process whose interpreter runs and does not fit.
 const MAX_LOOKS: u32 = 12;
+/// Time after which a process is looked at again that was looked at so often and runs no Python code.
+const IDLE_RETRY_NS: u64 = 30_000_000_000;
+/// Reasons of refusals that are told apart in counts.
+const MAX_REASONS: usize = 32;
 /// Processes that wait for another look.
 const MAX_WAITING: usize = 4096;
 
@@ -105,6 +109,19 @@ impl PythonState {
     }
 }
 
+/// What becomes of the Python stacks of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PythonWalk {
+    /// It has none, as far as is known.
+    NoPython,
+    /// Its interpreter is being looked at.
+    NotChecked,
+    /// They are walked.
+    Walked,
+    /// They are not.
+    Refused,
+}
+
 /// Name of an object, and why the interpreter in it cannot be used.
 type Unusable = (Arc<str>, Arc<str>);
 
@@ -114,6 +131,17 @@ impl Image {
         match &self.python {
             PythonState::Active(interpreter) => Some(interpreter),
             _ => None,
+        }
+    }
+
+    /// What becomes of its Python stacks.
+    pub(crate) fn python_walk(&self) -> PythonWalk {
+        match &self.python {
+            PythonState::Active(_) => PythonWalk::Walked,
+            PythonState::Refused { .. } => PythonWalk::Refused,
+            PythonState::Looking { .. } => PythonWalk::NotChecked,
+            PythonState::None if self.runtime() == Runtime::Python => PythonWalk::NotChecked,
+            PythonState::None => PythonWalk::NoPython,
         }
     }
 
@@ -148,6 +176,26 @@ impl Image {
 }
 
 impl<T: WalkerTables> Processes<T> {
+    /// Watched processes that run Python, by what becomes of their Python stacks: walked, being looked at, or refused with
+    /// the reason.
+    pub fn python_processes(&self) -> BTreeMap<String, u64> {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for image in self.watched.iter().filter_map(|id| self.images.get(id)) {
+            let key = match (image.python_walk(), &image.python) {
+                (PythonWalk::NoPython, _) => continue,
+                (PythonWalk::Walked, _) => "walked".to_owned(),
+                (PythonWalk::Refused, PythonState::Refused { reason, .. }) => format!("refused: {reason}"),
+                _ => "being looked at".to_owned(),
+            };
+            let key = match counts.len() < MAX_REASONS || counts.contains_key(&key) {
+                true => key,
+                false => "refused: other reasons".to_owned(),
+            };
+            *counts.entry(key).or_default() += 1;
+        }
+        counts
+    }
+
     /// Has the interpreter of an image looked at, once it is known to have one.
     pub(super) fn look_for_python(&mut self, id: ImageId) {
         let Some(image) = self.images.get_mut(&id) else { return };
@@ -177,40 +225,42 @@ impl<T: WalkerTables> Processes<T> {
         let pid = image.pid;
         if !self.submit(Job::Inspect { image: id, pid, mapped }) {
             let reason = "too many files wait to be read".to_owned();
-            self.apply_inspected(id, Err(Failure { reason, passes: true }), Now::read());
+            let again = Again::Soon;
+            self.apply_inspected(id, Err(Unfit { reason, again }), Now::read());
         }
     }
 
-    pub(super) fn apply_inspected(&mut self, id: ImageId, result: Result<Arc<Interpreter>, Failure>, now: Now) {
+    pub(super) fn apply_inspected(&mut self, id: ImageId, result: Result<Arc<Interpreter>, Unfit>, now: Now) {
         let Some(image) = self.images.get_mut(&id) else { return };
         let PythonState::Looking { mapped, looks, .. } = &image.python else {
             return;
         };
         let (mapped, looks) = (Arc::clone(mapped), *looks);
-        let is_waiting = self.python_waiting.len() < MAX_WAITING;
+        let has_room = self.python_waiting.len() < MAX_WAITING;
         match result {
             Ok(interpreter) => {
                 image.python = PythonState::Active(interpreter);
                 image.walker.must_write = true;
                 self.dirty.insert(id);
             }
-            Err(failure) if failure.passes && looks < MAX_LOOKS && is_waiting => {
-                let pause = FIRST_RETRY_NS.saturating_mul(1 << looks).min(LAST_RETRY_NS);
-                self.python_waiting.push((now.monotonic_ns.saturating_add(pause), id));
-                image.python = PythonState::Looking {
-                    mapped,
-                    looks: looks + 1,
-                    reason: failure.reason.into(),
-                };
-            }
-            Err(failure) => {
-                tracing::info!(pid = image.pid.0, reason = %failure.reason, "Python stacks of a process are not walked");
-                image.python = PythonState::Refused {
-                    object: Arc::clone(&mapped.name),
-                    version: Some(mapped.object.version),
-                    reason: failure.reason.into(),
-                };
-            }
+            Err(unfit) => match pause(unfit.again, looks).filter(|_| has_room) {
+                Some(pause) => {
+                    self.python_waiting.push((now.monotonic_ns.saturating_add(pause), id));
+                    image.python = PythonState::Looking {
+                        mapped,
+                        looks: looks.saturating_add(1),
+                        reason: unfit.reason.into(),
+                    };
+                }
+                None => {
+                    tracing::info!(pid = image.pid.0, reason = %unfit.reason, "Python stacks of a process are not walked");
+                    image.python = PythonState::Refused {
+                        object: Arc::clone(&mapped.name),
+                        version: Some(mapped.object.version),
+                        reason: unfit.reason.into(),
+                    };
+                }
+            },
         }
     }
 
@@ -224,6 +274,36 @@ impl<T: WalkerTables> Processes<T> {
                 let (mapped, looks, reason) = (Arc::clone(mapped), *looks, Arc::clone(reason));
                 self.inspect(id, mapped, looks, reason);
             }
+        }
+    }
+}
+
+/// Time until the next look at a process that was not fit after so many; none if there is to be none.
+fn pause(again: Again, looks: u32) -> Option<u64> {
+    let sooner = || FIRST_RETRY_NS.saturating_mul(1 << looks).min(LAST_RETRY_NS);
+    match again {
+        Again::Never => None,
+        Again::Soon | Again::WhenItRuns if looks < MAX_LOOKS => Some(sooner()),
+        Again::Soon => None,
+        Again::WhenItRuns => Some(IDLE_RETRY_NS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_no_python_is_looked_at_for_as_long_as_it_runs() {
+        assert_eq!(pause(Again::Never, 0), None);
+        for again in [Again::Soon, Again::WhenItRuns] {
+            assert_eq!(pause(again, 0), Some(FIRST_RETRY_NS));
+            assert_eq!(pause(again, 3), Some(8 * FIRST_RETRY_NS));
+            assert_eq!(pause(again, MAX_LOOKS - 1), Some(LAST_RETRY_NS));
+        }
+        for looks in [MAX_LOOKS, 1_000_000] {
+            assert_eq!(pause(Again::Soon, looks), None);
+            assert_eq!(pause(Again::WhenItRuns, looks), Some(IDLE_RETRY_NS));
         }
     }
 }

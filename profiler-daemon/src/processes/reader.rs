@@ -12,6 +12,7 @@ use std::{
 };
 
 use object::ReadCache;
+use profiler_config::NamedService;
 use profiler_unwinding::{CompileError, ContentId, RowTable, Segments, python::InterpreterObject};
 use rustix::{io::Errno, process::Resource};
 
@@ -97,9 +98,9 @@ impl Reader {
                 let result = guarded(|| self.compile_again(&object));
                 Outcome::Compiled { object, result }
             }
-            Job::Identify { image, pid } => Outcome::Identified {
+            Job::Identify { image, pid, services } => Outcome::Identified {
                 image,
-                result: guarded(|| self.identify(pid)),
+                result: guarded(|| self.identify(pid, &services)),
             },
             Job::Inspect { image, pid, mapped } => Outcome::Inspected {
                 image,
@@ -245,7 +246,7 @@ impl Reader {
         }
     }
 
-    fn identify(&mut self, pid: Pid) -> Result<Identity, Failure> {
+    fn identify(&mut self, pid: Pid, services: &[NamedService]) -> Result<Identity, Failure> {
         let executable = self.proc.executable(pid).map_err(|error| scan_failure(&error))?;
         let user_id = self.proc.user_id(pid).map_err(|error| scan_failure(&error))?;
         // Without cgroups a process has no service but itself.
@@ -255,13 +256,18 @@ impl Reader {
         if !marks.python {
             marks.python = self.maps_interpreter(pid);
         }
-        let arguments = if marks.python {
-            self.proc.command_line(pid).ok()
-        } else {
-            None
+        let arguments = match marks.python || service::needs_command_line(services) {
+            true => self.proc.command_line(pid).unwrap_or_default(),
+            false => Vec::new(),
         };
-        let application = arguments.and_then(|arguments| service::python_application(&arguments));
-        let service = service::name(&cgroup, application, &executable).into();
+        let application = marks.python.then(|| service::python_application(&arguments)).flatten();
+        let known = service::Known {
+            cgroup: &cgroup,
+            application,
+            executable: &executable,
+            arguments: &arguments,
+        };
+        let service = service::name(services, known).into();
         Ok(Identity {
             executable,
             user_id,

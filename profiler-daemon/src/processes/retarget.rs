@@ -12,6 +12,7 @@ impl<T: WalkerTables> Processes<T> {
     /// Takes other targets from now on, and judges by them what runs already. Watches that were asked for stay, and so does
     /// what a lower limit has no place for: it only lets nothing in.
     pub fn set_targets(&mut self, targets: Targets, now: Now) {
+        let has_other_names = self.targets.services != targets.services;
         self.targets = targets;
         let running: Vec<ImageId> = self
             .images
@@ -20,6 +21,10 @@ impl<T: WalkerTables> Processes<T> {
             .map(|image| image.id)
             .collect();
         for id in running {
+            if has_other_names && let Some(image) = self.images.get(&id).filter(|image| image.identity().is_some()) {
+                let pid = image.pid;
+                self.submit_identification(id, pid);
+            }
             self.decide(id, now);
         }
     }
@@ -37,6 +42,38 @@ mod tests {
         kernel::records::Pid,
         processes::fake_proc::{FakeProc, FakeProcess, at, native_program, rust_program, settle, targets},
     };
+
+    #[test]
+    fn services_have_their_other_names() {
+        let proc = FakeProc::new();
+        proc.set(7, &FakeProcess::new(&rust_program()));
+        let base = Instant::now();
+        let mut owner = proc.owner(targets());
+        owner.scan(at(base, 0)).unwrap();
+        settle(&mut owner, at(base, 0));
+        let service = |owner: &mut Processes<_>| owner.list(None).unwrap()[0].service.to_string();
+        let before = service(&mut owner);
+        let executable = rust_program();
+        let text = format!(
+            "[[targets.services]]\nname = \"billing\"\nexecutables = [\"{}\"]\n",
+            executable.display()
+        );
+        let file = profiler_config::SourceFile {
+            path: "config.toml".into(),
+            contents: text.into(),
+        };
+        let sources = profiler_config::Sources {
+            files: vec![file],
+            ..profiler_config::Sources::default()
+        };
+        let services = sources.resolve().unwrap().targets.services;
+        owner.set_targets(Targets { services, ..targets() }, at(base, 1));
+        settle(&mut owner, at(base, 1));
+        assert_eq!(service(&mut owner), "billing");
+        owner.set_targets(targets(), at(base, 2));
+        settle(&mut owner, at(base, 2));
+        assert_eq!(service(&mut owner), before);
+    }
 
     #[test]
     fn what_runs_is_judged_again_and_what_was_asked_for_stays() {

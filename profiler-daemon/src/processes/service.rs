@@ -1,5 +1,7 @@
-//! Which service a process belongs to, from the text of `/proc/PID/cgroup`, its program, and for an interpreter the application
-//! that it runs. Of a command line no more is shown than the name of a module or script.
+//! Which service a process belongs to: from the names that the configuration gives, the text of `/proc/PID/cgroup`, its program,
+//! and for an interpreter the application that it runs. Of a command line no more is shown than the name of a module or script.
+
+use profiler_config::{NamedService, ProcessFacts};
 
 /// Digits of a container's id that are shown, as container tools do.
 const CONTAINER_DIGITS: usize = 12;
@@ -19,17 +21,45 @@ const SERVERS: [&str; 6] = [
 /// Names of scripts that say nothing.
 const UNTELLING_SCRIPTS: [&str; 5] = ["__main__", "main", "app", "manage", "run"];
 
-/// The name of the service: the id of the innermost container, the innermost systemd service, the `application` that an
-/// interpreter runs, or the base name of the program.
-pub fn name(cgroup: &[u8], application: Option<String>, executable: &[u8]) -> String {
-    let path = cgroup_path(cgroup);
-    let innermost = path
+/// What is known of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Known<'a> {
+    /// The text of `/proc/PID/cgroup`.
+    pub cgroup: &'a [u8],
+    /// The application that an interpreter runs.
+    pub application: Option<String>,
+    /// Path of its program.
+    pub executable: &'a [u8],
+    /// Its command line, where a service is known by it.
+    pub arguments: &'a [String],
+}
+
+/// The name of the service: that of the first of `services` that the process belongs to, the id of the innermost container or
+/// the innermost systemd service, the application that an interpreter runs, or the base name of the program.
+pub fn name(services: &[NamedService], process: Known<'_>) -> String {
+    let unit = cgroup_path(process.cgroup)
         .rsplit(|&byte| byte == b'/')
         .find_map(|part| container(part).or_else(|| unit(part)));
-    innermost.or(application).unwrap_or_else(|| {
-        let base = executable.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        shown(base)
+    let configured = (!services.is_empty()).then(|| {
+        let command_line = process.arguments.join(" ");
+        let facts = ProcessFacts {
+            executable: process.executable,
+            unit: unit.as_deref(),
+            command_line: &command_line,
+        };
+        let service = services.iter().find(|service| service.fits(facts));
+        service.map(|service| service.name().to_owned())
+    });
+    let found = configured.flatten().or(unit).or(process.application);
+    found.unwrap_or_else(|| {
+        let base = process.executable.rsplit(|&byte| byte == b'/').next();
+        shown(base.unwrap_or_default())
     })
+}
+
+/// Whether a service among these is known by the command lines of its processes.
+pub fn needs_command_line(services: &[NamedService]) -> bool {
+    services.iter().any(NamedService::needs_command_line)
 }
 
 /// What a Python interpreter with these arguments runs: the application that a server serves (`shop` of
@@ -155,8 +185,19 @@ mod tests {
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+    fn named(services: &[NamedService], cgroup: &str, application: Option<&str>, executable: &str) -> String {
+        let arguments = ["python3".to_owned(), "-m".to_owned(), "shop.web".to_owned()];
+        let process = Known {
+            cgroup: cgroup.as_bytes(),
+            application: application.map(str::to_owned),
+            executable: executable.as_bytes(),
+            arguments: &arguments,
+        };
+        name(services, process)
+    }
+
     fn check(cgroup: &str, expected: &str) {
-        assert_eq!(name(cgroup.as_bytes(), None, b"/usr/bin/prog"), expected, "{cgroup}");
+        assert_eq!(named(&[], cgroup, None, "/usr/bin/prog"), expected, "{cgroup}");
     }
 
     #[test]
@@ -223,12 +264,30 @@ mod tests {
 
     #[test]
     fn units_and_containers_say_more_than_applications() {
-        let application = || Some("shop".to_owned());
-        assert_eq!(
-            name(b"0::/system.slice/web.service\n", application(), b"/usr/bin/python3"),
-            "web.service"
-        );
-        assert_eq!(name(b"0::/\n", application(), b"/usr/bin/python3"), "shop");
+        let application = Some("shop");
+        let unit = "0::/system.slice/web.service\n";
+        assert_eq!(named(&[], unit, application, "/usr/bin/python3"), "web.service");
+        assert_eq!(named(&[], "0::/\n", application, "/usr/bin/python3"), "shop");
+    }
+
+    #[test]
+    fn names_of_the_configuration_go_before_all_others() {
+        let text = "[[targets.services]]\nname = \"storefront\"\ncommand_lines = [\"* -m shop.*\"]\nunits = [\"web*\"]\n\
+                    [[targets.services]]\nname = \"other\"\nexecutables = [\"python3\"]\n";
+        let sources = profiler_config::Sources {
+            files: vec![profiler_config::SourceFile {
+                path: "config.toml".into(),
+                contents: text.into(),
+            }],
+            ..profiler_config::Sources::default()
+        };
+        let services = sources.resolve().unwrap().targets.services;
+        assert!(needs_command_line(&services) && !needs_command_line(&services[1..]));
+        let (unit, python) = ("0::/system.slice/web.service\n", "/usr/bin/python3");
+        assert_eq!(named(&services, unit, Some("shop"), python), "storefront");
+        assert_eq!(named(&services, "0::/\n", Some("shop"), python), "other");
+        assert_eq!(named(&services, unit, None, "/usr/bin/prog"), "storefront");
+        assert_eq!(named(&services[1..], unit, None, "/usr/bin/prog"), "web.service");
     }
 
     proptest::proptest! {
@@ -239,7 +298,7 @@ mod tests {
 
         #[test]
         fn never_panics(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            name(&text, None, &text);
+            name(&[], Known { cgroup: &text, executable: &text, ..Known::default() });
         }
     }
 }

@@ -218,11 +218,17 @@ impl<T: WalkerTables> Processes<T> {
         let Some(image) = self.images.get(&id) else { return };
         let pid = image.pid;
         if matches!(image.identification, Identification::NotAsked)
-            && self.submit(Job::Identify { image: id, pid })
+            && self.submit_identification(id, pid)
             && let Some(image) = self.images.get_mut(&id)
         {
             image.identification = Identification::Asked;
         }
+    }
+
+    /// Asks the builder what an image is. Returns whether it could be asked.
+    pub(super) fn submit_identification(&mut self, image: ImageId, pid: Pid) -> bool {
+        let services = Arc::clone(&self.targets.services);
+        self.submit(Job::Identify { image, pid, services })
     }
 
     /// Begins or ends the watch of an image as its reasons say.

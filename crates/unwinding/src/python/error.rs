@@ -78,6 +78,12 @@ pub enum PythonError {
     /// The interpreter has not begun to run, or has ended.
     #[error("the interpreter is not running (yet)")]
     NotRunning,
+    /// The interpreter runs, and none of its threads calls a Python function at the moment.
+    #[error("none of {threads} threads of the interpreter runs Python code now")]
+    Idle {
+        /// Threads in the interpreter's lists.
+        threads: u32,
+    },
     /// The way to the thread state leads elsewhere.
     #[error(
         "of {threads} threads of the interpreter, {found} were found by their own thread state and {other} had another"
@@ -114,7 +120,13 @@ impl PythonError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::NotRunning | Self::Unreadable { .. } | Self::ThreadsDiffer { .. } | Self::StacksDiffer { .. }
-        )
+            Self::Unreadable { .. } | Self::ThreadsDiffer { .. } | Self::StacksDiffer { .. }
+        ) || self.is_idle()
+    }
+
+    /// Whether nothing was found wrong, and nothing right: no Python code runs, as in a program that embeds an interpreter
+    /// and calls it now and then. The process may be fit at any later time.
+    pub fn is_idle(&self) -> bool {
+        matches!(self, Self::NotRunning | Self::Idle { .. })
     }
 }

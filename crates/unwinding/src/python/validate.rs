@@ -63,7 +63,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`PythonError::ThreadsDiffer`] if no thread leads to its state, [`PythonError::StacksDiffer`] if no stack can be walked to
-    /// its end; both may pass ([`PythonError::is_transient`]).
+    /// its end, [`PythonError::Idle`] if there is none; all may pass ([`PythonError::is_transient`]).
     pub fn validate(&self, memory: &impl ProcessMemory, native_thread_ids: &[u32]) -> Result<Validation, PythonError> {
         let mut refused = PythonError::NotRunning;
         for _ in 0..PASSES {
@@ -148,19 +148,18 @@ impl Layout {
 
     fn look_at_stacks(&self, memory: &impl ProcessMemory, threads: &[&Listed]) -> Result<u32, PythonError> {
         let mut whole = 0;
-        let mut what = "no thread runs Python code";
+        let mut wrong = None;
         for thread in threads.iter().take(MAX_STACKS) {
             match self.look_at_stack(memory, thread.thread_id) {
                 Ok(true) => whole += 1,
                 Ok(false) => {}
-                Err(found) => what = found,
+                Err(what) => wrong = Some(what),
             }
         }
-        match whole {
-            0 => Err(PythonError::StacksDiffer {
-                threads: threads.len() as u32,
-                what,
-            }),
+        let threads = threads.len() as u32;
+        match (whole, wrong) {
+            (0, Some(what)) => Err(PythonError::StacksDiffer { threads, what }),
+            (0, None) => Err(PythonError::Idle { threads }),
             _ => Ok(whole),
         }
     }
