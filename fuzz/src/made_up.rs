@@ -6,7 +6,7 @@ use std::{
 };
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, ProfileBuilder, Quality};
+use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, ProfileBuilder, PythonQuality, Quality};
 
 const MAX_NAMES: usize = 8;
 const MAX_FRAMES: usize = 16;
@@ -63,6 +63,11 @@ pub(crate) fn profile(input: &mut Unstructured<'_>) -> Result<Profile> {
             user_frames: count,
             named_user_frames: count / 3,
             incomplete_kernel_stacks: count / 5,
+            python: PythonQuality {
+                samples: count,
+                with_frames: count / 7,
+                stopped: [(name(input)?.to_string(), count - count / 7)].into(),
+            },
         };
         if input.ratio(3, 4)? {
             builder.add_process_quality(&process, &quality);

@@ -144,7 +144,7 @@ fn each_mark(text: &str, mut tell: impl FnMut(&str, &str)) {
 
 /// A profile with every kind of frame, wide and narrow bars, a long name, a note about bars left out.
 fn harmless() -> Profile {
-    use profiler_profile::{Frame, FrameKind, ProcessLabel, ProfileBuilder, Quality};
+    use profiler_profile::{Frame, FrameKind, ProcessLabel, ProfileBuilder, PythonQuality, Quality};
     use std::time::{Duration, UNIX_EPOCH};
     let mut builder = ProfileBuilder::new(
         Duration::from_millis(10),
@@ -182,6 +182,7 @@ fn harmless() -> Profile {
         user_frames: 9,
         named_user_frames: 8,
         incomplete_kernel_stacks: 7,
+        python: PythonQuality::default(),
     };
     builder.add_process_quality(&process, &quality);
     builder.build()

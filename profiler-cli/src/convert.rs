@@ -10,7 +10,7 @@ use std::{
 };
 
 use indexmap::IndexSet;
-use profiler_profile::{Frame, FrameKind, Gil, ProcessLabel, Profile, Quality, Stack};
+use profiler_profile::{Frame, FrameKind, Gil, ProcessLabel, Profile, PythonQuality, Quality, Stack};
 use profiler_proto::v1;
 
 /// Deepest stack taken: kernel, user and Python frames at their limits, with every user frame inlined many times over.
@@ -105,6 +105,11 @@ pub(crate) fn quality(message: v1::Quality) -> Quality {
         user_frames: message.user_frames,
         named_user_frames: message.named_user_frames,
         incomplete_kernel_stacks: message.incomplete_kernel_stacks,
+        python: PythonQuality {
+            samples: message.python_samples,
+            with_frames: message.samples_with_python_frames,
+            stopped: message.stopped_python_samples,
+        },
     }
 }
 

@@ -211,6 +211,8 @@ pub struct EngineStatus {
     pub period: Duration,
     /// Python stacks by why their walk ended.
     pub python_stop_reasons: BTreeMap<String, u64>,
+    /// Watched processes that run Python: walked, being looked at, or refused with the reason.
+    pub python_processes: BTreeMap<String, u64>,
     /// The loop that drives the walker: `bpf_loop` or `for_each_map_elem`; empty if nothing is sampled.
     pub walker_loop: String,
     /// Runs of the program that perf's timers should have caused.

@@ -111,6 +111,9 @@ pub(crate) fn quality() -> Quality {
         user_frames: 165,
         named_user_frames: 165,
         incomplete_kernel_stacks: 0,
+        python_samples: 0,
+        samples_with_python_frames: 0,
+        stopped_python_samples: [].into(),
     }
 }
 
@@ -224,6 +227,7 @@ pub(crate) fn status() -> GetStatusResponse {
             lifecycle_lost: 0,
             stop_reasons: counts(&[("root", 12_340), ("no_row", 5)]),
             python_stop_reasons: counts(&[("whole", 2_100), ("no_thread_state", 3)]),
+            python_processes: counts(&[("walked", 2), ("refused: Python 3.99 is not known", 1)]),
             missed_ticks: 10,
         }),
         cost: Some(Cost {

@@ -23,6 +23,7 @@ fn daemon() -> FakeDaemon {
         pprof: Ok(profiler_proto::v1::QueryPprofResponse {
             pprof: pprof(),
             quality: Some(quality()),
+            samples: 65,
         }),
         ..Script::default()
     })
@@ -215,4 +216,36 @@ fn open_shows_a_file() {
         outcome.stderr
     );
     assert!(daemon.directory().join("flamegraph-checkout-4242-1.svg").exists());
+}
+
+#[test]
+fn a_part_of_the_samples_is_told_as_one() {
+    let all = profiler_proto::v1::Quality {
+        samples: 1_000,
+        ..quality()
+    };
+    let daemon = FakeDaemon::start(Script {
+        processes: Ok(vec![discovered()]),
+        profile: Ok(profiler_proto::v1::Profile {
+            quality: Some(all.clone()),
+            ..profile()
+        }),
+        pprof: Ok(profiler_proto::v1::QueryPprofResponse {
+            pprof: pprof(),
+            quality: Some(all),
+            samples: 65,
+        }),
+        ..Script::default()
+    });
+    for format in ["json", "pprof"] {
+        let outcome =
+            program::run(&daemon, ["flamegraph", "--pid", "4242", "--gil", "--format", format]).expect_success();
+        assert!(
+            outcome
+                .stderr
+                .starts_with("65 of 1,000 samples shown; of all: 1,000 samples,"),
+            "{format}: {}",
+            outcome.stderr
+        );
+    }
 }

@@ -191,6 +191,7 @@ fn pprof_is_recorded_too() {
     let answer = profiler_proto::v1::QueryPprofResponse {
         pprof: pprof(),
         quality: Some(quality()),
+        samples: 65,
     };
     let daemon = FakeDaemon::start(Script {
         pprof: Ok(answer),

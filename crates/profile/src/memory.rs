@@ -37,7 +37,10 @@ impl Profile {
             .sum();
         let reasons: usize = std::iter::once(&self.quality)
             .chain(self.process_quality.values())
-            .flat_map(|quality| quality.stopped.keys().chain(quality.lost.keys()))
+            .flat_map(|quality| {
+                let reasons = quality.stopped.keys().chain(quality.lost.keys());
+                reasons.chain(quality.python.stopped.keys())
+            })
             .map(|reason| reason.capacity() + BLOCK_BYTES + size_of::<(String, u64)>())
             .sum();
         size_of::<Self>()

@@ -97,6 +97,11 @@ impl Profile {
         self.process_quality.shrink_to_fit();
     }
 
+    /// The line that ends a report of this profile: its quality, and how many of the samples it shows if not all.
+    pub fn summary(&self) -> String {
+        self.quality.summary(self.samples())
+    }
+
     /// Samples of all stacks.
     pub fn samples(&self) -> u64 {
         self.stacks

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
+    PythonQuality,
     number::{counted, percent_down, thousands},
     visible,
 };
@@ -31,6 +32,8 @@ pub struct Quality {
     pub named_user_frames: u64,
     /// Samples whose kernel stack was cut or could not be read.
     pub incomplete_kernel_stacks: u64,
+    /// How much of the Python stacks is there.
+    pub python: PythonQuality,
 }
 
 impl Quality {
@@ -45,6 +48,7 @@ impl Quality {
             .saturating_add(other.incomplete_kernel_stacks);
         add_reasons(&mut self.stopped, &other.stopped);
         add_reasons(&mut self.lost, &other.lost);
+        self.python.merge(&other.python);
     }
 
     /// The same, each sample counted `factor` times: for samples that stand for a longer time than others.
@@ -61,7 +65,17 @@ impl Quality {
         for count in counts.into_iter().chain(reasons) {
             *count = count.saturating_mul(factor);
         }
+        self.python.scale(factor);
         self
+    }
+
+    /// The line that ends a report of only `shown` of the samples; of all of them, it is that of the quality itself.
+    pub fn summary(&self, shown: u64) -> String {
+        if shown >= self.samples {
+            return self.to_string();
+        }
+        let (shown, all) = (thousands(shown), counted(self.samples, "sample"));
+        format!("{shown} of {all} shown; of all: {self}")
     }
 
     /// The share of samples with a proven root, from 0 to 1. None without samples.
@@ -97,14 +111,15 @@ impl fmt::Display for Quality {
             write!(out, ", {cut}")?;
         }
         if self.user_frames == 0 {
-            out.write_str(", no user frames")
+            out.write_str(", no user frames")?;
         } else {
-            write!(
-                out,
-                ", {} % of user frames named",
-                percent_down(self.named_user_frames, self.user_frames, 0)
-            )
+            let named = percent_down(self.named_user_frames, self.user_frames, 0);
+            write!(out, ", {named} % of user frames named")?;
         }
+        if self.python.samples > 0 {
+            write!(out, ", {}", self.python)?;
+        }
+        Ok(())
     }
 }
 
@@ -115,7 +130,7 @@ fn write_lost(out: &mut fmt::Formatter<'_>, lost: &BTreeMap<String, u64>) -> fmt
     }
 }
 
-fn add_reasons(counts: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64>) {
+pub(crate) fn add_reasons(counts: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64>) {
     for (reason, other) in others {
         match counts.get_mut(reason) {
             Some(count) => *count = count.saturating_add(*other),
@@ -126,12 +141,12 @@ fn add_reasons(counts: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64
     }
 }
 
-fn sum(counts: &BTreeMap<String, u64>) -> u64 {
+pub(crate) fn sum(counts: &BTreeMap<String, u64>) -> u64 {
     counts.values().fold(0, |total, count| total.saturating_add(*count))
 }
 
 /// `12 no_row, 8 read_failed`: the most frequent first.
-fn reasons(counts: &BTreeMap<String, u64>) -> String {
+pub(crate) fn reasons(counts: &BTreeMap<String, u64>) -> String {
     let mut sorted: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).collect();
     sorted.sort_by(|left, right| right.1.cmp(left.1).then_with(|| left.0.cmp(right.0)));
     let (named, rest) = sorted.split_at(sorted.len().min(NAMED_REASONS));
@@ -159,6 +174,14 @@ mod tests {
             .collect()
     }
 
+    fn python(samples: u64, with_frames: u64) -> PythonQuality {
+        PythonQuality {
+            samples,
+            with_frames,
+            stopped: counts(&[("no_thread_state", samples - with_frames)]),
+        }
+    }
+
     #[test]
     fn the_line_names_every_fact() {
         let quality = Quality {
@@ -174,6 +197,17 @@ mod tests {
             quality.to_string(),
             "9,870 samples, 0 lost, 99.7 % with a proven root (20 stopped: 12 no_row, 8 read_failed), 97 % of user \
              frames named"
+        );
+        let quality = Quality {
+            samples: 10,
+            rooted: 10,
+            python: python(8, 6),
+            ..Quality::default()
+        };
+        assert_eq!(
+            quality.to_string(),
+            "10 samples, 0 lost, 100 % with a proven root, no user frames, 75.0 % of 8 Python samples with Python frames \
+             (2 without or cut short: 2 no_thread_state)"
         );
     }
 
@@ -201,6 +235,7 @@ mod tests {
             user_frames: 5,
             named_user_frames: 4,
             incomplete_kernel_stacks: 1,
+            python: python(2, 1),
         };
         let expected = Quality {
             samples: 6,
@@ -210,8 +245,21 @@ mod tests {
             user_frames: 10,
             named_user_frames: 8,
             incomplete_kernel_stacks: 2,
+            python: python(4, 2),
         };
         assert_eq!(quality.scaled(2), expected);
+    }
+
+    #[test]
+    fn a_part_of_the_samples_is_told_as_one() {
+        let quality = Quality {
+            samples: 1_000,
+            rooted: 1_000,
+            ..Quality::default()
+        };
+        assert_eq!(quality.summary(1_000), quality.to_string());
+        let part = quality.summary(7);
+        assert_eq!(part, format!("7 of 1,000 samples shown; of all: {quality}"));
     }
 
     #[test]
@@ -273,7 +321,9 @@ mod tests {
             user_frames: 5,
             named_user_frames: 4,
             incomplete_kernel_stacks: 6,
+            python: python(3, 1),
         });
+        assert_eq!(quality.python, python(3, 1));
         assert_eq!(quality.incomplete_kernel_stacks, 6);
         assert_eq!((quality.samples, quality.rooted), (3, u64::MAX));
         assert_eq!(quality.lost, counts(&[("busy", 3), ("late", 1)]));

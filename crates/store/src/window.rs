@@ -36,6 +36,15 @@ pub(crate) struct ProcessQuality {
     named_user_frames: u64,
     incomplete_kernel_stacks: u64,
     stopped: Reasons,
+    python: ProcessPython,
+}
+
+/// How much of the Python stacks of one process is there.
+#[derive(Clone, Debug)]
+struct ProcessPython {
+    samples: u64,
+    with_frames: u64,
+    stopped: Reasons,
 }
 
 /// A window.
@@ -86,6 +95,11 @@ impl Window {
                 named_user_frames: quality.named_user_frames,
                 incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
                 stopped: reasons(&quality.stopped, dictionary),
+                python: ProcessPython {
+                    samples: quality.python.samples,
+                    with_frames: quality.python.with_frames,
+                    stopped: reasons(&quality.python.stopped, dictionary),
+                },
             }
         });
         Self {
@@ -123,7 +137,8 @@ impl Window {
             0 => 0,
             count => count * size_of::<(u32, u64)>() + BLOCK_BYTES,
         };
-        let stopped: usize = self.processes.iter().map(|process| reasons(&process.stopped)).sum();
+        let of_process = |process: &ProcessQuality| reasons(&process.stopped) + reasons(&process.python.stopped);
+        let stopped: usize = self.processes.iter().map(of_process).sum();
         size_of::<Self>()
             + 3 * BLOCK_BYTES
             + self.entries.len() * size_of::<Entry>()
@@ -144,6 +159,9 @@ impl ProcessQuality {
             incomplete_kernel_stacks: self.incomplete_kernel_stacks,
             ..Quality::default()
         };
+        quality.python.samples = self.python.samples;
+        quality.python.with_frames = self.python.with_frames;
+        add(&mut quality.python.stopped, &self.python.stopped, dictionary);
         add(&mut quality.stopped, &self.stopped, dictionary);
         quality
     }

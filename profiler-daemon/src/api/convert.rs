@@ -224,6 +224,9 @@ pub(super) fn quality(quality: &Quality) -> v1::Quality {
         user_frames: quality.user_frames,
         named_user_frames: quality.named_user_frames,
         incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
+        python_samples: quality.python.samples,
+        samples_with_python_frames: quality.python.with_frames,
+        stopped_python_samples: counts(&quality.python.stopped),
     }
 }
 
@@ -341,6 +344,7 @@ pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
         lifecycle_lost: status.lifecycle_lost,
         stop_reasons: counts(&status.stop_reasons),
         python_stop_reasons: counts(&status.python_stop_reasons),
+        python_processes: counts(&status.python_processes),
         missed_ticks: status.missed_ticks,
     }
 }

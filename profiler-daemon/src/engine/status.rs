@@ -34,6 +34,7 @@ impl Engine {
             python_stop_reasons: python_stops
                 .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
+            python_processes: self.parts.processes.python_processes(),
             sample_hz: sampler.sample_hz(),
             period: sampler.period(),
             walker_loop: sampler.walker_loop().name().to_owned(),

@@ -17,11 +17,12 @@ use profiler_profile::Gil;
 use super::{
     codes::PythonCodes,
     python_frames::{self, PythonFrames, Shape},
+    python_tally::PythonTally,
     window::{Location, RawStack, StackWindow, WindowProcess},
 };
 use crate::{
     kernel::records::{MARKED_GENERATION, RawSample, UserFrames},
-    processes::{Image, ImageId, Processes, walker_tables::WalkerTables},
+    processes::{Image, ImageId, Processes, PythonWalk, walker_tables::WalkerTables},
 };
 
 /// Reason of loss: the window had no room for another stack.
@@ -114,6 +115,7 @@ pub struct Aggregator {
     threads: HashMap<Box<[u8]>, u32>,
     thread_names: Vec<Arc<str>>,
     python: PythonFrames,
+    python_tallies: HashMap<ImageId, PythonTally>,
     /// Since the start, by number.
     python_stops: [u64; PythonStop::ALL.len()],
     lost: BTreeMap<String, u64>,
@@ -134,6 +136,7 @@ impl Aggregator {
             threads: HashMap::new(),
             thread_names: Vec::new(),
             python: PythonFrames::new(codes),
+            python_tallies: HashMap::new(),
             python_stops: [0; PythonStop::ALL.len()],
             lost: BTreeMap::new(),
             key: Vec::new(),
@@ -189,6 +192,9 @@ impl Aggregator {
             *self.incomplete_kernel_stacks.entry(stamp.image).or_default() += 1;
         }
         *self.stops.entry(stamp.image).or_default().entry(stop).or_default() += 1;
+        if let Some(image) = processes.image(stamp.image) {
+            self.tally_python(stamp.image, image, sample);
+        }
         stop
     }
 
@@ -228,6 +234,7 @@ impl Aggregator {
                 stacks: HashMap::new(),
                 stops: self.stops.remove(&id).unwrap_or_default(),
                 incomplete_kernel_stacks: self.incomplete_kernel_stacks.remove(&id).unwrap_or_default(),
+                python: self.python_tallies.remove(&id).unwrap_or_default(),
             });
             let stack = resolve(&key, count.time_ns, image, &self.thread_names);
             *process.stacks.entry(stack).or_default() += count.samples;
@@ -238,6 +245,7 @@ impl Aggregator {
         self.bytes = 0;
         self.stops.clear();
         self.incomplete_kernel_stacks.clear();
+        self.python_tallies.clear();
         self.threads.clear();
         self.thread_names.clear();
         let lost = std::mem::take(&mut self.lost);
@@ -262,12 +270,22 @@ impl Aggregator {
         counted.filter(|(stop, count)| *stop != PythonStop::NotPython && *count > 0)
     }
 
+    /// Counts what became of the Python stack of a sample.
+    fn tally_python(&mut self, id: ImageId, image: &Image, sample: &RawSample<'_>) {
+        let walk = image.python_walk();
+        if walk == PythonWalk::NoPython {
+            return;
+        }
+        if self.python_tallies.entry(id).or_default().add(walk, sample) {
+            image.counts.add_python();
+        }
+    }
+
     /// Adds the Python frames of a sample to the key, and returns how many groups they are.
     fn python_groups(&mut self, image: &Image, sample: &RawSample<'_>, user: UserFrames<'_>) -> usize {
         let Some(interpreter) = image.interpreter() else {
             return 0;
         };
-        image.counts.add_python();
         self.python
             .write(sample.pid, interpreter, user, sample.python, &mut self.key)
     }

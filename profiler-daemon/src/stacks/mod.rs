@@ -5,4 +5,5 @@ pub mod codes;
 pub mod held_file;
 pub(crate) mod merge;
 mod python_frames;
+pub mod python_tally;
 pub mod window;

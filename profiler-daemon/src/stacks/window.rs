@@ -9,7 +9,7 @@ use std::{
 use profiler_common::stop::StopReason;
 use profiler_profile::{Gil, ProcessLabel};
 
-use super::{codes::PythonCode, held_file::HeldFile};
+use super::{codes::PythonCode, held_file::HeldFile, python_tally::PythonTally};
 
 /// Tells files apart for as long as they are the same content, as far as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,6 +159,8 @@ pub struct WindowProcess {
     pub stops: BTreeMap<StopReason, u64>,
     /// Samples whose kernel stack was cut or could not be read.
     pub incomplete_kernel_stacks: u64,
+    /// What became of its Python stacks.
+    pub python: PythonTally,
 }
 
 /// Counts of stacks over an interval.

@@ -16,6 +16,7 @@ use crate::{
     processes::files::identity_of,
     stacks::{
         held_file::HeldFile,
+        python_tally::PythonTally,
         window::{CodeObject, CodeSource, Location, RawStack, StackWindow, WindowProcess},
     },
 };
@@ -119,6 +120,7 @@ fn window(stacks: &[(&[u64], &[Location], u64)], stops: &[(StopReason, u64)]) ->
             stacks: stacks.collect(),
             stops: stops.iter().copied().collect(),
             incomplete_kernel_stacks: 1,
+            python: PythonTally::default(),
         }],
         codes: Vec::new(),
         lost: BTreeMap::from([("ring_full".to_owned(), 3)]),

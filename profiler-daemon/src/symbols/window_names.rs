@@ -276,6 +276,7 @@ fn name_generated(
 fn stack_quality(process: &WindowProcess) -> Quality {
     let mut quality = Quality {
         incomplete_kernel_stacks: process.incomplete_kernel_stacks,
+        python: (&process.python).into(),
         ..Quality::default()
     };
     let mut stopped: BTreeMap<String, u64> = BTreeMap::new();

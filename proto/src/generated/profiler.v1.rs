@@ -1397,8 +1397,12 @@ pub struct QueryPprofResponse {
     /// gzip-compressed pprof.
     #[prost(bytes = "vec", tag = "1")]
     pub pprof: ::prost::alloc::vec::Vec<u8>,
+    /// Of all samples of the selector, also of those that the view leaves out.
     #[prost(message, optional, tag = "2")]
     pub quality: ::core::option::Option<Quality>,
+    /// Samples in `pprof`.
+    #[prost(uint64, tag = "3")]
+    pub samples: u64,
 }
 /// A merged profile. Indices into `strings` have 0 for the empty string.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1500,6 +1504,17 @@ pub struct Quality {
     /// Samples whose kernel stack was cut or could not be read.
     #[prost(uint64, tag = "7")]
     pub incomplete_kernel_stacks: u64,
+    /// Samples of processes that run Python, and those of them with at least one Python frame.
+    #[prost(uint64, tag = "8")]
+    pub python_samples: u64,
+    #[prost(uint64, tag = "9")]
+    pub samples_with_python_frames: u64,
+    /// Samples whose Python frames are missing, or end before the outermost, by reason.
+    #[prost(btree_map = "string, uint64", tag = "10")]
+    pub stopped_python_samples: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 /// What a sample stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2048,6 +2063,12 @@ pub struct SamplingStatus {
     /// Walks of Python stacks by the reason they ended.
     #[prost(btree_map = "string, uint64", tag = "12")]
     pub python_stop_reasons: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    /// Watched processes that run Python: walked, being looked at, or refused with the reason.
+    #[prost(btree_map = "string, uint64", tag = "13")]
+    pub python_processes: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         u64,
     >,

@@ -12,7 +12,7 @@
 //!   "nodes": [{"parent": null, "process": 0, "frame": 0, "self": 1, "total": 1}],
 //!   "quality": {
 //!     "samples": 1, "rooted": 1, "stopped": {}, "lost": {}, "user_frames": 1, "named_user_frames": 1,
-//!     "incomplete_kernel_stacks": 0,
+//!     "incomplete_kernel_stacks": 0, "python": {"samples": 0, "with_frames": 0, "stopped": {}},
 //!     "summary": "1 sample, 0 lost, 100 % with a proven root, 100 % of user frames named"
 //!   }
 //! }
@@ -87,7 +87,15 @@ struct QualityRow {
     user_frames: u64,
     named_user_frames: u64,
     incomplete_kernel_stacks: u64,
+    python: PythonRow,
     summary: String,
+}
+
+#[derive(Serialize)]
+struct PythonRow {
+    samples: u64,
+    with_frames: u64,
+    stopped: BTreeMap<String, u64>,
 }
 
 /// Writes the profile as JSON.
@@ -135,11 +143,11 @@ fn document(profile: &Profile) -> Document {
         processes: processes.sorted.iter().map(process_row).collect(),
         frames: frames.sorted.iter().map(frame_row).collect(),
         nodes: profile.tree().nodes.iter().map(node_row).collect(),
-        quality: quality_row(&profile.quality),
+        quality: quality_row(&profile.quality, profile.summary()),
     }
 }
 
-fn quality_row(quality: &Quality) -> QualityRow {
+fn quality_row(quality: &Quality, summary: String) -> QualityRow {
     let names = |counts: &BTreeMap<String, u64>| {
         counts
             .iter()
@@ -154,7 +162,12 @@ fn quality_row(quality: &Quality) -> QualityRow {
         user_frames: quality.user_frames,
         named_user_frames: quality.named_user_frames,
         incomplete_kernel_stacks: quality.incomplete_kernel_stacks,
-        summary: quality.to_string(),
+        python: PythonRow {
+            samples: quality.python.samples,
+            with_frames: quality.python.with_frames,
+            stopped: names(&quality.python.stopped),
+        },
+        summary,
     }
 }
 

@@ -89,7 +89,7 @@ fn document(profile: &Profile) -> Document {
     Document {
         schema: SCHEMA,
         exporter: concat!("profiler ", env!("CARGO_PKG_VERSION")),
-        name: format!("{}; {}", utc::range(profile.start, profile.end), profile.quality),
+        name: format!("{}; {}", utc::range(profile.start, profile.end), profile.summary()),
         active_profile_index: busiest,
         shared: Shared { frames },
         profiles,

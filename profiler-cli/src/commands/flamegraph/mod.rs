@@ -111,7 +111,7 @@ fn finish(rendering: &Rendering, destination: &Destination, format: Format, open
             ));
         }
     }
-    drop(writeln!(notes, "{}", rendering.quality));
+    drop(writeln!(notes, "{}", rendering.summary));
     Ok(())
 }
 

@@ -68,7 +68,8 @@ impl Span {
 #[derive(Debug)]
 pub(super) struct Rendering {
     pub(super) bytes: Vec<u8>,
-    pub(super) quality: Quality,
+    /// The line that ends its report.
+    pub(super) summary: String,
     /// For the name of its file.
     pub(super) stem: String,
 }
@@ -101,14 +102,14 @@ impl Query<'_> {
             .file_stem(profile.processes.first().map(|process| &*process.name));
         let format = self.format;
         // Rendering may take a moment: not on the thread that listens for Ctrl-C.
-        let rendered = tokio::task::spawn_blocking(move || (format.render(&profile), profile.quality)).await;
-        let (bytes, quality) = rendered.map_err(|source| CliError::Render {
+        let rendered = tokio::task::spawn_blocking(move || (format.render(&profile), profile.summary())).await;
+        let (bytes, summary) = rendered.map_err(|source| CliError::Render {
             format: format.name(),
             source: source.into(),
         })?;
         Ok(Rendering {
             bytes: bytes?,
-            quality,
+            summary,
             stem,
         })
     }
@@ -124,9 +125,14 @@ impl Query<'_> {
         if quality.samples == 0 {
             return Err(self.no_samples(recording, &quality));
         }
+        // Daemons before this one do not tell how many they show.
+        let summary = match response.samples {
+            0 => quality.to_string(),
+            shown => quality.summary(shown),
+        };
         Ok(Some(Rendering {
             bytes: response.pprof,
-            quality,
+            summary,
             stem: self.target.file_stem(None),
         }))
     }

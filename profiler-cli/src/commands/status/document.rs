@@ -43,6 +43,7 @@ struct SamplingDocument {
     lifecycle_lost: u64,
     stop_reasons: BTreeMap<String, u64>,
     python_stop_reasons: BTreeMap<String, u64>,
+    python_processes: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -133,6 +134,7 @@ impl From<SamplingStatus> for SamplingDocument {
             lifecycle_lost: sampling.lifecycle_lost,
             stop_reasons: sampling.stop_reasons,
             python_stop_reasons: sampling.python_stop_reasons,
+            python_processes: sampling.python_processes,
         }
     }
 }

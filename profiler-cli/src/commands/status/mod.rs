@@ -148,6 +148,9 @@ fn write_sampling(out: &mut impl Write, sampling: &SamplingStatus) -> io::Result
     if !sampling.python_stop_reasons.is_empty() {
         write_counts(out, "Python stacks end by", &sampling.python_stop_reasons)?;
     }
+    if !sampling.python_processes.is_empty() {
+        write_counts(out, "Python processes", &sampling.python_processes)?;
+    }
     write_counts(out, "lost", &sampling.lost)?;
     writeln!(
         out,

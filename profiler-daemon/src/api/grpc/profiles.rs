@@ -141,6 +141,7 @@ fn encode_pprof(profile: Profile) -> Result<QueryPprofResponse, ApiError> {
     let response = QueryPprofResponse {
         pprof: bytes,
         quality: Some(convert::quality(&profile.quality)),
+        samples: profile.samples(),
     };
     check_size(response.encoded_len())?;
     Ok(response)

@@ -90,7 +90,7 @@ impl<'a> Encoder<'a> {
             r#type: self.string("cpu"),
             unit: self.string("nanoseconds"),
         };
-        let comment = self.string(&self.profile.quality.to_string());
+        let comment = self.string(&self.profile.summary());
         let (start, end) = (utc::unix_nanos(self.profile.start), utc::unix_nanos(self.profile.end));
         let message = &mut self.message;
         message.default_sample_type = cpu.r#type;

@@ -149,7 +149,7 @@ fn subtitle(profile: &Profile, layout: &Layout) -> String {
 
 /// The quality line, and what the picture leaves out.
 fn notes(profile: &Profile, layout: &Layout) -> Vec<String> {
-    let mut notes = wrapped(&profile.quality.to_string(), HEADER_COLUMNS);
+    let mut notes = wrapped(&profile.summary(), HEADER_COLUMNS);
     if layout.hidden > 0 {
         let smallest = percent(1, BOUNDS.smallest_share, 2);
         let (hidden, most) = (counted(layout.hidden as u64, "bar"), thousands(BOUNDS.bars as u64));
