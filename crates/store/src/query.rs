@@ -17,6 +17,8 @@ pub enum Target {
     Process(u32),
     /// All processes of a service.
     Service(Arc<str>),
+    /// Whatever was sampled on the host.
+    Everything,
 }
 
 impl Target {
@@ -24,6 +26,7 @@ impl Target {
         match self {
             Self::Process(pid) => process.pid == *pid,
             Self::Service(service) => process.service == *service,
+            Self::Everything => true,
         }
     }
 
@@ -61,6 +64,13 @@ impl Span {
             .start
             .is_none_or(|start| window_end > start || window_start == start);
         !is_empty && begins_before_end && ends_after_start
+    }
+
+    /// Whether the middle of a window lies in the span.
+    fn holds_middle(&self, window: &Window) -> bool {
+        let length = window.end.duration_since(window.start).unwrap_or_default();
+        let middle = window.start + length / 2;
+        middle < self.end && self.start.is_none_or(|start| middle >= start)
     }
 }
 
@@ -118,9 +128,7 @@ impl Selection {
         let mut has_samples = false;
         let started = self.newest_start();
         for part in &self.parts {
-            let is_meant = |process: &ProcessLabel| {
-                self.target.matches(process) && started.is_none_or(|started| process.start == started)
-            };
+            let is_meant = |process: &ProcessLabel| self.is_meant(process, started);
             has_samples |= part.merge_into(&mut profile, period, is_meant)?;
         }
         profile.period = if has_samples { period } else { Duration::ZERO };
@@ -132,6 +140,42 @@ impl Selection {
             Found::NotFound
         };
         Ok(Answer { profile, found })
+    }
+
+    /// The target's samples of each window whose middle lies in the span, so that no window belongs to two spans that touch.
+    ///
+    /// In the order of arrival, each as a profile of its own; empty if the target was not seen on a CPU in it.
+    pub fn windows(&self) -> impl Iterator<Item = Profile> {
+        let started = self.newest_start();
+        let inside = self.parts.iter().flat_map(|part| {
+            let windows = part.windows.iter().filter(|window| self.span.holds_middle(window));
+            windows.map(move |window| (&part.dictionary, window))
+        });
+        inside.filter_map(move |(dictionary, window)| {
+            let alone = Part {
+                dictionary: Arc::clone(dictionary),
+                windows: vec![Arc::clone(window)],
+            };
+            let mut profile = ProfileBuilder::new(window.period, window.start, window.end).build();
+            let is_meant = |process: &ProcessLabel| self.is_meant(process, started);
+            // A window has one period, its own.
+            let merged = alone.merge_into(&mut profile, window.period, is_meant);
+            merged.is_ok().then_some(profile)
+        })
+    }
+
+    /// Whether any window that is kept knows the target, in the span or not.
+    pub fn is_known(&self) -> bool {
+        let knows = |part: &Part| {
+            part.windows
+                .iter()
+                .any(|window| self.target.is_in(window, &part.dictionary))
+        };
+        self.known_elsewhere || self.parts.iter().any(knows)
+    }
+
+    fn is_meant(&self, process: &ProcessLabel, started: Option<SystemTime>) -> bool {
+        self.target.matches(process) && started.is_none_or(|started| process.start == started)
     }
 
     /// The period of the window that was sampled most densely.
@@ -163,7 +207,7 @@ impl Selection {
                 };
                 self.parts.iter().filter_map(windows).max()
             }
-            Target::Service(_) => None,
+            Target::Service(_) | Target::Everything => None,
         }
     }
 }
