@@ -55,7 +55,7 @@ fn check_mistake(text: &str, place: &str, parts: &[&str]) {
 /// What is read back from what is shown.
 #[track_caller]
 fn check_shown(config: &Config) {
-    let shown = config.to_toml().unwrap();
+    let shown = config.to_toml().expect("TOML");
     let read = sources(&[&shown]).resolve().expect("what is shown is right");
     assert_eq!(read, *config, "{shown}");
 }
@@ -245,6 +245,10 @@ fn mistakes_in_limits_are_named_with_their_line() {
         "a.toml:3",
         &["a number from 0 on"],
     );
+}
+
+#[test]
+fn mistakes_in_what_else_a_limit_says() {
     check_mistake("[limits.host_cpu]\nbelow = \"10%\"\n", "a.toml:2", &["one level"]);
     check_mistake("[limits.host_cpu]\nfor = \"2d\"\n", "a.toml:2", &["2d", "to \"1d\""]);
     check_mistake(

@@ -5,6 +5,8 @@
 //! merged. Windows that follow each other share a dictionary of names and a tree of stacks, which makes a window an order of
 //! magnitude smaller than its profile. Pure: time is an argument. A [`Selection`] holds references to windows, so that a store behind a lock is
 //! held only while they are picked, not while they are merged.
+//!
+//! [`state`] alone does I/O: a file for what outlives the daemon.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +14,7 @@ mod dictionary;
 mod query;
 mod ring;
 mod series;
+pub mod state;
 mod window;
 
 pub use query::{Answer, Found, Selection, Span, Target};

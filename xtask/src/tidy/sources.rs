@@ -25,7 +25,7 @@ struct Fence {
     only: &'static [&'static str],
 }
 
-const FENCES: [Fence; 2] = [
+const FENCES: [Fence; 3] = [
     Fence {
         names: &["aya", "aya_obj", "aya_log"],
         within: &["crates/", "profiler-daemon/", "profiler-cli/", "proto/"],
@@ -35,6 +35,11 @@ const FENCES: [Fence; 2] = [
         names: &["tonic", "axum", "tonic_health", "tonic_reflection"],
         within: &["crates/", "profiler-daemon/src/"],
         only: &["profiler-daemon/src/api/"],
+    },
+    Fence {
+        names: &["rusqlite"],
+        within: &["crates/", "profiler-daemon/", "profiler-cli/", "proto/"],
+        only: &["crates/store/src/state/"],
     },
 ];
 
