@@ -21,7 +21,7 @@ use crate::{budget::Restraint, kernel::records::Pid, waker::Waker};
 
 mod summary;
 
-pub use summary::{InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchState};
+pub use summary::{InterpreterState, InterpreterSummary, Member, ProcessSummary, Runtime, WatchState};
 
 /// Commands that may wait for the loop at one time.
 pub const COMMAND_QUEUE: usize = 256;
@@ -43,6 +43,11 @@ pub enum Command {
         pid: Option<Pid>,
         /// The processes by ascending pid.
         reply: Reply<Result<Vec<ProcessSummary>, ProcessError>>,
+    },
+    /// Name the watched processes. Nothing is read for it, so it may be asked every second.
+    ListMembers {
+        /// Those whose start is known.
+        reply: Reply<Vec<Member>>,
     },
     /// Watch a process.
     Watch {
@@ -278,18 +283,27 @@ impl EngineHandle {
         }
     }
 
+    /// The same handle, which wakes nobody: for questions whose answers may come at the loop's next turn.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self {
+            waker: None,
+            ..self.clone()
+        }
+    }
+
     /// Sends the command that `command` makes of a place for the reply, and waits for the answer.
     pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands
-            .try_send(command(reply))
-            .map_err(|error| self.count_refusal(&error))?;
-        if let Some(waker) = &self.waker {
-            waker.wake();
-        }
-        answer
+        self.begin(command)?
             .await
             .map_err(|oneshot::error::RecvError { .. }| EngineError::Ended)
+    }
+
+    /// Sends the command, and gives the place where its answer will be.
+    pub fn begin<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<oneshot::Receiver<T>, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply))?;
+        Ok(answer)
     }
 
     /// Sends a command that has no answer.

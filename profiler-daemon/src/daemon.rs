@@ -4,6 +4,8 @@
 //! windows. gRPC has a runtime of its own. A stage that cannot work is a state in [`Health`]; the daemon ends with an error only if
 //! nobody could ask it anything.
 
+mod threads;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -29,6 +31,7 @@ use crate::{
     naming::Namer,
     notify::ServiceManager,
     processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
+    readings::{self, Board, Reader},
     reload::{self, Reloader, Source},
     stacks::{
         aggregate::{Aggregator, Moment, WindowLimits},
@@ -38,9 +41,9 @@ use crate::{
     waker::Waker,
 };
 
+use self::threads::{end, spawn, start_error};
+
 const PROC_ROOT: &str = "/proc";
-/// Time that the threads get to end.
-const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +129,15 @@ pub async fn run(
         stop: &stop,
         manager,
     };
-    let threads = stages.start(commands)?;
+    let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
+    // Before the others, so that it ends first: some wait until nobody can ask anything any more.
+    let reader = Reader {
+        board: Arc::clone(&readings),
+        health: Arc::clone(&health),
+        stop: Arc::clone(&stop),
+    };
+    let mut threads = reader.start(Path::new("/")).map_err(start_error)?;
+    threads.extend(stages.start(commands)?);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = api::Identity {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -143,12 +154,13 @@ pub async fn run(
         source,
         engine: engine.clone(),
         store: Arc::clone(&store),
+        readings: Arc::clone(&readings),
         shown,
         health: Arc::clone(&health),
         manager,
     };
     let reports = manager.report(health.subscribe());
-    let context = Arc::new(api::Context::new(identity, engine.clone(), store, Arc::clone(&health)));
+    let context = Arc::new(api::Context::new(identity, engine.clone(), store, readings, Arc::clone(&health)));
     let served = tokio::select! {
         served = api::serve(socket, context, access, shutdown) => served,
         never = async {
@@ -174,26 +186,6 @@ pub(crate) fn store_limits(config: &profiler_config::Store) -> profiler_store::L
     profiler_store::Limits {
         retention: config.retention,
         max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
-    }
-}
-
-/// Waits for the threads to end, each with its last work done.
-fn end(threads: Vec<JoinHandle<()>>, engine: EngineHandle) {
-    // The loop that answers without sampling waits for commands: there will be no more.
-    drop(engine);
-    let deadline = Instant::now() + SHUTDOWN;
-    for thread in threads {
-        // One may wait for its next round.
-        thread.thread().unpark();
-        while !thread.is_finished() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
-        let name = thread.thread().name().unwrap_or_default().to_owned();
-        if !thread.is_finished() {
-            tracing::warn!(thread = name, "did not end in time");
-        } else if thread.join().is_err() {
-            tracing::error!(thread = name, "panicked");
-        }
     }
 }
 
@@ -387,14 +379,3 @@ enum Failure {
     Daemon(#[from] DaemonError),
 }
 
-fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DaemonError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(start_error)
-}
-
-fn start_error(source: std::io::Error) -> DaemonError {
-    let what = "a thread";
-    DaemonError::Start { what, source }
-}

@@ -288,6 +288,7 @@ impl Engine {
         match command {
             Command::Flush { reply } => self.flushes.push(reply),
             Command::ListProcesses { pid, reply } => send(reply, processes.list(pid)),
+            Command::ListMembers { reply } => send(reply, processes.members()),
             Command::Watch { pid, until, reply } => {
                 let start = processes.watch(pid, until, now);
                 processes.poll(now);

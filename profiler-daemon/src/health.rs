@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_readings::Source;
 use tokio::sync::watch;
 
 use crate::budget::Board;
@@ -39,13 +40,17 @@ pub enum Part {
     Symbols,
     /// Windows in memory.
     Store,
+    /// What host, processes and services say of themselves.
+    Readings,
+    /// One place that such readings come from; named only where it is not, or was not, well.
+    ReadingsOf(Source),
     /// gRPC.
     Api,
 }
 
 impl Part {
     /// Its name in the status.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
             Self::Sampling => "sampling",
@@ -56,8 +61,28 @@ impl Part {
             Self::KernelSymbols => "kernel_symbols",
             Self::Symbols => "symbols",
             Self::Store => "store",
+            Self::Readings => "readings",
+            Self::ReadingsOf(source) => readings_of(source),
             Self::Api => "api",
         }
+    }
+}
+
+fn readings_of(source: Source) -> &'static str {
+    match source {
+        Source::Cpu => "readings_cpu",
+        Source::Memory => "readings_memory",
+        Source::MemoryEvents => "readings_memory_events",
+        Source::Pressure => "readings_pressure",
+        Source::Load => "readings_load",
+        Source::Disks => "readings_disks",
+        Source::Network => "readings_network",
+        Source::OpenFiles => "readings_open_files",
+        Source::Filesystems => "readings_filesystems",
+        Source::Processes => "readings_processes",
+        Source::ProcessDetails => "readings_process_details",
+        Source::Listeners => "readings_listeners",
+        Source::ControlGroups => "readings_cgroups",
     }
 }
 

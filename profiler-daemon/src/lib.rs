@@ -19,6 +19,7 @@ pub mod logging;
 pub mod naming;
 pub mod notify;
 pub mod processes;
+pub mod readings;
 pub mod reload;
 pub mod stacks;
 pub mod symbols;

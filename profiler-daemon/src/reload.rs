@@ -14,6 +14,7 @@ use crate::{
     health::{Health, Part, PartState},
     logging::{LevelSwitch, LogError},
     notify::ServiceManager,
+    readings::{self, Board},
     processes,
 };
 
@@ -61,6 +62,8 @@ pub struct Reloader {
     pub engine: EngineHandle,
     /// The profiles.
     pub store: SharedStore,
+    /// The readings.
+    pub readings: Arc<Board>,
     /// What the API shows.
     pub shown: SharedConfiguration,
     /// Where the outcome is reported.
@@ -117,6 +120,8 @@ impl Reloader {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .set_limits(crate::daemon::store_limits(&config.store), processes::uptime());
+        let limits = readings::series_limits(&config.store);
+        self.readings.series().set_limits(limits, Board::now().steady);
         report_discovery(&self.health, &config);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = ShownConfiguration {
             toml: config.to_toml()?,

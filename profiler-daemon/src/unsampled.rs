@@ -56,6 +56,7 @@ pub fn answer(
         let taken = match command {
             Command::Flush { reply } => reply.send(Err(FlushError::NotSampling { reason })).is_ok(),
             Command::ListProcesses { pid, reply } => reply.send(processes.list(pid)).is_ok(),
+            Command::ListMembers { reply } => reply.send(processes.members()).is_ok(),
             Command::Watch { reply, .. } => reply.send(Err(WatchError::Unsupported { reason })).is_ok(),
             Command::EndWatch { .. } | Command::Restrain(_) => true,
             Command::WatchProgress { reply, .. } => reply.send(None).is_ok(),

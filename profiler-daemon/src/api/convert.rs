@@ -1,5 +1,7 @@
 //! Between messages and domain values, both ways.
 
+pub(super) mod readings;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -44,6 +46,16 @@ pub(super) enum InvalidRequest {
     Duration,
     #[error("kind {kind} is not known")]
     Kind { kind: i32 },
+    #[error(transparent)]
+    Metric(#[from] profiler_readings::UnknownMetric),
+    #[error("scope {scope} is not known")]
+    Scope { scope: i32 },
+    #[error("step is not more than nothing")]
+    Step,
+    #[error("interval is not more than nothing")]
+    Interval,
+    #[error("quantiles are shares from 0 to 1, at most {most} of them")]
+    Quantiles { most: usize },
 }
 
 /// What a query asks for.

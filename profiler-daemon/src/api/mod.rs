@@ -28,7 +28,7 @@ use std::{
 use profiler_store::Store;
 use tokio::sync::Semaphore;
 
-use crate::{command::EngineHandle, health::Health};
+use crate::{command::EngineHandle, health::Health, readings::Board};
 
 pub use server::{ServeError, serve};
 pub use socket::{BindError, BoundSocket, bind, passed};
@@ -38,6 +38,8 @@ pub use socket::{BindError, BoundSocket, bind, passed};
 pub const MAX_STREAM_WATCHES: usize = 64;
 /// Queries that are merged at one time; each takes a thread and memory of the order of the store's.
 const MAX_QUERIES: usize = 2;
+/// Streams of readings at one time; each costs a snapshot a second.
+const MAX_READING_STREAMS: usize = 16;
 
 /// The store as the API and the stage that fills it share it. Held only while windows are picked or put in.
 pub type SharedStore = Arc<Mutex<Store>>;
@@ -76,9 +78,11 @@ pub struct Context {
     engine: EngineHandle,
     store: SharedStore,
     health: Arc<Health>,
+    readings: Arc<Board>,
     flush: flush::Flush,
     queries: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    reading_streams: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     next_watch: AtomicU64,
     refused_connections: AtomicU64,
@@ -87,15 +91,23 @@ pub struct Context {
 
 impl Context {
     /// A context in which nothing was asked yet.
-    pub fn new(identity: Identity, engine: EngineHandle, store: SharedStore, health: Arc<Health>) -> Self {
+    pub fn new(
+        identity: Identity,
+        engine: EngineHandle,
+        store: SharedStore,
+        readings: Arc<Board>,
+        health: Arc<Health>,
+    ) -> Self {
         Self {
             identity,
             engine,
             store,
             health,
+            readings,
             flush: flush::Flush::default(),
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),
+            reading_streams: Arc::new(Semaphore::new(MAX_READING_STREAMS)),
             connections: Arc::new(Semaphore::new(peer::MAX_CONNECTIONS)),
             next_watch: AtomicU64::new(1),
             refused_connections: AtomicU64::new(0),

@@ -5,6 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use profiler_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
+        metrics_service_server::{self, MetricsServiceServer},
         process_service_server::{self, ProcessServiceServer},
         profile_service_server::{self, ProfileServiceServer},
         status_service_server::{self, StatusServiceServer},
@@ -22,6 +23,7 @@ use super::{
     access::Access,
     answers::{self, Unread},
     grpc::{
+        metrics::Metrics,
         processes::Processes,
         profiles::{MAX_RESPONSE_BYTES, Profiles},
         status::Reports,
@@ -154,11 +156,18 @@ fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Route
         stop: stop.clone(),
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let metrics = MetricsServiceServer::new(Metrics {
+        context: context(),
+        stop: stop.clone(),
+    })
+    .max_decoding_message_size(MAX_REQUEST_BYTES)
+    .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let reports = StatusServiceServer::new(Reports { context: context() }).max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::new(profiles)
         .add_service(processes)
         .add_service(watches)
         .add_service(reports)
+        .add_service(metrics)
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
             reflection()
@@ -179,6 +188,7 @@ fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Route
 async fn report_health(reporter: &HealthReporter, health: &Health) -> Infallible {
     let mut parts = health.subscribe();
     for service in [
+        metrics_service_server::SERVICE_NAME,
         process_service_server::SERVICE_NAME,
         status_service_server::SERVICE_NAME,
     ] {

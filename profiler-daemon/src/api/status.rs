@@ -45,6 +45,9 @@ pub(super) enum ApiError {
     /// The answer does not fit into a message.
     #[error("the profile takes {bytes} bytes, and a message at most {limit}: ask for a shorter time")]
     TooLarge { bytes: usize, limit: usize },
+    /// The readings do not fit into a message.
+    #[error("{found} {what} are asked for, and an answer has at most {limit}: name metrics or subjects, or a longer step")]
+    TooManyReadings { found: u64, what: &'static str, limit: u64 },
     /// Clients do not read what they asked for.
     #[error("answers of more than {limit} bytes wait to be read by those who asked for them: try again when they have")]
     Unread { limit: usize },
@@ -84,7 +87,9 @@ impl ApiError {
                 Code::FailedPrecondition
             }
             Self::Engine(_) | Self::Flush(_) | Self::Stopping => Code::Unavailable,
-            Self::TooMany { .. } | Self::TooLarge { .. } | Self::Unread { .. } => Code::ResourceExhausted,
+            Self::TooMany { .. } | Self::TooLarge { .. } | Self::TooManyReadings { .. } | Self::Unread { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Slow { .. } => Code::DeadlineExceeded,
             Self::Render(_) | Self::Internal { .. } => Code::Internal,
         }

@@ -43,6 +43,19 @@ pub struct ProcessSummary {
     pub limitations: Vec<String>,
 }
 
+/// A watched process, as much of it as readings need. Its strings come from the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Thread group id.
+    pub pid: Pid,
+    /// When it started, in ticks since boot.
+    pub start_ticks: u64,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Service it belongs to; empty if none, or not known yet.
+    pub service: Arc<str>,
+}
+
 /// What is known of the Python interpreter of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterpreterSummary {

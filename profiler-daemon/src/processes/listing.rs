@@ -13,7 +13,7 @@ use super::{
     watching::Judgement,
 };
 use crate::{
-    command::{InterpreterState, InterpreterSummary, ProcessError, ProcessSummary, WatchState},
+    command::{InterpreterState, InterpreterSummary, Member, ProcessError, ProcessSummary, WatchState},
     kernel::records::Pid,
 };
 
@@ -40,6 +40,26 @@ impl<T: WalkerTables> Processes<T> {
         listed.sort_unstable_by_key(|image| image.pid);
         // One that ended a moment ago has no files in /proc any more; what is known of it is shown.
         Ok(listed.into_iter().map(|image| self.summary(image)).collect())
+    }
+
+    /// The watched processes that run and whose start is known, by their ids.
+    pub fn members(&self) -> Vec<Member> {
+        let running = self.watched.iter().filter_map(|id| self.images.get(id));
+        let running = running.filter(|image| image.is_running());
+        let mut members: Vec<Member> = running
+            .filter_map(|image| {
+                Some(Member {
+                    pid: image.pid,
+                    start_ticks: image.start_ticks?,
+                    name: Arc::clone(&image.name),
+                    service: image
+                        .identity()
+                        .map_or_else(|| Arc::from(""), |identity| Arc::clone(&identity.service)),
+                })
+            })
+            .collect();
+        members.sort_unstable_by_key(|member| member.pid);
+        members
     }
 
     fn describe(&mut self, pid: Pid) -> Result<ProcessSummary, ProcessError> {

@@ -4,6 +4,7 @@ mod access;
 mod discovery;
 mod double;
 mod limits;
+mod metrics;
 mod profiles;
 mod server;
 mod watches;

@@ -11,8 +11,9 @@ use profiler_daemon::{
     api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
     command::{self, EngineHandle},
     health::Health,
+    readings::Board,
 };
-use profiler_store::{Limits, Store};
+use profiler_store::{Limits, SeriesLimits, Store};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) directory: TempDir,
     pub(crate) script: Shared,
     pub(crate) store: SharedStore,
+    pub(crate) readings: Arc<Board>,
     pub(crate) health: Arc<Health>,
     pub(crate) engine: EngineHandle,
     /// The task of the scripted loop.
@@ -52,6 +54,10 @@ impl Server {
             max_bytes: 1 << 24,
         };
         let store = Arc::new(Mutex::new(Store::new(limits)));
+        let readings = Arc::new(Board::new(SeriesLimits {
+            retention: Duration::from_secs(3600),
+            max_bytes: 1 << 20,
+        }));
         let health = Arc::new(Health::new());
         let identity = Identity {
             version: "1.2.3".to_owned(),
@@ -67,6 +73,7 @@ impl Server {
             identity,
             engine.clone(),
             Arc::clone(&store),
+            Arc::clone(&readings),
             Arc::clone(&health),
         ));
         let (stop, stopped) = oneshot::channel();
@@ -78,6 +85,7 @@ impl Server {
             directory,
             script,
             store,
+            readings,
             health,
             engine,
             engine_task,

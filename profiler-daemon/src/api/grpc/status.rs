@@ -64,6 +64,10 @@ impl Reports {
             }),
             budget: budget.caps.map(|caps| convert::budget(&budget, caps)),
             store: Some(convert::store(context.store().status())),
+            readings: Some(convert::readings::readings(
+                context.readings.series().status(),
+                context.readings.tally(),
+            )),
             watched_processes: engine.watched_processes,
             api: Some(ApiStatus {
                 connections: u32::try_from(peer::open_connections(&context.connections)).unwrap_or(u32::MAX),

@@ -1,0 +1,75 @@
+//! Where readings are put, and where those who ask find them.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use profiler_readings::{Reading, Source};
+use profiler_store::{Moment, SeriesLimits, SeriesStore};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Interval of what has no source of its own.
+const USUAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What reading has done and cost since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rounds made.
+    pub rounds: u64,
+    /// Rounds left out, because the one before took too long or the host had no CPU for us.
+    pub missed: u64,
+    /// CPU time of the threads that read.
+    pub cpu: Duration,
+}
+
+/// The series, as the thread that reads and those who ask share them. Held only while values are put in or taken out.
+#[derive(Debug)]
+pub struct Board {
+    series: Mutex<SeriesStore>,
+    tally: Mutex<Tally>,
+}
+
+impl Board {
+    /// A board without readings.
+    pub fn new(limits: SeriesLimits) -> Self {
+        Self {
+            series: Mutex::new(SeriesStore::new(limits)),
+            tally: Mutex::default(),
+        }
+    }
+
+    /// Now, on the clock of the series and as the time of day.
+    pub fn now() -> Moment {
+        Moment {
+            steady: Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The series. A thread that panicked while it held the lock left whole values behind.
+    pub fn series(&self) -> MutexGuard<'_, SeriesStore> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What reading has done.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what was read at a moment.
+    pub fn put(&self, readings: &[Reading], at: Duration) {
+        let mut series = self.series();
+        for reading in readings {
+            let interval = Source::of(reading.metric).map_or(USUAL_INTERVAL, Source::interval);
+            series.record(reading.metric, &reading.subject, reading.value, at, interval);
+        }
+    }
+
+    pub(super) fn note_round(&self, missed: u64, cpu: Duration) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.rounds += 1;
+        tally.missed += missed;
+        tally.cpu += cpu;
+    }
+}
