@@ -8,6 +8,7 @@ use std::{
 };
 
 use profiler_proto::v1::{
+    CompareProfilesRequest, CompareProfilesResponse,
     GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse,
     ListProcessesRequest, ListProcessesResponse, Process, Profile, ProfileSelector, QueryPprofRequest,
     QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, WatchProcessRequest, WatchProcessResponse,
@@ -28,6 +29,7 @@ pub(crate) struct Script {
     pub(crate) watch: Result<Vec<WatchStep>, Status>,
     pub(crate) profile: Result<Profile, Status>,
     pub(crate) pprof: Result<QueryPprofResponse, Status>,
+    pub(crate) comparison: Result<CompareProfilesResponse, Status>,
     pub(crate) status: Result<GetStatusResponse, Status>,
     pub(crate) config: Result<GetConfigResponse, Status>,
     /// How long every answer but a watch's takes.
@@ -41,6 +43,7 @@ impl Default for Script {
             watch: Ok(Vec::new()),
             profile: Ok(Profile::default()),
             pprof: Ok(QueryPprofResponse::default()),
+            comparison: Ok(CompareProfilesResponse::default()),
             status: Ok(GetStatusResponse::default()),
             config: Ok(GetConfigResponse::default()),
             delay: Duration::ZERO,
@@ -66,6 +69,7 @@ pub(crate) struct Seen {
 }
 
 /// One query of a profile.
+    pub(crate) comparisons: Vec<CompareProfilesRequest>,
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
     pub(crate) selector: ProfileSelector,
@@ -207,6 +211,14 @@ impl ProfileService for Service {
     async fn query_pprof(&self, request: Request<QueryPprofRequest>) -> Result<Response<QueryPprofResponse>, Status> {
         self.note_query(request.into_inner().selector, true);
         self.0.answer(&self.0.script.pprof).await
+    }
+
+    async fn compare_profiles(
+        &self,
+        request: Request<CompareProfilesRequest>,
+    ) -> Result<Response<CompareProfilesResponse>, Status> {
+        self.0.seen().comparisons.push(request.into_inner());
+        self.0.answer(&self.0.script.comparison).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Between messages and domain values, both ways.
 
+pub(super) mod comparison;
 pub(super) mod readings;
 
 use std::{
@@ -42,6 +43,10 @@ pub(super) enum InvalidRequest {
     EmptySpan,
     #[error("start_time is in the future")]
     Future,
+    #[error("the spans before and after overlap")]
+    Overlap,
+    #[error("measure {measure} is not known")]
+    Measure { measure: i32 },
     #[error("duration is not more than nothing")]
     Duration,
     #[error("kind {kind} is not known")]
@@ -79,6 +84,7 @@ pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> R
         Some(v1::profile_selector::Target::Service(service)) if !service.is_empty() => {
             Target::Service(Arc::from(service))
         }
+        Some(v1::profile_selector::Target::Everything(true)) => Target::Everything,
         _ => {
             return Err(InvalidRequest::Missing {
                 field: "selector.pid or selector.service",

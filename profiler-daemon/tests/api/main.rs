@@ -1,6 +1,7 @@
 //! The API in process: a server on a socket of its own, and a scripted loop behind it.
 
 mod access;
+mod compare;
 mod discovery;
 mod double;
 mod limits;

@@ -1344,7 +1344,7 @@ pub struct ProfileSelector {
     /// Only samples taken before this time. Without it, until now.
     #[prost(message, optional, tag = "5")]
     pub end_time: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(oneof = "profile_selector::Target", tags = "1, 2")]
+    #[prost(oneof = "profile_selector::Target", tags = "1, 2, 6")]
     pub target: ::core::option::Option<profile_selector::Target>,
 }
 /// Nested message and enum types in `ProfileSelector`.
@@ -1357,6 +1357,9 @@ pub mod profile_selector {
         /// All processes of one service, by the name that ListProcesses gives.
         #[prost(string, tag = "2")]
         Service(::prost::alloc::string::String),
+        /// If true, all that was sampled on the host.
+        #[prost(bool, tag = "6")]
+        Everything(bool),
     }
 }
 /// What is shown of the samples. By default the native frames of an interpreter are left out of stacks that have the
@@ -1403,6 +1406,163 @@ pub struct QueryPprofResponse {
     /// Samples in `pprof`.
     #[prost(uint64, tag = "3")]
     pub samples: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompareProfilesRequest {
+    /// What is compared with, and what is in question. Each needs a start_time. Usually both are of one target; two of them,
+    /// such as two versions of a service, can be compared in the same way.
+    #[prost(message, optional, tag = "1")]
+    pub before: ::core::option::Option<ProfileSelector>,
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<ProfileSelector>,
+    #[prost(message, optional, tag = "3")]
+    pub view: ::core::option::Option<ProfileView>,
+    #[prost(enumeration = "CompareMeasure", tag = "4")]
+    pub measure: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CompareProfilesResponse {
+    #[prost(message, optional, tag = "1")]
+    pub comparison: ::core::option::Option<Comparison>,
+}
+/// Two spans of time compared. Values are in the unit of the measure; indices into `strings` have 0 for the empty string.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Comparison {
+    #[prost(enumeration = "CompareMeasure", tag = "1")]
+    pub measure: i32,
+    #[prost(message, optional, tag = "2")]
+    pub before: ::core::option::Option<ComparedSpan>,
+    #[prost(message, optional, tag = "3")]
+    pub after: ::core::option::Option<ComparedSpan>,
+    /// Blocks that each side needs: with fewer, nothing is tested.
+    #[prost(uint32, tag = "4")]
+    pub needed_blocks: u32,
+    /// Part of what is called a change that may be none, on average.
+    #[prost(double, tag = "5")]
+    pub level: f64,
+    /// Everything together, in CPU seconds a second whatever the measure.
+    #[prost(message, optional, tag = "6")]
+    pub whole: ::core::option::Option<Change>,
+    /// A change of a function that would have been found in most cases, as a share of all CPU time. None if nothing could be
+    /// tested.
+    #[prost(double, optional, tag = "7")]
+    pub smallest_share: ::core::option::Option<f64>,
+    /// Services and programs of a host, or processes of a target: those that changed first.
+    #[prost(message, repeated, tag = "8")]
+    pub parties: ::prost::alloc::vec::Vec<ComparedParty>,
+    /// Functions that matter on either side: those that changed first.
+    #[prost(message, repeated, tag = "9")]
+    pub functions: ::prost::alloc::vec::Vec<ComparedFunction>,
+    #[prost(string, repeated, tag = "10")]
+    pub strings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Frames of the tree. Their lines are 0.
+    #[prost(message, repeated, tag = "11")]
+    pub frames: ::prost::alloc::vec::Vec<Frame>,
+    /// The merged tree of both sides, parents before their children. Roots have the parent -1.
+    #[prost(message, repeated, tag = "12")]
+    pub nodes: ::prost::alloc::vec::Vec<DifferenceNode>,
+    /// Samples whose stacks were cut or left out because there are too many different ones.
+    #[prost(uint64, tag = "13")]
+    pub cut_samples: u64,
+}
+/// What is known of one side.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ComparedSpan {
+    #[prost(message, optional, tag = "1")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "2")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Time that its windows cover.
+    #[prost(message, optional, tag = "3")]
+    pub length: ::core::option::Option<::prost_types::Duration>,
+    /// Blocks of windows that were compared.
+    #[prost(uint32, tag = "4")]
+    pub blocks: u32,
+    #[prost(message, optional, tag = "5")]
+    pub quality: ::core::option::Option<Quality>,
+}
+/// One quantity on both sides.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Change {
+    #[prost(double, tag = "1")]
+    pub before: f64,
+    #[prost(double, tag = "2")]
+    pub after: f64,
+    /// Unspecified if it cannot be told from chance, or is too small to matter.
+    #[prost(enumeration = "ChangeDirection", tag = "3")]
+    pub direction: i32,
+    /// None if it was not tested: too small to matter, or too few blocks.
+    #[prost(message, optional, tag = "4")]
+    pub test: ::core::option::Option<ChangeTest>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ChangeTest {
+    /// The interval in which the change (after less before) lies in 95 of 100 cases.
+    #[prost(double, tag = "1")]
+    pub low: f64,
+    #[prost(double, tag = "2")]
+    pub high: f64,
+    /// How often chance alone makes such a difference, before correction for the number of tests.
+    #[prost(double, tag = "3")]
+    pub p_value: f64,
+}
+/// Who used the CPU.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ComparedParty {
+    #[prost(message, optional, tag = "4")]
+    pub change: ::core::option::Option<Change>,
+    #[prost(oneof = "compared_party::Party", tags = "1, 2, 3")]
+    pub party: ::core::option::Option<compared_party::Party>,
+}
+/// Nested message and enum types in `ComparedParty`.
+pub mod compared_party {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Party {
+        /// All processes of a service.
+        #[prost(string, tag = "1")]
+        Service(::prost::alloc::string::String),
+        /// All processes of a name that belong to no service.
+        #[prost(string, tag = "2")]
+        Program(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Process(super::ProfiledProcess),
+    }
+}
+/// A function over all its callers and lines.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ComparedFunction {
+    /// Whose function it is, as an index into `parties`; none if all samples are one target's.
+    #[prost(uint32, optional, tag = "1")]
+    pub party: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "2")]
+    pub frame: ::core::option::Option<Frame>,
+    /// In the function itself.
+    #[prost(message, optional, tag = "3")]
+    pub own: ::core::option::Option<Change>,
+    /// In the function or in what it called.
+    #[prost(message, optional, tag = "4")]
+    pub total: ::core::option::Option<Change>,
+}
+/// A place in the merged tree of stacks.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct DifferenceNode {
+    /// Index into `nodes`; -1 for the outermost frame of a stack.
+    #[prost(sint32, tag = "1")]
+    pub parent: i32,
+    /// Index into `frames`.
+    #[prost(uint32, tag = "2")]
+    pub frame: u32,
+    /// As of a function.
+    #[prost(uint32, optional, tag = "3")]
+    pub party: ::core::option::Option<u32>,
+    /// In this place itself.
+    #[prost(double, tag = "4")]
+    pub own_before: f64,
+    #[prost(double, tag = "5")]
+    pub own_after: f64,
+    /// There and in all that was called from there.
+    #[prost(message, optional, tag = "6")]
+    pub total: ::core::option::Option<Change>,
 }
 /// A merged profile. Indices into `strings` have 0 for the empty string.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1540,6 +1700,68 @@ impl SampleKind {
         match value {
             "SAMPLE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "SAMPLE_KIND_CPU" => Some(Self::Cpu),
+            _ => None,
+        }
+    }
+}
+/// What of CPU time is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CompareMeasure {
+    /// As CPU seconds a second.
+    Unspecified = 0,
+    /// CPU seconds a second: what is used up. It grows with the load too.
+    Cores = 1,
+    /// The share of all CPU time of the target: how it is spent, whatever the load.
+    Share = 2,
+}
+impl CompareMeasure {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMPARE_MEASURE_UNSPECIFIED",
+            Self::Cores => "COMPARE_MEASURE_CORES",
+            Self::Share => "COMPARE_MEASURE_SHARE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPARE_MEASURE_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMPARE_MEASURE_CORES" => Some(Self::Cores),
+            "COMPARE_MEASURE_SHARE" => Some(Self::Share),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeDirection {
+    Unspecified = 0,
+    Grew = 1,
+    Shrank = 2,
+}
+impl ChangeDirection {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHANGE_DIRECTION_UNSPECIFIED",
+            Self::Grew => "CHANGE_DIRECTION_GREW",
+            Self::Shrank => "CHANGE_DIRECTION_SHRANK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHANGE_DIRECTION_GREW" => Some(Self::Grew),
+            "CHANGE_DIRECTION_SHRANK" => Some(Self::Shrank),
             _ => None,
         }
     }
@@ -1738,6 +1960,34 @@ pub mod profile_service_client {
                 .insert(GrpcMethod::new("profiler.v1.ProfileService", "QueryPprof"));
             self.inner.unary(req, path, codec).await
         }
+        /// Two spans of time compared, window by window: which functions cost more or less than before, and how sure that is.
+        /// Errors as for a query; INVALID_ARGUMENT if the spans overlap.
+        pub async fn compare_profiles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompareProfilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompareProfilesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.ProfileService/CompareProfiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("profiler.v1.ProfileService", "CompareProfiles"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1768,6 +2018,15 @@ pub mod profile_service_server {
             request: tonic::Request<super::QueryPprofRequest>,
         ) -> std::result::Result<
             tonic::Response<super::QueryPprofResponse>,
+            tonic::Status,
+        >;
+        /// Two spans of time compared, window by window: which functions cost more or less than before, and how sure that is.
+        /// Errors as for a query; INVALID_ARGUMENT if the spans overlap.
+        async fn compare_profiles(
+            &self,
+            request: tonic::Request<super::CompareProfilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompareProfilesResponse>,
             tonic::Status,
         >;
     }
@@ -1923,6 +2182,52 @@ pub mod profile_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QueryPprofSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.ProfileService/CompareProfiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompareProfilesSvc<T: ProfileService>(pub Arc<T>);
+                    impl<
+                        T: ProfileService,
+                    > tonic::server::UnaryService<super::CompareProfilesRequest>
+                    for CompareProfilesSvc<T> {
+                        type Response = super::CompareProfilesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompareProfilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProfileService>::compare_profiles(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompareProfilesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,5 +1,6 @@
 //! One service for each concern.
 
+mod compare;
 pub(super) mod metrics;
 pub(super) mod processes;
 pub(super) mod profiles;

@@ -7,11 +7,12 @@ use profiler_profile::{
     render::{RenderError, pprof},
 };
 use profiler_proto::v1::{
-    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
+    CompareProfilesRequest, CompareProfilesResponse, ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
     profile_service_server::ProfileService,
 };
 use profiler_store::{Found, Target};
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -40,18 +41,8 @@ impl Profiles {
     ) -> Result<T, ApiError> {
         let query = convert::query(selector, SystemTime::now())?;
         let view = convert::view(view);
-        let mut not_sampling = None;
-        if query.recent {
-            match self.context.flush.up_to_now(&self.context.engine).await {
-                // What was sampled before is still worth an answer.
-                Err(ApiError::Flush(error @ FlushError::NotSampling { .. })) => not_sampling = Some(error),
-                other => other?,
-            }
-        }
-        let permit = Arc::clone(&self.context.queries).acquire_owned().await;
-        let permit = permit.map_err(|error| ApiError::Internal {
-            what: error.to_string(),
-        })?;
+        let not_sampling = self.up_to_now(query.recent).await?;
+        let permit = self.permit().await?;
         let selection = {
             let mut store = self.context.store();
             store.expire(uptime());
@@ -73,9 +64,30 @@ impl Profiles {
         .await
     }
 
+    /// Has what was sampled until now put into the store, if it is asked for. Gives the reason if nothing is sampled: what was
+    /// sampled before is still worth an answer.
+    pub(super) async fn up_to_now(&self, is_recent: bool) -> Result<Option<FlushError>, ApiError> {
+        if !is_recent {
+            return Ok(None);
+        }
+        match self.context.flush.up_to_now(&self.context.engine).await {
+            Err(ApiError::Flush(error @ FlushError::NotSampling { .. })) => Ok(Some(error)),
+            other => other.map(|()| None),
+        }
+    }
+
+    /// The place of one query among those that may run at one time.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = Arc::clone(&self.context.queries).acquire_owned().await;
+        permit.map_err(|error| ApiError::Internal {
+            what: error.to_string(),
+        })
+    }
+
     /// An empty profile is an answer only for what is watched, or was: anything else is told.
-    async fn explain_nothing(&self, target: &Target, found: Found) -> Result<(), ApiError> {
+    pub(super) async fn explain_nothing(&self, target: &Target, found: Found) -> Result<(), ApiError> {
         match target {
+            Target::Everything => Ok(()),
             Target::Process(pid) => {
                 let pid = Pid(*pid);
                 match self.list(Some(pid)).await {
@@ -115,7 +127,7 @@ impl Profiles {
 }
 
 /// Runs what keeps a CPU busy apart from the tasks that serve connections.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let finished = tokio::task::spawn_blocking(work).await;
@@ -147,7 +159,7 @@ fn encode_pprof(profile: Profile) -> Result<QueryPprofResponse, ApiError> {
     Ok(response)
 }
 
-fn check_size(bytes: usize) -> Result<(), ApiError> {
+pub(super) fn check_size(bytes: usize) -> Result<(), ApiError> {
     if bytes > MAX_RESPONSE_BYTES {
         return Err(ApiError::TooLarge {
             bytes,
@@ -172,5 +184,12 @@ impl ProfileService for Profiles {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
         let QueryPprofRequest { selector, view } = request.into_inner();
         Ok(Response::new(self.query(selector, view, encode_pprof).await?))
+    }
+    async fn compare_profiles(
+        &self,
+        request: Request<CompareProfilesRequest>,
+    ) -> Result<Response<CompareProfilesResponse>, Status> {
+        peer::require(&request, Role::Profile).map_err(ApiError::from)?;
+        Ok(Response::new(self.compare(request.into_inner()).await?))
     }
 }
