@@ -13,14 +13,18 @@ use profiler_alerts::{
 use profiler_readings::{Gap, Metric, Subject};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
+fn level(value: f64) -> Level {
+    Level::new(value).expect("a number")
+}
+
 fn limit(name: &str, metric: Metric) -> Limit {
     Limit {
         name: name.to_owned(),
         metric,
         subjects: Subjects::All,
         comparison: Comparison::Above,
-        level: Level::new(0.7).unwrap(),
-        clear: Level::new(0.63).unwrap(),
+        level: level(0.7),
+        clear: level(0.63),
         hold_for: Duration::from_secs(30),
         keep_firing_for: Duration::from_secs(60),
         no_data_after: Duration::from_secs(60),
@@ -227,8 +231,8 @@ fn constant_load_fires_within_two_periods_of_its_time() {
 fn below_is_the_other_way_round() {
     let mut limit = limit("host_cpu", Metric::HostCpuBusy);
     limit.comparison = Comparison::Below;
-    limit.level = Level::new(0.1).unwrap();
-    limit.clear = Level::new(0.2).unwrap();
+    limit.level = level(0.1);
+    limit.clear = level(0.2);
     let mut simulation = Simulation::new(&[limit]);
     simulation.host(repeat(0.05, 31).chain(repeat(0.15, 100)).chain(repeat(0.2, 61)));
     assert_eq!(simulation.told(), [(31, Change::Firing), (192, Change::Resolved)]);
@@ -428,8 +432,8 @@ fn a_changed_configuration() {
     simulation.host(repeat(0.9, 40));
     // Other levels: the alert goes on by them.
     let mut changed = cpu.clone();
-    changed.level = Level::new(0.95).unwrap();
-    changed.clear = Level::new(0.92).unwrap();
+    changed.level = level(0.95);
+    changed.clear = level(0.92);
     simulation.set_limits(&[changed]);
     assert_eq!(simulation.told().len(), 1);
     simulation.host(repeat(0.9, 61));
