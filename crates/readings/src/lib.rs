@@ -20,6 +20,8 @@ mod text;
 
 #[cfg(test)]
 mod fake_tree;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 pub use cgroup::ControlGroupSampler;
 pub use host::{FilesystemSampler, HostSampler};

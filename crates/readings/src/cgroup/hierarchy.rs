@@ -85,6 +85,13 @@ impl Hierarchy {
     }
 }
 
+/// The folder of the group that a process is in by the unified hierarchy.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn unified_folder(mounts: &[Mount], text: &[u8]) -> Option<PathBuf> {
+    let hierarchy = Hierarchy::find(Resource::Memory, mounts, Path::new("/"))?;
+    Some(hierarchy.folder(hierarchy.group(Resource::Memory, text)?))
+}
+
 /// A group and those above it but for the root, from the inside out.
 pub(super) fn levels(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(Some(path), |path| above(path)).take(MAX_DEPTH)

@@ -16,7 +16,10 @@ use std::{
 };
 
 #[cfg(feature = "fuzzing")]
-pub(crate) use self::files::{parse_limit, parse_membership, parse_quota, parse_throttling};
+pub(crate) use self::{
+    files::{parse_limit, parse_quota, parse_throttling},
+    hierarchy::unified_folder,
+};
 use self::{
     hierarchy::{Hierarchy, Resource, levels},
     level::{Memory, Quota, read_cpu_seconds},

@@ -101,8 +101,8 @@ pub(crate) struct Shares {
     system: f64,
     waiting: f64,
     interrupts: f64,
-    stolen: f64,
-    guest: f64,
+    pub(crate) stolen: f64,
+    pub(crate) guest: f64,
 }
 
 /// What `/proc/stat` says.

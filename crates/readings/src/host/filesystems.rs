@@ -64,7 +64,7 @@ const KERNEL_KINDS: [&[u8]; 18] = [
 
 /// The mounts to read, by mount point: one of each local file system, the shortest that is reached through nothing but
 /// local ones.
-pub(super) fn choose(mounts: &[Mount]) -> BTreeMap<&[u8], &Mount> {
+pub(crate) fn choose(mounts: &[Mount]) -> BTreeMap<&[u8], &Mount> {
     let is_known = |mount: &Mount| LOCAL_KINDS.contains(&&*mount.kind) || KERNEL_KINDS.contains(&&*mount.kind);
     let remote: Vec<&Mount> = mounts.iter().filter(|mount| !is_known(mount)).collect();
     let mut last_at: BTreeMap<&[u8], &Mount> = BTreeMap::new();

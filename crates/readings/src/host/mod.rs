@@ -14,18 +14,17 @@ mod pressure;
 
 use std::{fmt, path::Path};
 
-use crate::{
-    Reading,
-    file::ReadError,
-    source::{Moment, Schedule, Source, SourceReport},
-};
-
 use self::filesystems::Filesystems;
 pub(crate) use self::mounts::{Mount, parse_mounts};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
-    cpu::parse_cpu, disks::parse_disks, load::parse_load, memory::parse_memory, network::parse_network,
-    pressure::parse_pressure,
+    cpu::parse_cpu, disks::parse_disks, filesystems::choose as choose_filesystems, load::parse_load,
+    memory::parse_memory, network::parse_network, pressure::parse_pressure,
+};
+use crate::{
+    Reading,
+    file::ReadError,
+    source::{Moment, Schedule, Source, SourceReport},
 };
 
 /// One source of the host's readings.

@@ -17,7 +17,7 @@ use std::{
 };
 
 #[cfg(feature = "fuzzing")]
-pub(crate) use self::files::{add_listening, parse_io, parse_resident_pages, parse_stat, parse_switches, socket_inode};
+pub(crate) use self::files::{add_listening, parse_io, parse_resident_pages, parse_stat, parse_switches};
 use self::{
     details::{DetailReader, Details},
     listeners::{Listening, MAX_LOOKS, Networks},
