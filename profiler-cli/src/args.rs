@@ -2,8 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use profiler_proto::v1::Scope;
 
 use crate::{
     output::Format,
@@ -15,6 +16,7 @@ Examples:
   profiler-cli flamegraph --pid 4242                 the last minute, or ten seconds from now
   profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
   profiler-cli ps                                    what is watched, and how well
+  profiler-cli metrics --last 10m                    what host and services measured
   profiler-cli doctor                                what keeps the profiler from working
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no samples, 4 no permission.";
@@ -37,6 +39,17 @@ Examples:
   profiler-cli ps
   profiler-cli ps --pid 4242
   profiler-cli ps --json | jq '.processes[] | select(.watch_state == \"watched\") | .pid'";
+
+const METRICS_EXAMPLES: &str = "\
+Examples:
+  profiler-cli metrics                               the readings that tell most
+  profiler-cli metrics --service checkout --last 10m
+  profiler-cli metrics host_memory disk_busy_ratio   by name, or by how names begin
+  profiler-cli metrics --pid 4242 --watch
+  profiler-cli metrics --list                        all that can be measured
+  profiler-cli metrics host_load1 --watch --json | jq '.readings[].value'
+
+A reading that could not be taken is left out: it is never zero. The value of a counter is its increase a second.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -105,6 +118,8 @@ pub(crate) enum Verb {
     Flamegraph(FlamegraphArgs),
     /// List the watched processes, and how well each can be profiled
     Ps(PsArgs),
+    /// Show what host, services and processes measure: now, over a span, or as it comes
+    Metrics(MetricsArgs),
     /// Show what the daemon does, what it lost and what it costs
     Status(StatusArgs),
     /// Look for what keeps the profiler from working, and say what to do about it
@@ -197,6 +212,71 @@ pub(crate) struct PsArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = METRICS_EXAMPLES)]
+pub(crate) struct MetricsArgs {
+    /// Metrics by name, or by how their names begin [default: those that tell most]
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Only readings of this service and its processes
+    #[arg(long, short, value_name = "NAME", conflicts_with = "pid")]
+    pub(crate) service: Option<String>,
+    /// Only readings of this process
+    #[arg(long, short, value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: Option<u32>,
+    /// Only readings of this device, interface, mount point, control group or GPU
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subject: Option<String>,
+    /// Only readings of subjects of this kind
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) scope: Vec<SubjectKind>,
+    /// What was read in this long until now, at most an hour
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, conflicts_with = "watch")]
+    pub(crate) last: Option<Duration>,
+    /// Show it anew until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// How often to show it anew
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, default_value = "1s", requires = "watch")]
+    pub(crate) interval: Duration,
+    /// List all that can be measured
+    #[arg(long, conflicts_with_all = ["names", "service", "pid", "subject", "scope", "last", "watch"])]
+    pub(crate) list: bool,
+    /// Print JSON; with --watch, one document a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What readings are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SubjectKind {
+    Host,
+    Core,
+    Disk,
+    Network,
+    Filesystem,
+    Service,
+    Process,
+    Cgroup,
+    Gpu,
+}
+
+impl From<SubjectKind> for Scope {
+    fn from(kind: SubjectKind) -> Self {
+        match kind {
+            SubjectKind::Host => Self::Host,
+            SubjectKind::Core => Self::Core,
+            SubjectKind::Disk => Self::Disk,
+            SubjectKind::Network => Self::Network,
+            SubjectKind::Filesystem => Self::Filesystem,
+            SubjectKind::Service => Self::Service,
+            SubjectKind::Process => Self::Process,
+            SubjectKind::Cgroup => Self::ControlGroup,
+            SubjectKind::Gpu => Self::Gpu,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -11,10 +11,13 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use profiler_proto::v1::{
-    GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse, ListProcessesRequest, Process, Profile,
-    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, WatchProcessRequest,
-    WatchProcessResponse, process_service_client::ProcessServiceClient, profile_service_client::ProfileServiceClient,
-    status_service_client::StatusServiceClient, watch_service_client::WatchServiceClient,
+    GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse,
+    GetStatusRequest, GetStatusResponse, ListMetricsRequest, ListProcessesRequest, MetricDescription, Process, Profile,
+    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, ReadingSelector,
+    WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
+    metrics_service_client::MetricsServiceClient, process_service_client::ProcessServiceClient,
+    profile_service_client::ProfileServiceClient, status_service_client::StatusServiceClient,
+    watch_service_client::WatchServiceClient,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -204,6 +207,37 @@ impl Client {
         .await
     }
 
+    /// What can be measured.
+    pub(crate) async fn list_metrics(&self) -> Result<Vec<MetricDescription>, ClientError> {
+        let response = self.call(self.metrics().list_metrics(ListMetricsRequest {})).await?;
+        Ok(response.metrics)
+    }
+
+    /// The latest readings.
+    pub(crate) async fn get_snapshot(&self, selector: ReadingSelector) -> Result<GetSnapshotResponse, ClientError> {
+        let selector = Some(selector);
+        self.call(self.metrics().get_snapshot(GetSnapshotRequest { selector }))
+            .await
+    }
+
+    /// Readings over a span.
+    pub(crate) async fn get_range(&self, request: GetRangeRequest) -> Result<GetRangeResponse, ClientError> {
+        self.call(self.metrics().get_range(request)).await
+    }
+
+    /// The latest readings, now and every interval.
+    pub(crate) async fn watch_readings(
+        &self,
+        selector: ReadingSelector,
+        interval: Duration,
+    ) -> Result<Streaming<WatchReadingsResponse>, ClientError> {
+        let request = WatchReadingsRequest {
+            selector: Some(selector),
+            interval: prost_types::Duration::try_from(interval).ok(),
+        };
+        self.call(self.metrics().watch_readings(request)).await
+    }
+
     /// What the daemon does.
     pub(crate) async fn get_status(&self) -> Result<GetStatusResponse, ClientError> {
         let mut client = StatusServiceClient::new(self.channel.clone());
@@ -214,6 +248,10 @@ impl Client {
     pub(crate) async fn get_config(&self) -> Result<GetConfigResponse, ClientError> {
         let mut client = StatusServiceClient::new(self.channel.clone());
         self.call(client.get_config(GetConfigRequest {})).await
+    }
+
+    fn metrics(&self) -> MetricsServiceClient<Channel> {
+        MetricsServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     async fn call<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ClientError> {

@@ -8,7 +8,7 @@ use crate::{client::ClientError, convert::ProfileError};
 pub(crate) const FAILURE: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;
-/// The profile asked for is empty.
+/// The profile asked for is empty, or there are no readings.
 pub(crate) const NO_SAMPLES: u8 = 3;
 /// The caller may not do this.
 pub(crate) const NO_PERMISSION: u8 = 4;
@@ -50,6 +50,12 @@ pub(crate) enum CliError {
         target: String,
         /// What that means, and what can be done.
         hint: String,
+    },
+    /// Nothing was read.
+    #[error("no readings{of} in this time; `profiler-cli status` says how reading does")]
+    NoReadings {
+        /// Of whom, as a clause.
+        of: String,
     },
     /// The daemon sent a profile that cannot be right.
     #[error("the daemon sent a profile that is not valid: {0}")]
@@ -114,7 +120,7 @@ impl CliError {
             _ if self.is_closed_pipe() => 0,
             Self::Interrupted => INTERRUPTED,
             Self::Usage { .. } | Self::Client(ClientError::SocketPath { .. }) => USAGE,
-            Self::NoSamples { .. } => NO_SAMPLES,
+            Self::NoSamples { .. } | Self::NoReadings { .. } => NO_SAMPLES,
             Self::Client(ClientError::SocketForbidden { .. } | ClientError::NotAllowed { .. }) => NO_PERMISSION,
             _ => FAILURE,
         }

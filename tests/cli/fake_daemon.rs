@@ -9,7 +9,10 @@ use std::{
 
 use profiler_proto::v1::{
     CompareProfilesRequest, CompareProfilesResponse,
-    GetConfigRequest, GetConfigResponse, GetStatusRequest, GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse,
+    GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse,
+    GetStatusRequest, GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListMetricsRequest,
+    ListMetricsResponse, MetricDescription, Reading, ReadingSelector, WatchReadingsRequest, WatchReadingsResponse,
+    metrics_service_server::{MetricsService, MetricsServiceServer},
     ListProcessesRequest, ListProcessesResponse, Process, Profile, ProfileSelector, QueryPprofRequest,
     QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, WatchProcessRequest, WatchProcessResponse,
     process_service_server::{ProcessService, ProcessServiceServer},
@@ -32,6 +35,11 @@ pub(crate) struct Script {
     pub(crate) comparison: Result<CompareProfilesResponse, Status>,
     pub(crate) status: Result<GetStatusResponse, Status>,
     pub(crate) config: Result<GetConfigResponse, Status>,
+    pub(crate) metrics: Vec<MetricDescription>,
+    pub(crate) readings: Result<Vec<Reading>, Status>,
+    pub(crate) range: Result<GetRangeResponse, Status>,
+    /// All that comes on a stream of readings.
+    pub(crate) reading_stream: Result<Vec<WatchReadingsResponse>, Status>,
     /// How long every answer but a watch's takes.
     pub(crate) delay: Duration,
 }
@@ -46,6 +54,10 @@ impl Default for Script {
             comparison: Ok(CompareProfilesResponse::default()),
             status: Ok(GetStatusResponse::default()),
             config: Ok(GetConfigResponse::default()),
+            metrics: Vec::new(),
+            readings: Ok(Vec::new()),
+            range: Ok(GetRangeResponse::default()),
+            reading_stream: Ok(Vec::new()),
             delay: Duration::ZERO,
         }
     }
@@ -65,6 +77,7 @@ pub(crate) enum WatchStep {
 pub(crate) struct Seen {
     pub(crate) watched: Vec<u32>,
     pub(crate) queries: Vec<Query>,
+    pub(crate) readings: Vec<ReadingQuery>,
     pub(crate) open_watches: usize,
 }
 
@@ -77,6 +90,15 @@ pub(crate) struct Query {
     pub(crate) pprof: bool,
     /// Streams of watches that were open then.
     pub(crate) open_watches: usize,
+}
+
+/// One query of readings.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadingQuery {
+    pub(crate) selector: ReadingSelector,
+    /// Of a span its step, of a stream its interval.
+    pub(crate) step: Option<Duration>,
+    pub(crate) quantiles: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -123,6 +145,7 @@ impl FakeDaemon {
         let service = Service(Arc::clone(&shared));
         runtime.spawn(
             Server::builder()
+                .add_service(MetricsServiceServer::new(service.clone()))
                 .add_service(ProcessServiceServer::new(service.clone()))
                 .add_service(ProfileServiceServer::new(service.clone()))
                 .add_service(StatusServiceServer::new(service.clone()))
@@ -178,6 +201,60 @@ impl Service {
             pprof,
             open_watches,
         });
+    }
+}
+
+impl Service {
+    fn note_readings(
+        &self,
+        selector: Option<ReadingSelector>,
+        step: Option<prost_types::Duration>,
+        quantiles: Vec<f64>,
+    ) {
+        self.0.seen().readings.push(ReadingQuery {
+            selector: selector.unwrap_or_default(),
+            step: step.map(|step| step.try_into().unwrap()),
+            quantiles,
+        });
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Service {
+    type WatchReadingsStream = tokio_stream::Iter<std::vec::IntoIter<Result<WatchReadingsResponse, Status>>>;
+
+    async fn list_metrics(&self, _: Request<ListMetricsRequest>) -> Result<Response<ListMetricsResponse>, Status> {
+        let metrics = self.0.script.metrics.clone();
+        self.0.answer(&Ok(ListMetricsResponse { metrics })).await
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<GetSnapshotRequest>,
+    ) -> Result<Response<GetSnapshotResponse>, Status> {
+        self.note_readings(request.into_inner().selector, None, Vec::new());
+        let readings = self.0.script.readings.clone();
+        let time = Some(prost_types::Timestamp::default());
+        self.0
+            .answer(&readings.map(|readings| GetSnapshotResponse { time, readings }))
+            .await
+    }
+
+    async fn get_range(&self, request: Request<GetRangeRequest>) -> Result<Response<GetRangeResponse>, Status> {
+        let request = request.into_inner();
+        self.note_readings(request.selector, request.step, request.quantiles);
+        self.0.answer(&self.0.script.range).await
+    }
+
+    async fn watch_readings(
+        &self,
+        request: Request<WatchReadingsRequest>,
+    ) -> Result<Response<Self::WatchReadingsStream>, Status> {
+        let request = request.into_inner();
+        self.note_readings(request.selector, request.interval, Vec::new());
+        let messages = self.0.script.reading_stream.clone()?;
+        let messages: Vec<_> = messages.into_iter().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(messages)))
     }
 }
 

@@ -15,6 +15,7 @@ fn help_is_as_recorded() {
         ("help.txt", &["--help"][..]),
         ("help-flamegraph.txt", &["flamegraph", "--help"]),
         ("help-ps.txt", &["ps", "--help"]),
+        ("help-metrics.txt", &["metrics", "--help"]),
         ("help-status.txt", &["status", "--help"]),
         ("help-doctor.txt", &["doctor", "--help"]),
         ("help-config.txt", &["config", "--help"]),
@@ -40,7 +41,16 @@ fn every_verb_is_recorded() {
     let names: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(
         names,
-        ["flamegraph", "ps", "status", "doctor", "config", "completions", "help"]
+        [
+            "flamegraph",
+            "ps",
+            "metrics",
+            "status",
+            "doctor",
+            "config",
+            "completions",
+            "help"
+        ]
     );
 }
 
@@ -87,6 +97,7 @@ fn completions_and_manual_pages_are_made() {
             "profiler-cli-config.1",
             "profiler-cli-doctor.1",
             "profiler-cli-flamegraph.1",
+            "profiler-cli-metrics.1",
             "profiler-cli-ps.1",
             "profiler-cli-status.1",
             "profiler-cli.1",

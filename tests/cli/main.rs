@@ -13,6 +13,7 @@ mod fake_daemon;
 mod fixture;
 mod help;
 mod messages;
+mod metrics;
 mod outputs;
 mod program;
 mod recording;

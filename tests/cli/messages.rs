@@ -2,8 +2,8 @@
 
 use profiler_proto::v1::{
     ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, Node, Part, PartState, Process,
-    Profile, ProfiledProcess, Quality, Runtime, SampleKind, SamplingStatus, StoreStatus, WatchProcessResponse,
-    WatchState,
+    Profile, ProfiledProcess, Quality, ReadingsStatus, Runtime, SampleKind, SamplingStatus, StoreStatus,
+    WatchProcessResponse, WatchState,
 };
 use prost_types::{Duration, Timestamp};
 
@@ -258,6 +258,22 @@ pub(crate) fn status() -> GetStatusResponse {
             dropped_by_age: 20,
             dropped_by_bytes: 0,
             dropped_too_large: 0,
+        }),
+        readings: Some(ReadingsStatus {
+            subjects: 21,
+            series: 210,
+            bytes: 2 << 20,
+            capacity_bytes: 16 << 20,
+            dropped_subjects: 4,
+            dropped_runs: 5,
+            refused_values: 6,
+            invalid_values: 7,
+            rounds: 3_600,
+            missed_rounds: 2,
+            cpu: Some(Duration {
+                seconds: 0,
+                nanos: 900_000_000,
+            }),
         }),
         watched_processes: 3,
         api: Some(ApiStatus {

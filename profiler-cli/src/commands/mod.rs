@@ -4,6 +4,7 @@ mod completions;
 mod config;
 mod doctor;
 mod flamegraph;
+mod metrics;
 mod ps;
 mod status;
 
@@ -21,6 +22,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.verb {
         Verb::Flamegraph(args) => flamegraph::run(connection, args).await,
         Verb::Ps(args) => ps::run(connection, args).await,
+        Verb::Metrics(args) => metrics::run(connection, args).await,
         Verb::Status(args) => status::run(connection, args).await,
         Verb::Doctor(args) => doctor::run(connection, args).await,
         Verb::Config { verb } => config::run(connection, verb).await,

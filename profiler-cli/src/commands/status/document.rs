@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use profiler_proto::v1::{ApiStatus, BudgetStatus, Cost, GetStatusResponse, Part, SamplingStatus, StoreStatus};
+use profiler_proto::v1::{
+    ApiStatus, BudgetStatus, Cost, GetStatusResponse, Part, ReadingsStatus, SamplingStatus, StoreStatus,
+};
 use serde::Serialize;
 
 use super::{budget_name, span, state_name};
@@ -18,6 +20,7 @@ pub(super) struct Document<'a> {
     cost: CostDocument,
     budget: BudgetDocument,
     store: StoreDocument,
+    readings: ReadingsDocument,
     api: ApiDocument,
 }
 
@@ -89,6 +92,39 @@ struct StoreDocument {
 }
 
 #[derive(Serialize)]
+struct ReadingsDocument {
+    subjects: u64,
+    series: u64,
+    bytes: u64,
+    capacity_bytes: u64,
+    dropped_subjects: u64,
+    dropped_runs: u64,
+    refused_values: u64,
+    invalid_values: u64,
+    rounds: u64,
+    missed_rounds: u64,
+    cpu_seconds: f64,
+}
+
+impl From<ReadingsStatus> for ReadingsDocument {
+    fn from(readings: ReadingsStatus) -> Self {
+        Self {
+            subjects: readings.subjects,
+            series: readings.series,
+            bytes: readings.bytes,
+            capacity_bytes: readings.capacity_bytes,
+            dropped_subjects: readings.dropped_subjects,
+            dropped_runs: readings.dropped_runs,
+            refused_values: readings.refused_values,
+            invalid_values: readings.invalid_values,
+            rounds: readings.rounds,
+            missed_rounds: readings.missed_rounds,
+            cpu_seconds: span(readings.cpu).as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct ApiDocument {
     connections: u32,
     refused_connections: u64,
@@ -114,6 +150,7 @@ impl<'a> From<&'a GetStatusResponse> for Document<'a> {
             cost: status.cost.unwrap_or_default().into(),
             budget: status.budget.clone().unwrap_or_default().into(),
             store: status.store.unwrap_or_default().into(),
+            readings: status.readings.unwrap_or_default().into(),
             api: status.api.unwrap_or_default().into(),
         }
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anstyle::Style;
 use profiler_proto::v1::{
-    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, SamplingStatus, StoreStatus,
+    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, ReadingsStatus, SamplingStatus, StoreStatus,
 };
 
 use self::document::Document;
@@ -99,6 +99,9 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     }
     if let Some(store) = &status.store {
         write_store(out, store)?;
+    }
+    if let Some(readings) = &status.readings {
+        write_readings(out, readings, up)?;
     }
     if let Some(api) = status.api {
         write_api(out, api)?;
@@ -290,6 +293,38 @@ fn write_store(out: &mut impl Write, store: &StoreStatus) -> io::Result<()> {
         thousands(store.dropped_by_age),
         thousands(store.dropped_by_bytes),
         thousands(store.dropped_too_large)
+    )
+}
+
+fn write_readings(out: &mut impl Write, readings: &ReadingsStatus, up: Option<Duration>) -> io::Result<()> {
+    heading(out, "Readings")?;
+    writeln!(
+        out,
+        "  series        {} of {} subjects in {} of {}",
+        thousands(readings.series),
+        thousands(readings.subjects),
+        bytes_text(readings.bytes),
+        bytes_text(readings.capacity_bytes)
+    )?;
+    let cpu = span(readings.cpu);
+    write!(
+        out,
+        "  rounds        {}, {} missed, {} of CPU",
+        thousands(readings.rounds),
+        thousands(readings.missed_rounds),
+        span_text(cpu)
+    )?;
+    if let Some(up) = up.filter(|up| !up.is_zero()) {
+        write!(out, " ({:.2} % of one CPU)", 100.0 * cpu.as_secs_f64() / up.as_secs_f64())?;
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "  dropped       {} subjects, {} runs of old values and {} values for want of room, {} invalid",
+        thousands(readings.dropped_subjects),
+        thousands(readings.dropped_runs),
+        thousands(readings.refused_values),
+        thousands(readings.invalid_values)
     )
 }
 
