@@ -19,8 +19,7 @@ use profiler_common::{
     python::PythonLayout,
     row::{Page, Row},
 };
-use profiler_unwinding::RowTable;
-use zerocopy::IntoBytes;
+use profiler_unwinding::{PageDirectory, RowTable};
 
 use super::{
     allocator::{Allocator, Run},
@@ -35,6 +34,7 @@ use super::{
 use crate::processes::walker_tables::{Layout, TableError, TableId, WalkerMapping, WalkerTables};
 
 mod mappings;
+mod pages;
 
 pub(super) use mappings::ProcessMappings;
 
@@ -68,7 +68,8 @@ pub struct KernelTables {
 /// A table of rows in the kernel.
 #[derive(Debug)]
 struct Installed {
-    rows: Run,
+    /// One run if it was loaded in bulk, else one for each page that is loaded.
+    rows: Vec<Run>,
     pages: Run,
     /// Index that link page 0 would have in the array of pages, wrapping.
     page_base: u32,
@@ -178,13 +179,15 @@ impl KernelTables {
     }
 
     fn free_if_unused(&mut self, table: TableId) {
-        if let Some(installed) = self.installed.get(&table)
-            && installed.removed
-            && installed.users == 0
-        {
-            self.rows.free(installed.rows);
-            self.pages.free(installed.pages);
-            self.installed.remove(&table);
+        let is_over = |installed: &Installed| installed.removed && installed.users == 0;
+        if !self.installed.get(&table).is_some_and(is_over) {
+            return;
+        }
+        if let Some(Installed { rows, pages, .. }) = self.installed.remove(&table) {
+            for run in rows {
+                self.rows.free(run);
+            }
+            self.pages.free(pages);
         }
     }
 
@@ -228,20 +231,12 @@ impl KernelTables {
 }
 
 impl WalkerTables for KernelTables {
+    fn max_rows(&self) -> u64 {
+        u64::from(self.rows.capacity())
+    }
+
     fn install(&mut self, table: &RowTable) -> Result<TableId, TableError> {
-        let rows = self.allocate("rows", |tables| &mut tables.rows, table.rows.len())?;
-        if let Err(full) = self.shards.grow_to(rows) {
-            self.rows.free(rows);
-            return Err(full);
-        }
-        let pages = match self.allocate("pages", |tables| &mut tables.pages, table.pages.len()) {
-            Ok(pages) => pages,
-            Err(full) => {
-                self.rows.free(rows);
-                return Err(full);
-            }
-        };
-        self.shards.write(rows.first, &table.rows);
+        let rows = self.put_rows(&table.rows)?;
         let page_words: Vec<u64> = table
             .pages
             .iter()
@@ -250,22 +245,16 @@ impl WalkerTables for KernelTables {
                 page => Page::new(rows.first + page.first(), page.count()).0,
             })
             .collect();
-        self.page_memory
-            .write(pages.first as usize * size_of::<u64>(), page_words.as_bytes());
-        let id = TableId(self.next_table);
-        self.next_table = self.next_table.wrapping_add(1);
-        let page_base = pages.first.wrapping_sub(table.first_page as u32);
-        self.installed.insert(
-            id,
-            Installed {
-                rows,
-                pages,
-                page_base,
-                users: 0,
-                removed: false,
-            },
-        );
-        Ok(id)
+        self.put_table(rows, table.first_page, &page_words)
+            .inspect_err(|_| self.rows.free(rows))
+    }
+
+    fn install_pages(&mut self, directory: &PageDirectory) -> Result<TableId, TableError> {
+        self.put_pages(directory)
+    }
+
+    fn load_page(&mut self, table: TableId, page: u32, rows: &[Row]) -> Result<(), TableError> {
+        self.put_page(table, page, rows)
     }
 
     fn remove(&mut self, table: TableId) {

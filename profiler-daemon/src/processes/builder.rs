@@ -369,7 +369,7 @@ mod tests {
             panic!("another outcome")
         };
         let (built, table) = result.unwrap();
-        assert!(built.unwind.is_ok() && !table.unwrap().rows.is_empty());
+        assert!(built.unwind.is_ok() && !table.unwrap().table.rows.is_empty());
         vdso.fill(built);
         builder.submit(Job::Compile { object: vdso }).unwrap();
         let Outcome::Compiled { result, .. } = wait(&mut builder) else {

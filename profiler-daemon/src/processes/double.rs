@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_common::{
+    limits::PAGE_SHIFT,
     process::{Exec, FileKey, TEMPLATE_GENERATION},
     python::PythonLayout,
+    row::Row,
 };
-use profiler_unwinding::RowTable;
+use profiler_unwinding::{PageDirectory, RowTable};
 
 use super::walker_tables::{Backing, Layout, TableError, TableId, WalkerMapping, WalkerTables};
 use crate::kernel::records::Pid;
@@ -20,6 +22,8 @@ pub(crate) struct WalkerDouble {
     pub(crate) is_refused: bool,
     /// Link range and number of rows by table.
     pub(crate) tables: BTreeMap<TableId, (std::ops::Range<u64>, u64)>,
+    /// Loaded pages of tables that are loaded by the page.
+    pub(crate) pages: BTreeMap<TableId, BTreeMap<u32, Vec<Row>>>,
     pub(crate) processes: BTreeMap<Pid, Vec<WalkerMapping>>,
     /// Layouts of those that have one.
     pub(crate) python: BTreeMap<Pid, PythonLayout>,
@@ -40,6 +44,7 @@ impl Default for WalkerDouble {
             max_mappings: u64::MAX,
             is_refused: false,
             tables: BTreeMap::new(),
+            pages: BTreeMap::new(),
             processes: BTreeMap::new(),
             python: BTreeMap::new(),
             forked: BTreeSet::new(),
@@ -60,12 +65,9 @@ impl WalkerDouble {
             false => Ok(()),
         }
     }
-}
 
-impl WalkerTables for WalkerDouble {
-    fn install(&mut self, table: &RowTable) -> Result<TableId, TableError> {
+    fn check_room(&self, wanted: u64) -> Result<(), TableError> {
         let used: u64 = self.tables.values().map(|(_, rows)| rows).sum();
-        let wanted = table.rows.len() as u64;
         if used.saturating_add(wanted) > self.max_rows {
             return Err(TableError::Full {
                 table: "rows",
@@ -73,14 +75,51 @@ impl WalkerTables for WalkerDouble {
                 capacity: self.max_rows,
             });
         }
-        self.ask("rows")?;
+        Ok(())
+    }
+}
+
+impl WalkerTables for WalkerDouble {
+    fn max_rows(&self) -> u64 {
+        self.max_rows
+    }
+
+    fn install(&mut self, table: &RowTable) -> Result<TableId, TableError> {
+        let wanted = table.rows.len() as u64;
+        self.check_room(wanted)?;
         self.next += 1;
         self.tables.insert(TableId(self.next), (table.link_range(), wanted));
         Ok(TableId(self.next))
     }
 
+    fn install_pages(&mut self, directory: &PageDirectory) -> Result<TableId, TableError> {
+        self.next += 1;
+        let start = directory.first_page() << PAGE_SHIFT;
+        let range = start..start + ((directory.len() as u64) << PAGE_SHIFT);
+        self.tables.insert(TableId(self.next), (range, 0));
+        self.pages.insert(TableId(self.next), BTreeMap::new());
+        Ok(TableId(self.next))
+    }
+
+    fn load_page(&mut self, table: TableId, page: u32, rows: &[Row]) -> Result<(), TableError> {
+        let wanted = rows.len() as u64;
+        self.check_room(wanted)?;
+        let Some(pages) = self.pages.get_mut(&table) else {
+            return Ok(());
+        };
+        assert!(
+            pages.insert(page, rows.to_vec()).is_none(),
+            "page {page} was loaded before"
+        );
+        if let Some((_, used)) = self.tables.get_mut(&table) {
+            *used += wanted;
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, table: TableId) {
         assert!(self.tables.remove(&table).is_some(), "{table:?} was not installed");
+        self.pages.remove(&table);
         let uses = |mapping: &WalkerMapping| mapping.backing == Backing::Rows(table);
         let of_templates = self.templates.values().flat_map(|(_, _, mappings)| mappings);
         let mut all = self.processes.values().flatten().chain(of_templates);

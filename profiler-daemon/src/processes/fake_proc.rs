@@ -120,6 +120,11 @@ impl FakeProc {
     }
 
     pub(crate) fn owner(&self, targets: Targets) -> Processes<WalkerDouble> {
+        self.owner_keeping_rows(targets, 0)
+    }
+
+    /// An owner that keeps rows on disk, in at most so many bytes.
+    pub(crate) fn owner_keeping_rows(&self, targets: Targets, max_cached_row_bytes: u64) -> Processes<WalkerDouble> {
         let options = Options {
             proc_root: self.root().to_owned(),
             targets,
@@ -130,7 +135,7 @@ impl FakeProc {
                 ticks_per_second: 100,
             },
             state_dir: self.directory.path().to_owned(),
-            max_cached_row_bytes: 0,
+            max_cached_row_bytes,
             health: Arc::default(),
             wake: None,
         };

@@ -1,16 +1,17 @@
 //! What the builder is asked for, and what becomes of it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use profiler_config::NamedService;
-use profiler_unwinding::RowTable;
 
 use super::{
     discovery::Marks,
     files::MappedPlace,
     interpreter::{Interpreter, MappedInterpreter, Unfit},
+    kept_pages::CompiledRows,
     objects::{Built, MappedObject},
     process::ImageId,
+    row_pages::{PageRead, PagesOutcome},
     scan::MapsScan,
 };
 use crate::kernel::records::Pid;
@@ -34,6 +35,15 @@ pub(super) enum Job {
     List(super::long_lists::LongList),
     /// Compile the rows of an object again.
     Compile { object: Arc<MappedObject> },
+    /// Read pages of rows.
+    ReadPages(PageRead),
+    /// Read a stack from an address outwards, for addresses in some code.
+    ReadStack {
+        image: ImageId,
+        pid: Pid,
+        from: u64,
+        code: Vec<Range<u64>>,
+    },
     /// Find out what a process is.
     Identify {
         image: ImageId,
@@ -54,7 +64,7 @@ pub(super) enum Outcome {
     Built {
         object: Arc<MappedObject>,
         pid: Pid,
-        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
+        result: Result<(Arc<Built>, Option<CompiledRows>), Failure>,
     },
     Listed {
         list: super::long_lists::LongList,
@@ -62,7 +72,12 @@ pub(super) enum Outcome {
     },
     Compiled {
         object: Arc<MappedObject>,
-        result: Result<RowTable, String>,
+        result: Result<CompiledRows, String>,
+    },
+    PagesRead(PagesOutcome),
+    StackRead {
+        image: ImageId,
+        addresses: Vec<u64>,
     },
     Identified {
         image: ImageId,
@@ -106,7 +121,11 @@ impl Job {
                 let summary = object.built().and_then(|built| built.unwind.as_ref().ok());
                 summary.is_some_and(|summary| summary.rows >= LARGE_ROWS)
             }
-            Self::BuildVdso { .. } | Self::Identify { .. } | Self::Inspect { .. } => false,
+            Self::BuildVdso { .. }
+            | Self::ReadPages(_)
+            | Self::ReadStack { .. }
+            | Self::Identify { .. }
+            | Self::Inspect { .. } => false,
         }
     }
 
@@ -115,7 +134,11 @@ impl Job {
         match self {
             Self::List(_) => None,
             Self::Build { object, .. } | Self::Compile { object } => Some(object.device_inode?.0),
-            Self::BuildVdso { .. } | Self::Identify { .. } | Self::Inspect { .. } => None,
+            Self::BuildVdso { .. }
+            | Self::ReadPages(_)
+            | Self::ReadStack { .. }
+            | Self::Identify { .. }
+            | Self::Inspect { .. } => None,
         }
     }
 
@@ -128,6 +151,8 @@ impl Job {
             Self::BuildVdso { .. } => "the vDSO".to_owned(),
             Self::List(list) => format!("the mappings of process {}", list.pid.0),
             Self::Compile { object } => String::from_utf8_lossy(&object.path).into_owned(),
+            Self::ReadPages(_) => "kept rows".to_owned(),
+            Self::ReadStack { pid, .. } => format!("a stack of process {}", pid.0),
             Self::Identify { pid, .. } => format!("the program of process {}", pid.0),
             Self::Inspect { pid, .. } => format!("the interpreter of process {}", pid.0),
         }
@@ -138,10 +163,13 @@ impl Outcome {
     pub(super) fn row_bytes(&self) -> u64 {
         let table = match self {
             Self::Built {
-                result: Ok((_, Some(table))),
+                result: Ok((_, Some(compiled))),
                 ..
             }
-            | Self::Compiled { result: Ok(table), .. } => table,
+            | Self::Compiled {
+                result: Ok(compiled), ..
+            } => &compiled.table,
+            Self::PagesRead(outcome) => return outcome.row_bytes(),
             _ => return 0,
         };
         (size_of_val(table.rows.as_slice()) + size_of_val(table.pages.as_slice())) as u64

@@ -8,7 +8,6 @@ use super::{
     process::{Identification, Image},
     scan::ScanError,
     service,
-    tables::TableState,
     walker_tables::{Backing, WalkerTables},
     watching::Judgement,
 };
@@ -221,11 +220,8 @@ impl<T: WalkerTables> Processes<T> {
             return Some(format!("{}: {reason}", object.name));
         }
         let reason = match &object.built()?.unwind {
-            Err(reason) => reason,
-            Ok(summary) => match self.tables.state(&summary.content)? {
-                TableState::Refused { reason, .. } => reason,
-                _ => return None,
-            },
+            Err(reason) => reason.clone(),
+            Ok(summary) => self.limitation_of_rows(&summary.content)?,
         };
         Some(format!("{}: {reason}", object.name))
     }

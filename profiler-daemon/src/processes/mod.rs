@@ -5,10 +5,10 @@
 //!
 //! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the threads
 //! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
-//! ([`objects`], [`unwind`], `tables`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`, `watching`,
-//! `retarget`, `restraint`, `entries`, `upkeep`, `delays`, `sampling`, `listing`, `long_lists`), where facts come from ([`scan`],
-//! [`files`], [`discovery`], [`service`], `jobs`, `builder`, `reader`, `row_cache`), and for Python what an [`interpreter`] is
-//! and who runs one (`python`, [`memory`]).
+//! ([`objects`], [`unwind`], `tables`, `row_pages`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`,
+//! `watching`, `retarget`, `restraint`, `entries`, `upkeep`, `delays`, `sampling`, `listing`, `long_lists`), where facts come
+//! from ([`scan`], [`files`], [`discovery`], [`service`], `jobs`, `builder`, `reader`, `row_cache`, `kept_pages`), and for
+//! Python what an [`interpreter`] is and who runs one (`python`, [`memory`]).
 
 mod builder;
 mod delays;
@@ -21,6 +21,7 @@ pub(crate) mod fake_proc;
 pub mod files;
 pub(crate) mod interpreter;
 mod jobs;
+mod kept_pages;
 mod lifecycle;
 mod lifetimes;
 mod listing;
@@ -35,6 +36,7 @@ mod reader;
 mod restraint;
 mod retarget;
 mod row_cache;
+mod row_pages;
 mod sampling;
 pub mod scan;
 pub mod service;

@@ -120,6 +120,8 @@ pub struct Processes<T> {
     pub(super) unidentified: VecDeque<(u64, ImageId)>,
     /// Images whose interpreter is to be looked at again, with the time.
     pub(super) python_waiting: Vec<(u64, ImageId)>,
+    /// Stacks that are being read for rows that are missing.
+    pub(super) open_looks: usize,
     pub(super) health: Arc<Health>,
     pub(super) tallies: Tallies,
     pub(super) next_image: u64,
@@ -169,6 +171,7 @@ impl<T: WalkerTables> Processes<T> {
             delayed: VecDeque::new(),
             unidentified: VecDeque::new(),
             python_waiting: Vec::new(),
+            open_looks: 0,
             health,
             tallies: Tallies::default(),
             next_image: 1,

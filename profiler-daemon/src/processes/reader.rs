@@ -13,7 +13,7 @@ use std::{
 
 use object::ReadCache;
 use profiler_config::NamedService;
-use profiler_unwinding::{CompileError, ContentId, RowTable, Segments, python::InterpreterObject};
+use profiler_unwinding::{CompileError, ContentId, Segments, python::InterpreterObject};
 use rustix::{io::Errno, process::Resource};
 
 use super::{
@@ -21,6 +21,8 @@ use super::{
     files::{BoundedFile, MappedPlace, OpenError, TargetFile, open_executable, open_mapped},
     interpreter,
     jobs::{Failure, Identity, Job, Outcome},
+    kept_pages::CompiledRows,
+    memory,
     objects::{Built, MappedObject, ObjectKind},
     row_cache::RowCache,
     scan::{ProcFs, ScanError},
@@ -98,6 +100,11 @@ impl Reader {
                 let result = guarded(|| self.compile_again(&object));
                 Outcome::Compiled { object, result }
             }
+            Job::ReadPages(read) => Outcome::PagesRead(read.run()),
+            Job::ReadStack { image, pid, from, code } => Outcome::StackRead {
+                image,
+                addresses: memory::addresses_on_stack(&self.proc, pid, from, &code),
+            },
             Job::Identify { image, pid, services } => Outcome::Identified {
                 image,
                 result: guarded(|| self.identify(pid, &services)),
@@ -109,7 +116,11 @@ impl Reader {
         }
     }
 
-    fn build(&mut self, object: &MappedObject, place: &MappedPlace) -> Result<(Arc<Built>, Option<RowTable>), Failure> {
+    fn build(
+        &mut self,
+        object: &MappedObject,
+        place: &MappedPlace,
+    ) -> Result<(Arc<Built>, Option<CompiledRows>), Failure> {
         let file = open_mapped(&self.proc, place).map_err(|error| failure(&error))?;
         if file.descriptor.as_raw_fd() >= self.max_descriptor {
             return Err(Failure {
@@ -158,7 +169,7 @@ impl Reader {
         Ok((built, table))
     }
 
-    fn build_vdso(&mut self, object: &MappedObject) -> Result<(Arc<Built>, Option<RowTable>), Failure> {
+    fn build_vdso(&mut self, object: &MappedObject) -> Result<(Arc<Built>, Option<CompiledRows>), Failure> {
         debug_assert_eq!(object.kind, ObjectKind::Vdso);
         let image = own_vdso(&self.proc).map_err(|error| error.to_string())?;
         let segments = Segments::parse(&image[..]).map_err(|error| error.to_string())?;
@@ -185,7 +196,7 @@ impl Reader {
     fn compile<'data, R: object::ReadRef<'data>>(
         &mut self,
         data: R,
-    ) -> (Result<Arc<UnwindSummary>, String>, Option<RowTable>) {
+    ) -> (Result<Arc<UnwindSummary>, String>, Option<CompiledRows>) {
         let mut shared = None;
         let compiled = self.rows_of(data, |content| {
             shared = self.unwind.get(content).and_then(Weak::upgrade);
@@ -194,7 +205,7 @@ impl Reader {
         match (compiled, shared) {
             (Ok(_), Some(summary)) => (Ok(summary), None),
             (Ok((content, Some(table))), None) => {
-                let summary = Arc::new(UnwindSummary::of(content, &table));
+                let summary = Arc::new(UnwindSummary::of(content, &table.table));
                 forget_dead(&mut self.unwind);
                 self.unwind.insert(content, Arc::downgrade(&summary));
                 (Ok(summary), Some(table))
@@ -209,20 +220,21 @@ impl Reader {
         &self,
         data: R,
         is_known: impl FnOnce(&ContentId) -> bool,
-    ) -> Result<(ContentId, Option<RowTable>), CompileError> {
-        let mut kept = None;
+    ) -> Result<(ContentId, Option<CompiledRows>), CompileError> {
+        let mut loaded = None;
         let (content, compiled) = unwind::compile(data, |content| {
             let is_needed = !is_known(content);
-            kept = if is_needed { self.rows.load(content) } else { None };
-            !is_needed || kept.is_some()
+            loaded = if is_needed { self.rows.load(content) } else { None };
+            !is_needed || loaded.is_some()
         })?;
-        if let Some(table) = &compiled {
-            self.rows.store(&content, table);
-        }
-        Ok((content, compiled.or(kept)))
+        let compiled = compiled.map(|table| {
+            let kept = self.rows.store(&content, &table);
+            CompiledRows { table, kept }
+        });
+        Ok((content, compiled.or(loaded)))
     }
 
-    fn compile_again(&mut self, object: &MappedObject) -> Result<RowTable, String> {
+    fn compile_again(&mut self, object: &MappedObject) -> Result<CompiledRows, String> {
         let built = object.built().ok_or("the object was never built")?;
         let compiled = match &built.code.source {
             CodeSource::File {

@@ -21,6 +21,7 @@ use std::{
 use profiler_unwinding::{ContentId, Limits, RowTable};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
+use super::kept_pages::{CompiledRows, KeptPages};
 use crate::health::{Health, Part, PartState};
 
 /// The directory's name below the state directory.
@@ -98,12 +99,12 @@ impl RowCache {
     }
 
     /// The rows of some content, if they are kept and whole.
-    pub(super) fn load(&self, content: &ContentId) -> Option<RowTable> {
+    pub(super) fn load(&self, content: &ContentId) -> Option<CompiledRows> {
         let directory = self.directory()?;
         let kept = *self.files().known.get(content)?;
         let name = name_of(content);
         match read(&directory, &name, content) {
-            Ok(table) => {
+            Ok((table, file)) => {
                 tracing::debug!(file = name, "kept rows are used");
                 let now = now_seconds();
                 if now.saturating_sub(kept.used_seconds) >= USED_SECONDS {
@@ -112,7 +113,8 @@ impl RowCache {
                         kept.used_seconds = now;
                     }
                 }
-                Some(table)
+                let kept = KeptPages::new(file, &table);
+                Some(CompiledRows { table, kept })
             }
             Err(reason) => {
                 self.discard(&directory, content, &name, &reason);
@@ -121,23 +123,24 @@ impl RowCache {
         }
     }
 
-    /// Keeps the rows of some content, in the place of the longest unused if need be.
-    pub(super) fn store(&self, content: &ContentId, table: &RowTable) {
+    /// Keeps the rows of some content, in the place of the longest unused if need be. Returns where a large table can be
+    /// read page by page.
+    pub(super) fn store(&self, content: &ContentId, table: &RowTable) -> Option<Arc<KeptPages>> {
         if table.rows.len() < MIN_ROWS {
-            return;
+            return None;
         }
-        let Some(directory) = self.directory() else { return };
+        let directory = self.directory()?;
         let stored = table.to_bytes(content);
         let bytes = stored.len() as u64;
         if bytes > self.max_bytes / LARGEST_PART {
-            return;
+            return None;
         }
         for old in self.make_room(bytes) {
             remove(&directory, &name_of(&old));
         }
         let name = name_of(content);
         match write(&directory, &name, &stored) {
-            Ok(()) => {
+            Ok(file) => {
                 tracing::debug!(file = name, "compiled rows are kept");
                 let kept = Kept {
                     bytes,
@@ -145,10 +148,12 @@ impl RowCache {
                 };
                 self.files().insert(*content, kept);
                 self.health.report(Part::RowCache, PartState::Active);
+                KeptPages::new(file, table)
             }
             Err(source) => {
                 let (what, path) = ("writing to", self.path.clone());
                 self.suspend(&CacheError::System { what, path, source });
+                None
             }
         }
     }
@@ -309,7 +314,7 @@ fn open(path: &Path) -> Result<OwnedFd, CacheError> {
     Ok(directory)
 }
 
-fn read(directory: &OwnedFd, name: &str, content: &ContentId) -> Result<RowTable, String> {
+fn read(directory: &OwnedFd, name: &str, content: &ContentId) -> Result<(RowTable, File), String> {
     // A FIFO does not wait for its writer then.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|error| error.to_string())?;
@@ -323,23 +328,26 @@ fn read(directory: &OwnedFd, name: &str, content: &ContentId) -> Result<RowTable
         return Err(format!("{length} bytes"));
     }
     let mut bytes = Vec::with_capacity(length as usize);
-    File::from(file)
+    let file = File::from(file);
+    (&file)
         .take(length)
         .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())?;
-    RowTable::from_bytes(&bytes, content, &limits).map_err(|error| error.to_string())
+    let table = RowTable::from_bytes(&bytes, content, &limits).map_err(|error| error.to_string())?;
+    Ok((table, file))
 }
 
-/// Writes a file whole or not at all. What the disk has after a power failure is told by the digest.
-fn write(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file whole or not at all, and leaves it open. What the disk has after a power failure is told by the digest.
+fn write(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<File> {
     let partial = format!(".{name}.{}{PARTIAL_SUFFIX}", std::process::id());
     remove(directory, &partial);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(directory, &partial, flags, Mode::RUSR | Mode::WUSR)?;
-    let written = File::from(file)
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::openat(directory, &partial, flags, Mode::RUSR | Mode::WUSR)?);
+    let written = file
         .write_all(bytes)
         .and_then(|()| Ok(rustix::fs::renameat(directory, &partial, directory, name)?));
-    written.inspect_err(|_| remove(directory, &partial))
+    written.inspect_err(|_| remove(directory, &partial))?;
+    Ok(file)
 }
 
 fn remove(directory: &OwnedFd, name: &str) {
@@ -459,18 +467,22 @@ mod tests {
         }
     }
 
+    fn loaded(cache: &RowCache, number: u8) -> Option<RowTable> {
+        Some(cache.load(&content(number))?.table)
+    }
+
     const ROOM: u64 = 1 << 20;
 
     #[test]
     fn the_next_daemon_finds_what_the_last_one_kept() {
         let disk = Disk::new();
         let cache = disk.cache(ROOM);
-        assert_eq!(cache.load(&content(1)), None);
+        assert!(cache.load(&content(1)).is_none());
         cache.store(&content(1), &table(2000));
         cache.store(&content(2), &table(MIN_ROWS - 1));
         let next = disk.cache(ROOM);
-        assert_eq!(next.load(&content(1)), Some(table(2000)));
-        assert_eq!(next.load(&content(2)), None, "small tables are not kept");
+        assert_eq!(loaded(&next, 1), Some(table(2000)));
+        assert_eq!(loaded(&next, 2), None, "small tables are not kept");
         assert_eq!(disk.state(), Some(PartState::Active));
         assert_eq!(disk.names(), [name_of(&content(1))]);
         assert_eq!(fs::metadata(disk.file(1)).unwrap().mode() & 0o777, 0o600);
@@ -493,14 +505,14 @@ mod tests {
             damage(&mut bytes);
             fs::write(disk.file(1), bytes).unwrap();
             let cache = disk.cache(ROOM);
-            assert_eq!(cache.load(&content(1)), None);
+            assert_eq!(loaded(&cache, 1), None);
             assert!(!disk.file(1).exists());
             cache.store(&content(1), &table(2000));
-            assert_eq!(cache.load(&content(1)), Some(table(2000)));
+            assert_eq!(loaded(&cache, 1), Some(table(2000)));
         }
         // Under the name of another object they are not its rows.
         fs::rename(disk.file(1), disk.file(9)).unwrap();
-        assert_eq!(disk.cache(ROOM).load(&content(9)), None);
+        assert_eq!(loaded(&disk.cache(ROOM), 9), None);
     }
 
     #[test]
@@ -514,14 +526,14 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, disk.file(3), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let cache = disk.cache(ROOM);
         for number in 1..=3 {
-            assert_eq!(cache.load(&content(number)), None);
+            assert_eq!(loaded(&cache, number), None);
         }
         assert!(disk.names().is_empty() && elsewhere.exists());
         // Put there while the daemon runs, they are refused when they are opened.
         cache.store(&content(1), &table(2000));
         fs::remove_file(disk.file(1)).unwrap();
         symlink(&elsewhere, disk.file(1)).unwrap();
-        assert_eq!(cache.load(&content(1)), None);
+        assert_eq!(loaded(&cache, 1), None);
         fs::set_permissions(disk.state.path().join(DIRECTORY), fs::Permissions::from_mode(0o777)).unwrap();
         let cache = disk.cache(ROOM);
         cache.store(&content(1), &table(2000));
@@ -559,7 +571,7 @@ mod tests {
         let below_a_file = disk.state.path().join("file/state");
         let cache = RowCache::new(&below_a_file, ROOM, Arc::clone(&disk.health));
         cache.store(&content(1), &table(2000));
-        assert_eq!(cache.load(&content(1)), None);
+        assert_eq!(loaded(&cache, 1), None);
         assert!(matches!(disk.state(), Some(PartState::Failed { reason, .. }) if reason.contains("file/state")));
         disk.cache(0).store(&content(1), &table(2000));
         assert!(matches!(disk.state(), Some(PartState::Disabled { .. })));

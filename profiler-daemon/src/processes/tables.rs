@@ -2,13 +2,18 @@
 //!
 //! In: compiled tables, and the lists of mappings as they are written for processes. Out: what to do about the rows of an
 //! object. Tables are shared by content. One that no process uses stays for a while, so that a restart finds it; when the
-//! walker is full, the longest unused go first, and if that is not enough, the newcomer is refused with the reason.
+//! walker is full, the longest unused go first, and if that is not enough, the newcomer is refused with the reason. A table
+//! that would take much of the room, or finds none, is loaded by the page ([`super::row_pages`]) if it is kept on disk.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use profiler_unwinding::{ContentId, RowTable};
+use profiler_unwinding::ContentId;
 
-use super::walker_tables::{TableId, WalkerTables};
+use super::{
+    kept_pages::CompiledRows,
+    row_pages::PagedTable,
+    walker_tables::{TableId, WalkerTables},
+};
 
 /// How long a table that nobody uses is kept.
 const GRACE: Duration = Duration::from_secs(300);
@@ -18,6 +23,8 @@ const LEAST_GRACE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(30);
 /// How often that time is doubled at most.
 const MAX_DOUBLINGS: u32 = 5;
+/// A table that would take more than this part of all room is loaded by the page.
+const LARGE_PART: u64 = 8;
 
 /// What became of the rows of some content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ struct Slot {
     users: u32,
     refusals: u32,
     idle_since_ns: u64,
+    /// If it is installed, and loaded by the page.
+    paged: Option<PagedTable>,
 }
 
 /// The row tables by content.
@@ -93,24 +102,45 @@ impl RowTables {
         &mut self,
         walker: &mut T,
         content: ContentId,
-        table: &RowTable,
+        rows: &CompiledRows,
         now_ns: u64,
     ) {
-        if matches!(
-            self.slots.get(&content),
-            Some(Slot {
-                state: TableState::Installed(_),
-                ..
-            })
-        ) {
+        if matches!(self.state(&content), Some(TableState::Installed(_))) {
             return;
         }
+        let is_large = rows.table.rows.len() as u64 > walker.max_rows() / LARGE_PART;
+        let mut by_page = rows.kept.as_ref().filter(|_| is_large);
         loop {
-            match walker.install(table) {
-                Ok(id) => return self.set(content, TableState::Installed(id), now_ns),
+            let installed = match by_page {
+                Some(kept) => walker.install_pages(kept.directory()),
+                None => walker.install(&rows.table),
+            };
+            match installed {
+                Ok(id) => {
+                    self.set(content, TableState::Installed(id), now_ns);
+                    if let Some(slot) = self.slots.get_mut(&content) {
+                        slot.paged = by_page.map(|kept| PagedTable::new(Arc::clone(kept)));
+                    }
+                    return;
+                }
                 Err(_) if self.evict_one(walker, now_ns) => {}
+                Err(_) if by_page.is_none() && rows.kept.is_some() => by_page = rows.kept.as_ref(),
                 Err(full) => return self.note_refused(content, full.to_string(), now_ns),
             }
+        }
+    }
+
+    /// A table that is loaded by the page.
+    pub(super) fn paged(&self, content: &ContentId) -> Option<&PagedTable> {
+        self.slots.get(content)?.paged.as_ref()
+    }
+
+    /// The same, to be loaded further.
+    pub(super) fn paged_mut(&mut self, content: &ContentId) -> Option<(TableId, &mut PagedTable)> {
+        let slot = self.slots.get_mut(content)?;
+        match slot.state {
+            TableState::Installed(id) => Some((id, slot.paged.as_mut()?)),
+            _ => None,
         }
     }
 
@@ -151,7 +181,8 @@ impl RowTables {
         });
     }
 
-    fn evict_one<T: WalkerTables>(&mut self, walker: &mut T, now_ns: u64) -> bool {
+    /// Removes the table that nobody has used for longest. Returns whether there was one.
+    pub(super) fn evict_one<T: WalkerTables>(&mut self, walker: &mut T, now_ns: u64) -> bool {
         let candidates = self.slots.iter().filter_map(|(content, slot)| match slot.state {
             TableState::Installed(id) if slot.is_idle_for(LEAST_GRACE, now_ns) => {
                 Some((slot.idle_since_ns, *content, id))
@@ -172,6 +203,7 @@ impl RowTables {
             users: 0,
             refusals: 0,
             idle_since_ns: now_ns,
+            paged: None,
         });
         slot.refusals = match state {
             TableState::Refused { .. } => slot.refusals.saturating_add(1),
@@ -201,16 +233,17 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn table(rows: usize) -> RowTable {
+    fn table(rows: usize) -> CompiledRows {
         use profiler_common::row::{CfaRule, Page, Row};
-        RowTable {
+        let table = profiler_unwinding::RowTable {
             first_page: 0,
             pages: vec![Page::new(0, rows as u32)],
             rows: (0..rows)
                 .map(|place| Row::marker(place as u16, CfaRule::Root))
                 .collect(),
             statistics: Default::default(),
-        }
+        };
+        CompiledRows { table, kept: None }
     }
 
     fn content(number: u8) -> ContentId {

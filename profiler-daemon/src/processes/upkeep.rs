@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use profiler_unwinding::RowTable;
-
 use super::{
     jobs::{Failure, Identity, Job, Outcome},
+    kept_pages::CompiledRows,
     objects::{Built, MappedObject},
     owner::{KnownProgram, MAX_PROGRAMS, Processes},
     process::{Identification, Image, ImageId, Now},
@@ -153,6 +152,8 @@ impl<T: WalkerTables> Processes<T> {
                 }
                 self.rewrite_due = true;
             }
+            Outcome::PagesRead(outcome) => self.apply_pages(outcome, now),
+            Outcome::StackRead { image, addresses } => self.apply_stack(image, &addresses, now),
             Outcome::Identified { image, result } => self.apply_identified(image, result, now),
             Outcome::Inspected { image, result } => self.apply_inspected(image, result, now),
         }
@@ -162,7 +163,7 @@ impl<T: WalkerTables> Processes<T> {
         &mut self,
         object: &Arc<MappedObject>,
         pid: Pid,
-        result: Result<(Arc<Built>, Option<RowTable>), Failure>,
+        result: Result<(Arc<Built>, Option<CompiledRows>), Failure>,
         now: Now,
     ) {
         match result {

@@ -47,6 +47,9 @@ impl<T: WalkerTables> Processes<T> {
             return (frames, sample.stop);
         }
         let image = self.sampled_image(sample.pid, sample.time_ns).map(|image| image.id);
+        if let (StopReason::PageNotLoaded, Some(id)) = (sample.stop, image) {
+            self.note_missing_rows(id, sample);
+        }
         let proven = match sample.generation & TEMPLATE_GENERATION {
             0 => image.map_or(frames, |id| self.proven_by_list(id, sample)),
             _ => self.proven_by_template(image, sample),

@@ -3,8 +3,9 @@
 use profiler_common::{
     process::{Anchors, Exec, FileKey},
     python::PythonLayout,
+    row::Row,
 };
-use profiler_unwinding::RowTable;
+use profiler_unwinding::{PageDirectory, RowTable};
 
 use crate::kernel::records::Pid;
 
@@ -77,8 +78,21 @@ pub enum TableError {
 
 /// The walker's tables, implemented over the kernel's maps and by a double in tests.
 pub trait WalkerTables {
+    /// Rows that fit in all.
+    fn max_rows(&self) -> u64 {
+        0
+    }
     /// Loads rows in bulk.
     fn install(&mut self, table: &RowTable) -> Result<TableId, TableError>;
+    /// Makes room for a table of which no row is loaded: a walk that comes to its code ends there and says so.
+    fn install_pages(&mut self, _directory: &PageDirectory) -> Result<TableId, TableError> {
+        Err(TableError::NoWalker)
+    }
+    /// Loads the rows of one page of such a table. Nothing is done for a table that is not installed any more, or for a page
+    /// that is loaded already.
+    fn load_page(&mut self, _table: TableId, _page: u32, _rows: &[Row]) -> Result<(), TableError> {
+        Err(TableError::NoWalker)
+    }
     /// Gives the rows back once no running walk can use them. No process may refer to them any more.
     fn remove(&mut self, table: TableId);
     /// Makes the process watched, or replaces what the walker knows of it. `mappings` are sorted and disjoint. With `python` its
