@@ -12,7 +12,14 @@ use std::{
 use crate::fake_daemon::FakeDaemon;
 
 /// What the program is made from, in the workspace.
-const SOURCES: [&str; 4] = ["profiler-cli", "crates/config", "crates/profile", "proto"];
+const SOURCES: [&str; 6] = [
+    "profiler-cli",
+    "crates/alerts",
+    "crates/config",
+    "crates/profile",
+    "crates/readings",
+    "proto",
+];
 
 /// How a run of the program ended.
 #[derive(Debug)]

@@ -251,7 +251,8 @@ fn config_check_points_at_mistakes() {
             .into()
     };
     let good = check("[sampling]\nhz = 997\n", &[]).expect_success();
-    assert_eq!(good.text(), format!("{}: valid\n", path.display()));
+    let valid = format!("{}: valid\n\nlimits:\n", path.display());
+    assert!(good.text().starts_with(&valid), "{}", good.text());
 
     let bad = "[sampling]\nhz = 997\nfrequency = 5\n";
     let outcome = check(bad, &[]);
@@ -286,6 +287,48 @@ fn config_check_points_at_mistakes() {
         "{}",
         missing.stderr
     );
+}
+
+#[test]
+fn config_check_explains_limits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let text = "[limits.host_swap]\nenabled = false\n[limits.web]\nreading = \"service_memory_bytes\"\n\
+                subject = \"we\u{202e}b\"\nabove = \"2GiB\"\nsinks = []\n";
+    fs::write(&path, text).unwrap();
+    let check = |arguments: &[&str]| -> Outcome {
+        let mut command = program::bare_command();
+        command.args(["config", "check"]).arg(&path).args(arguments);
+        command.output().unwrap().into()
+    };
+    let shown = check(&[]).expect_success();
+    for line in [
+        "  host_cpu: warns when host_cpu_busy_ratio of the host is above 70 % for 30 s, until it is 63 % or less for 1 min; \
+         told to: journal\n",
+        "  web: warns when service_memory_bytes of service we\\u{202e}b is above 2 GiB for 30 s, until it is 1.8 GiB or less \
+         for 1 min; nobody is told\n",
+        "  host_swap: switched off\n",
+    ] {
+        assert!(shown.text().contains(line), "{}", shown.text());
+    }
+    let document = json(&check(&["--json"]).expect_success());
+    let limits = document["limits"].as_array().unwrap();
+    let swap = limits.iter().find(|limit| limit["name"] == "host_swap").unwrap();
+    assert_eq!(swap["enabled"], false);
+
+    fs::write(&path, "[limits.host_cpu]\n\nclear = \"90%\"\n[limits.x]\nabove = 1\n").unwrap();
+    let wrong = check(&[]);
+    assert_eq!(wrong.code, Some(1));
+    let errors: Vec<&str> = wrong.stderr.lines().collect();
+    assert!(
+        errors[0].starts_with(&format!("error: {}:3: `clear` is on the wrong side", path.display())),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].starts_with(&format!("error: {}:4: a limit needs a `reading`", path.display())),
+        "{errors:?}"
+    );
+    assert!(wrong.stdout.is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `config check`: configuration files, without the daemon. `config show`: what the daemon runs with.
+//! `config check`: configuration files, without the daemon, and what their limits come to. `config show`: what the daemon runs with.
 
 use std::{
     io::{self, Write as _},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use profiler_config::{
-    Config, ConfigErrors, DEFAULT_DIRECTORY, Origin, ReadError, SourceFile, Sources, read_default_files, read_file,
+    Config, ConfigErrors, DEFAULT_DIRECTORY, LimitRule, Origin, ReadError, SourceFile, Sources, read_default_files, read_file,
 };
 use profiler_proto::v1::GetConfigResponse;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub(crate) async fn run(connection: &Connection, verb: &ConfigVerb) -> Result<Ex
     }
 }
 
-/// Reads the files as the daemon would, and reports every mistake.
+/// Reads the files as the daemon would, and reports every mistake, or what the limits do.
 fn check(file: Option<&Path>, json: bool) -> Result<ExitCode, CliError> {
     let files = match file {
         Some(path) => read_file(path).map(|file| vec![file]),
@@ -45,9 +45,9 @@ fn check(file: Option<&Path>, json: bool) -> Result<ExitCode, CliError> {
         files,
         ..Sources::default()
     };
-    let errors = match sources.resolve() {
-        Ok(_) => Vec::new(),
-        Err(ConfigErrors(errors)) => errors,
+    let (limits, errors) = match sources.resolve() {
+        Ok(config) => (config.limits, Vec::new()),
+        Err(ConfigErrors(errors)) => (Vec::new(), errors),
     };
     let code = if errors.is_empty() {
         ExitCode::SUCCESS
@@ -60,7 +60,12 @@ fn check(file: Option<&Path>, json: bool) -> Result<ExitCode, CliError> {
             .iter()
             .map(|error| Mistake::new(&error.origin, &error.problem))
             .collect();
-        write_json(&CheckDocument { files: names, errors })?;
+        let limits = limits.iter().map(ExplainedLimit::new).collect();
+        write_json(&CheckDocument {
+            files: names,
+            errors,
+            limits,
+        })?;
         return Ok(code);
     }
     let mut mistakes = anstream::stderr().lock();
@@ -83,8 +88,22 @@ fn check(file: Option<&Path>, json: bool) -> Result<ExitCode, CliError> {
         for file in &sources.files {
             writeln!(out, "{}: valid", printable(&path_of(file), MAX_LINE_BYTES))?;
         }
+        write_limits(&mut out, &limits)?;
     }
     Ok(code)
+}
+
+/// Each limit in a sentence, then those that are switched off.
+fn write_limits(out: &mut impl io::Write, limits: &[LimitRule]) -> io::Result<()> {
+    writeln!(out, "\nlimits:")?;
+    let (enabled, disabled): (Vec<&LimitRule>, Vec<&LimitRule>) = limits.iter().partition(|rule| rule.enabled);
+    for rule in enabled {
+        writeln!(out, "  {}", printable(&rule.limit.explain(), MAX_LINE_BYTES))?;
+    }
+    for rule in disabled {
+        writeln!(out, "  {}: switched off", printable(&rule.limit.name, MAX_LINE_BYTES))?;
+    }
+    Ok(())
 }
 
 fn path_of(file: &SourceFile) -> String {
@@ -154,6 +173,24 @@ fn remove_equal(settings: &mut toml::Table, defaults: &toml::Table) {
 struct CheckDocument {
     files: Vec<String>,
     errors: Vec<Mistake>,
+    limits: Vec<ExplainedLimit>,
+}
+
+#[derive(Serialize)]
+struct ExplainedLimit {
+    name: String,
+    enabled: bool,
+    explanation: String,
+}
+
+impl ExplainedLimit {
+    fn new(rule: &LimitRule) -> Self {
+        Self {
+            name: rule.limit.name.clone(),
+            enabled: rule.enabled,
+            explanation: rule.limit.explain(),
+        }
+    }
 }
 
 #[derive(Serialize)]
