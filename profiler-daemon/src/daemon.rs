@@ -133,6 +133,7 @@ pub async fn run(
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
     let reader = Reader {
         board: Arc::clone(&readings),
+        engine: engine.clone(),
         health: Arc::clone(&health),
         stop: Arc::clone(&stop),
     };

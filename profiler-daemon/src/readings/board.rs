@@ -1,13 +1,15 @@
 //! Where readings are put, and where those who ask find them.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use profiler_readings::{Reading, Source};
-use profiler_store::{Moment, SeriesLimits, SeriesStore};
+use profiler_readings::{Reading, Source, Subject};
+use profiler_store::{Moment, Owner, SeriesLimits, SeriesStore};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::command::Member;
 
 /// Interval of what has no source of its own.
 const USUAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,6 +65,22 @@ impl Board {
         for reading in readings {
             let interval = Source::of(reading.metric).map_or(USUAL_INTERVAL, Source::interval);
             series.record(reading.metric, &reading.subject, reading.value, at, interval);
+        }
+    }
+
+    /// Notes what is known of processes that are read.
+    pub(super) fn name(&self, members: &[Member]) {
+        let mut series = self.series();
+        for member in members {
+            let subject = Subject::Process {
+                pid: member.pid.0,
+                start_ticks: member.start_ticks,
+            };
+            let owner = Owner {
+                name: Arc::clone(&member.name),
+                service: Arc::clone(&member.service),
+            };
+            series.set_owner(&subject, &owner);
         }
     }
 

@@ -7,6 +7,7 @@
 //! its reader wait.
 
 mod board;
+mod members;
 mod pace;
 mod reports;
 
@@ -21,18 +22,25 @@ use std::{
     time::Duration,
 };
 
-use profiler_readings::{FilesystemSampler, HostSampler, Moment, Source};
+use profiler_readings::{
+    ControlGroupSampler, FilesystemSampler, HostFacts, HostSampler, Moment, ProcessSampler, Source,
+};
 use profiler_store::SeriesLimits;
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::board::{Board, Tally};
-use self::{pace::Pace, reports::Reports};
-use crate::health::{Health, Part, PartState, Sentinel};
+use self::{members::Members, pace::Pace, reports::Reports};
+use crate::{
+    command::EngineHandle,
+    health::{Health, Part, PartState, Sentinel},
+};
 
 /// Readings are kept for so long.
 const RETENTION: Duration = Duration::from_secs(3600);
 /// Time between two rounds of host and processes: that of the sources that are read most often.
 const ROUND: Duration = Duration::from_secs(1);
+/// Descriptors of files of processes that stay open, so that reading them costs less: those of 512 processes.
+const MAX_KEPT_FILES: usize = 1024;
 /// Time between two looks for series that are too old.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -49,6 +57,8 @@ pub fn series_limits(config: &profiler_config::Store) -> SeriesLimits {
 pub struct Reader {
     /// Where readings go.
     pub board: Arc<Board>,
+    /// Whom to ask which processes are watched.
+    pub engine: EngineHandle,
     /// Where the states of the sources are reported.
     pub health: Arc<Health>,
     /// Set to end it.
@@ -74,15 +84,25 @@ impl Reader {
     /// Reads host and processes until it is told to stop.
     fn read_host(&self, root: &Path) {
         let mut host = HostSampler::new(root);
+        let mut processes = ProcessSampler::new(root, HostFacts::read(), MAX_KEPT_FILES);
+        let mut groups = ControlGroupSampler::new(root);
+        let mut members = Members::new(self.engine.patient());
         let mut reports = Reports::new(Arc::clone(&self.health));
         let mut readings = Vec::new();
         let mut expiry_due = Duration::ZERO;
         self.health.report(Part::Readings, PartState::Active);
         self.every_round(ROUND, |now| {
+            if members.follow(now.since_boot) {
+                processes.watch(members.to_read());
+                groups.watch(members.to_read());
+            }
             host.sample(now, &mut readings);
+            processes.sample(now, &mut readings);
+            groups.sample(now, &mut readings);
             self.board.put(&readings, now.since_boot);
+            self.board.name(members.known());
             readings.clear();
-            reports.tell(host.reports());
+            reports.tell(host.reports().chain(processes.reports()).chain(groups.report()));
             if now.since_boot >= expiry_due {
                 expiry_due = now.since_boot + EXPIRY;
                 self.board.series().expire(now.since_boot);
@@ -126,4 +146,92 @@ impl Reader {
 /// CPU time of the calling thread.
 fn thread_cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use profiler_readings::{Metric, Subject};
+
+    use super::*;
+    use crate::{
+        command::{self, Command, Member},
+        kernel::records::Pid,
+    };
+
+    /// Field 22 of the stat file of this process.
+    fn own_start() -> u64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().nth(19).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn host_processes_and_services_are_read_until_it_is_told_to_stop() {
+        let (engine, mut commands) = command::channel();
+        let limits = SeriesLimits {
+            retention: RETENTION,
+            max_bytes: 1 << 20,
+        };
+        let board = Arc::new(Board::new(limits));
+        let stop = Arc::new(AtomicBool::new(false));
+        let health = Arc::new(Health::new());
+        let reader = Reader {
+            board: Arc::clone(&board),
+            engine,
+            health: Arc::clone(&health),
+            stop: Arc::clone(&stop),
+        };
+        let threads = reader.start(Path::new("/")).unwrap();
+        let member = Member {
+            pid: Pid(std::process::id()),
+            start_ticks: own_start(),
+            name: "test".into(),
+            service: "shop".into(),
+        };
+        let own = Subject::Process {
+            pid: member.pid.0,
+            start_ticks: member.start_ticks,
+        };
+        let wanted = [
+            (Metric::HostCpuBusy, Subject::Host),
+            (Metric::HostMemoryUsed, Subject::Host),
+            (Metric::ProcessCpu, own.clone()),
+            (Metric::ProcessMemory, own),
+            (Metric::ServiceCpu, Subject::Service("shop".into())),
+        ];
+        let start = Instant::now();
+        loop {
+            if let Ok(Command::ListMembers { reply }) = commands.try_recv() {
+                drop(reply.send(vec![member.clone()]));
+            }
+            let latest = board.series().latest(Board::now().steady, |_| true);
+            let has = |(metric, subject): &(Metric, Subject)| {
+                latest
+                    .iter()
+                    .any(|latest| latest.metric == *metric && latest.subject == *subject)
+            };
+            if wanted.iter().all(has) {
+                let owners = latest.iter().filter_map(|latest| latest.owner.as_ref());
+                assert!(owners.clone().count() > 0 && owners.clone().all(|owner| &*owner.service == "shop"));
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{latest:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        stop.store(true, Ordering::Release);
+        for thread in threads {
+            thread.thread().unpark();
+            thread.join().unwrap();
+        }
+        assert_eq!(health.state(Part::Readings), Some(PartState::Active));
+        let tally = board.tally();
+        assert!(tally.rounds >= 3 && tally.cpu > Duration::ZERO, "{tally:?}");
+        // Nobody can ask the loop any more: it may end.
+        assert!(matches!(
+            commands.try_recv(),
+            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected)
+        ));
+    }
 }
