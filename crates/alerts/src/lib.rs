@@ -16,6 +16,7 @@ mod alert;
 mod evaluator;
 mod explain;
 mod limit;
+mod limited;
 mod silence;
 mod track;
 
