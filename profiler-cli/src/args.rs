@@ -1,5 +1,7 @@
 //! The command line.
 
+mod diff;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
@@ -74,6 +76,8 @@ Examples:
   profiler-cli completions bash > /etc/bash_completion.d/profiler-cli
   profiler-cli completions zsh > /usr/share/zsh/site-functions/_profiler-cli";
 
+pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
+
 /// Over the options that every verb has.
 const CONNECTION_HEADING: &str = "Connection";
 
@@ -116,6 +120,8 @@ pub(crate) struct Connection {
 pub(crate) enum Verb {
     /// Show where a process or a service spends its CPU time
     Flamegraph(FlamegraphArgs),
+    /// Show which functions cost more or less CPU than before
+    Diff(DiffArgs),
     /// List the watched processes, and how well each can be profiled
     Ps(PsArgs),
     /// Show what host, services and processes measure: now, over a span, or as it comes

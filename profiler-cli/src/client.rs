@@ -11,13 +11,13 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use profiler_proto::v1::{
-    GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse,
-    GetStatusRequest, GetStatusResponse, ListMetricsRequest, ListProcessesRequest, MetricDescription, Process, Profile,
-    ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, ReadingSelector,
-    WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
-    metrics_service_client::MetricsServiceClient, process_service_client::ProcessServiceClient,
-    profile_service_client::ProfileServiceClient, status_service_client::StatusServiceClient,
-    watch_service_client::WatchServiceClient,
+    CompareProfilesRequest, Comparison, GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse,
+    GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest, GetStatusResponse, ListMetricsRequest,
+    ListProcessesRequest, MetricDescription, Process, Profile, ProfileSelector, ProfileView, QueryPprofRequest,
+    QueryPprofResponse, QueryProfileRequest, ReadingSelector, WatchProcessRequest, WatchProcessResponse,
+    WatchReadingsRequest, WatchReadingsResponse, metrics_service_client::MetricsServiceClient,
+    process_service_client::ProcessServiceClient, profile_service_client::ProfileServiceClient,
+    status_service_client::StatusServiceClient, watch_service_client::WatchServiceClient,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -236,6 +236,13 @@ impl Client {
             interval: prost_types::Duration::try_from(interval).ok(),
         };
         self.call(self.metrics().watch_readings(request)).await
+    }
+
+    /// Two spans compared.
+    pub(crate) async fn compare_profiles(&self, request: CompareProfilesRequest) -> Result<Comparison, ClientError> {
+        let mut client = ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let response = self.call(client.compare_profiles(request)).await?;
+        Ok(response.comparison.unwrap_or_default())
     }
 
     /// What the daemon does.

@@ -3,6 +3,8 @@
 //! The daemon is another version of the same program at best, so nothing is taken on trust: every index is looked up, parents
 //! come before their children, and the memory that stacks take when they are written out in full is bounded.
 
+pub(crate) mod comparison;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -63,6 +65,12 @@ pub(crate) enum ProfileError {
     /// The table of strings does not begin with the empty one.
     #[error("string 0 is not empty")]
     FirstString,
+    /// A number that is none, or below zero where it cannot be.
+    #[error("a value of its {owner} is not valid")]
+    Value {
+        /// What holds it.
+        owner: &'static str,
+    },
     /// A time or span is missing, negative or out of range.
     #[error("its {field} is not valid")]
     Time {

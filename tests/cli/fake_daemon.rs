@@ -8,13 +8,13 @@ use std::{
 };
 
 use profiler_proto::v1::{
-    CompareProfilesRequest, CompareProfilesResponse,
-    GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse,
-    GetStatusRequest, GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListMetricsRequest,
-    ListMetricsResponse, MetricDescription, Reading, ReadingSelector, WatchReadingsRequest, WatchReadingsResponse,
+    CompareProfilesRequest, CompareProfilesResponse, GetConfigRequest, GetConfigResponse, GetRangeRequest,
+    GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest, GetStatusResponse, LeaseWatchRequest,
+    LeaseWatchResponse, ListMetricsRequest, ListMetricsResponse, ListProcessesRequest, ListProcessesResponse,
+    MetricDescription, Process, Profile, ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest,
+    QueryProfileResponse, Reading, ReadingSelector, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest,
+    WatchReadingsResponse,
     metrics_service_server::{MetricsService, MetricsServiceServer},
-    ListProcessesRequest, ListProcessesResponse, Process, Profile, ProfileSelector, QueryPprofRequest,
-    QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, WatchProcessRequest, WatchProcessResponse,
     process_service_server::{ProcessService, ProcessServiceServer},
     profile_service_server::{ProfileService, ProfileServiceServer},
     status_service_server::{StatusService, StatusServiceServer},
@@ -77,12 +77,12 @@ pub(crate) enum WatchStep {
 pub(crate) struct Seen {
     pub(crate) watched: Vec<u32>,
     pub(crate) queries: Vec<Query>,
+    pub(crate) comparisons: Vec<CompareProfilesRequest>,
     pub(crate) readings: Vec<ReadingQuery>,
     pub(crate) open_watches: usize,
 }
 
 /// One query of a profile.
-    pub(crate) comparisons: Vec<CompareProfilesRequest>,
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
     pub(crate) selector: ProfileSelector,

@@ -14,6 +14,7 @@ fn help_is_as_recorded() {
     for (name, arguments) in [
         ("help.txt", &["--help"][..]),
         ("help-flamegraph.txt", &["flamegraph", "--help"]),
+        ("help-diff.txt", &["diff", "--help"]),
         ("help-ps.txt", &["ps", "--help"]),
         ("help-metrics.txt", &["metrics", "--help"]),
         ("help-status.txt", &["status", "--help"]),
@@ -43,6 +44,7 @@ fn every_verb_is_recorded() {
         names,
         [
             "flamegraph",
+            "diff",
             "ps",
             "metrics",
             "status",
@@ -95,6 +97,7 @@ fn completions_and_manual_pages_are_made() {
             "profiler-cli-config-check.1",
             "profiler-cli-config-show.1",
             "profiler-cli-config.1",
+            "profiler-cli-diff.1",
             "profiler-cli-doctor.1",
             "profiler-cli-flamegraph.1",
             "profiler-cli-metrics.1",

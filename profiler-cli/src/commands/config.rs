@@ -7,7 +7,8 @@ use std::{
 };
 
 use profiler_config::{
-    Config, ConfigErrors, DEFAULT_DIRECTORY, LimitRule, Origin, ReadError, SourceFile, Sources, read_default_files, read_file,
+    Config, ConfigErrors, DEFAULT_DIRECTORY, LimitRule, Origin, ReadError, SourceFile, Sources, read_default_files,
+    read_file,
 };
 use profiler_proto::v1::GetConfigResponse;
 use serde::Serialize;

@@ -2,6 +2,7 @@
 
 mod completions;
 mod config;
+mod diff;
 mod doctor;
 mod flamegraph;
 mod metrics;
@@ -21,6 +22,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let connection = &args.connection;
     match &args.verb {
         Verb::Flamegraph(args) => flamegraph::run(connection, args).await,
+        Verb::Diff(args) => diff::run(connection, args).await,
         Verb::Ps(args) => ps::run(connection, args).await,
         Verb::Metrics(args) => metrics::run(connection, args).await,
         Verb::Status(args) => status::run(connection, args).await,

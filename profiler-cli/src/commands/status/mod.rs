@@ -11,7 +11,8 @@ use std::{
 
 use anstyle::Style;
 use profiler_proto::v1::{
-    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, ReadingsStatus, SamplingStatus, StoreStatus,
+    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, ReadingsStatus, SamplingStatus,
+    StoreStatus,
 };
 
 use self::document::Document;
@@ -315,7 +316,11 @@ fn write_readings(out: &mut impl Write, readings: &ReadingsStatus, up: Option<Du
         span_text(cpu)
     )?;
     if let Some(up) = up.filter(|up| !up.is_zero()) {
-        write!(out, " ({:.2} % of one CPU)", 100.0 * cpu.as_secs_f64() / up.as_secs_f64())?;
+        write!(
+            out,
+            " ({:.2} % of one CPU)",
+            100.0 * cpu.as_secs_f64() / up.as_secs_f64()
+        )?;
     }
     writeln!(out)?;
     writeln!(
