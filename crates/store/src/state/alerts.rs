@@ -35,7 +35,8 @@ impl State {
         let mut unknown = Vec::new();
         {
             let mut statement = self
-                .connection
+                .database
+                .connection()
                 .prepare("SELECT * FROM alert WHERE ended_ns IS NULL ORDER BY number")?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -47,7 +48,7 @@ impl State {
             }
         }
         if !unknown.is_empty() {
-            self.write(|transaction| {
+            self.database.write(|transaction| {
                 for number in &unknown {
                     transaction.execute("DELETE FROM alert WHERE number = ?1", [number])?;
                 }
@@ -66,7 +67,7 @@ impl State {
             0 => MAX_ANSWER,
             most => most.min(MAX_ANSWER),
         };
-        let mut statement = self.connection.prepare(
+        let mut statement = self.database.connection().prepare(
             "SELECT * FROM alert
              WHERE (:is_over IS NULL OR (ended_ns IS NOT NULL) = :is_over)
                AND (:limit_name IS NULL OR limit_name = :limit_name)
@@ -95,7 +96,10 @@ impl State {
     /// # Errors
     /// The file cannot be read, or the row cannot be understood.
     pub fn alert(&self, id: AlertId) -> Result<Option<Alert>, StateError> {
-        let mut statement = self.connection.prepare("SELECT * FROM alert WHERE id = ?1")?;
+        let mut statement = self
+            .database
+            .connection()
+            .prepare("SELECT * FROM alert WHERE id = ?1")?;
         let mut rows = statement.query([id.0.cast_signed()])?;
         match rows.next()? {
             Some(row) => Ok(Some(read(row)?.alert)),

@@ -44,13 +44,19 @@ pub enum StateError {
         /// What it is.
         value: String,
     },
-    /// It is larger than everything together may be.
-    #[error("{bytes} bytes of evidence are more than the {most} that there is room for")]
+    /// It is larger than it may be.
+    #[error("{bytes} bytes are more than the {most} that there is room for")]
     TooLarge {
         /// Its size.
         bytes: u64,
         /// The room.
         most: u64,
+    },
+    /// There are too many already.
+    #[error("{most} are kept already")]
+    TooMany {
+        /// How many are kept at most.
+        most: i64,
     },
     /// The alert is not kept.
     #[error("there is no such alert")]

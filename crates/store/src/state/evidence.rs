@@ -67,7 +67,7 @@ impl State {
         if bytes > most {
             return Err(StateError::TooLarge { bytes, most });
         }
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             if !alerts::is_kept(transaction, alert)? {
                 return Err(StateError::NoSuchAlert);
             }
@@ -93,7 +93,8 @@ impl State {
     /// The file cannot be read.
     pub fn evidence(&self, alert: AlertId, kind: &str) -> Result<Option<Evidence>, StateError> {
         let row: Option<(String, i64, Vec<u8>)> = self
-            .connection
+            .database
+            .connection()
             .query_row(
                 "SELECT encoding, made_ns, body FROM evidence WHERE alert = ?1 AND kind = ?2",
                 params![alert.0.cast_signed(), kind],
@@ -117,7 +118,8 @@ impl State {
     /// The file cannot be read.
     pub fn evidence_of(&self, alert: AlertId) -> Result<Vec<EvidenceEntry>, StateError> {
         let mut statement = self
-            .connection
+            .database
+            .connection()
             .prepare("SELECT kind, bytes, made_ns FROM evidence WHERE alert = ?1 ORDER BY number")?;
         let entries = statement.query_map([alert.0.cast_signed()], |row| {
             Ok(EvidenceEntry {

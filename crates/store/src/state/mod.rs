@@ -1,14 +1,16 @@
 //! What outlives the daemon: alerts, silences and evidence, in one small SQLite file.
 //!
-//! In: alerts as they change, silences, and what is kept with alerts. Out: the same after a restart, and a history. The only
+//! In: alerts as they change, silences, what is kept with alerts, and what sinks were not told yet. Out: the same after a restart, and a history. The only
 //! part of this crate that does I/O. What cannot be kept does not stop anything: a file that is no database any more is set
 //! aside, a full disk keeps changes waiting in memory, and a directory that cannot be written makes all of it a matter of
 //! memory. [`State::condition`] says which of these it is.
 
 mod alerts;
+mod database;
 mod error;
 mod evidence;
 mod file;
+mod outbox;
 mod schema;
 mod silences;
 mod wire;
@@ -22,12 +24,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use profiler_alerts::Stored;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-
 pub use alerts::AlertQuery;
 pub use error::StateError;
 pub use evidence::{Encoding, Evidence, EvidenceEntry};
+pub use outbox::{KeptNotification, Outbox};
+use profiler_alerts::Stored;
+
+use database::Database;
 
 /// Changes that wait in memory for a disk that can be written again; the oldest are given up first.
 const MAX_WAITING: usize = 2000;
@@ -69,16 +72,11 @@ pub enum Condition {
     },
 }
 
-/// What outlives the daemon.
+/// Alerts, silences and evidence.
 #[derive(Debug)]
 pub struct State {
-    connection: Connection,
-    /// The file; none where everything is in memory.
-    file: Option<PathBuf>,
+    database: Database,
     bounds: Bounds,
-    in_memory: Option<String>,
-    set_aside: Option<(PathBuf, String)>,
-    failing: Option<String>,
     waiting: VecDeque<Stored>,
     given_up: u64,
 }
@@ -89,46 +87,17 @@ impl State {
     /// # Errors
     /// Not even memory can be used.
     pub fn open(directory: &Path, bounds: Bounds) -> Result<Self, StateError> {
-        let path = directory.join(file::NAME);
-        let opened = match file::open(&path) {
-            Err(error) if error.means_unreadable() => file::set_aside(&path, &error).and_then(|aside| {
-                let reason = error.to_string();
-                Ok((file::open(&path)?, Some((aside, reason))))
-            }),
-            opened => opened.map(|connection| (connection, None)),
-        };
-        let (connection, set_aside, file, in_memory) = match opened {
-            Ok((connection, set_aside)) => (connection, set_aside, Some(path), None),
-            Err(error) => (file::in_memory()?, None, None, Some(error.to_string())),
-        };
-        let mut state = Self {
-            connection,
-            file,
+        Ok(Self {
+            database: Database::open(directory)?,
             bounds,
-            in_memory,
-            set_aside,
-            failing: None,
             waiting: VecDeque::new(),
             given_up: 0,
-        };
-        // What cannot be written is known before the first alert.
-        let _told_by_the_condition = state.write(|transaction| Ok(schema::touch(transaction)?));
-        Ok(state)
+        })
     }
 
     /// How well things are kept.
     pub fn condition(&self) -> Condition {
-        if let Some(reason) = self.in_memory.clone() {
-            return Condition::InMemory { reason };
-        }
-        if let Some(reason) = self.failing.clone() {
-            let waiting = self.waiting.len();
-            return Condition::Waiting { reason, waiting };
-        }
-        match self.set_aside.clone() {
-            Some((set_aside, reason)) => Condition::Renewed { set_aside, reason },
-            None => Condition::Kept,
-        }
+        self.database.condition(self.waiting.len())
     }
 
     /// Changed alerts that were given up because too many waited, since the start.
@@ -158,7 +127,7 @@ impl State {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let bounds = self.bounds;
-        let written = self.write(|transaction| {
+        let written = self.database.write(|transaction| {
             for stored in &waiting {
                 alerts::put(transaction, stored)?;
             }
@@ -170,52 +139,6 @@ impl State {
             self.waiting = waiting;
         }
         written
-    }
-
-    /// Writes in one piece. A file that turns out to be unreadable is set aside, and the new one is written.
-    fn write<T>(&mut self, write: impl Fn(&Transaction<'_>) -> Result<T, StateError>) -> Result<T, StateError> {
-        let written = match Self::attempt(&mut self.connection, &write) {
-            Err(error) if error.means_unreadable() && self.file.is_some() => {
-                self.renew(&error)?;
-                Self::attempt(&mut self.connection, &write)
-            }
-            outcome => outcome,
-        };
-        match &written {
-            Ok(_) => self.failing = None,
-            Err(error @ StateError::Sqlite(_)) => self.failing = Some(error.to_string()),
-            // What was asked for was wrong, not the file.
-            Err(_) => {}
-        }
-        written
-    }
-
-    fn attempt<T>(
-        connection: &mut Connection,
-        write: impl Fn(&Transaction<'_>) -> Result<T, StateError>,
-    ) -> Result<T, StateError> {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let written = write(&transaction)?;
-        transaction.commit()?;
-        Ok(written)
-    }
-
-    fn renew(&mut self, error: &StateError) -> Result<(), StateError> {
-        let Some(path) = self.file.clone() else { return Ok(()) };
-        // The old file must be closed before it is moved.
-        self.connection = file::in_memory()?;
-        let renewed = file::set_aside(&path, error).and_then(|aside| Ok((aside, file::open(&path)?)));
-        match renewed {
-            Ok((aside, connection)) => {
-                self.connection = connection;
-                self.set_aside = Some((aside, error.to_string()));
-            }
-            Err(error) => {
-                self.file = None;
-                self.in_memory = Some(error.to_string());
-            }
-        }
-        Ok(())
     }
 }
 

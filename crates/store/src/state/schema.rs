@@ -48,6 +48,11 @@ const MIGRATIONS: [&str; 1] = ["
         body         BLOB NOT NULL,
         UNIQUE (alert, kind)
     ) STRICT;
+    CREATE TABLE notification (
+        id           INTEGER PRIMARY KEY,
+        sink         TEXT NOT NULL,
+        payload      BLOB NOT NULL
+    ) STRICT;
 "];
 
 /// Brings the file to the present layout.

@@ -14,7 +14,7 @@ impl State {
     /// It could not be written.
     pub fn add_silence(&mut self, mut silence: Silence) -> Result<Silence, StateError> {
         let matchers = wire::write_matchers(&silence.matchers)?;
-        let number = self.write(|transaction| {
+        let number = self.database.write(|transaction| {
             transaction.execute(
                 "INSERT INTO silence (matchers, made_ns, until_ns, who, comment) VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
@@ -36,7 +36,7 @@ impl State {
     /// # Errors
     /// It could not be written.
     pub fn remove_silence(&mut self, id: SilenceId) -> Result<bool, StateError> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let removed = transaction.execute("DELETE FROM silence WHERE id = ?1", [id.0.cast_signed()])?;
             Ok(removed > 0)
         })
@@ -47,7 +47,7 @@ impl State {
     /// # Errors
     /// The file cannot be read.
     pub fn silences(&self, now: SystemTime) -> Result<Vec<Silence>, StateError> {
-        let mut statement = self.connection.prepare(
+        let mut statement = self.database.connection().prepare(
             "SELECT id, matchers, made_ns, until_ns, who, comment FROM silence WHERE until_ns > ?1 ORDER BY id",
         )?;
         let mut rows = statement.query([to_ns(now)])?;

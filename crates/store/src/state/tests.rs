@@ -13,7 +13,10 @@ use profiler_alerts::{
 use profiler_readings::{Metric, Subject};
 use tempfile::TempDir;
 
-use super::{AlertQuery, Bounds, Condition, Encoding, Evidence, MAX_WAITING, State, StateError, file::NAME};
+use super::{
+    AlertQuery, Bounds, Condition, Encoding, Evidence, KeptNotification, MAX_WAITING, Outbox, State, StateError,
+    file::NAME,
+};
 
 const BOUNDS: Bounds = Bounds {
     history: Duration::from_secs(1000),
@@ -139,7 +142,7 @@ fn an_alert_goes_its_way() {
     let pending = stored(1, Subject::Host, Phase::Pending);
     state.record(&[pending.clone(), firing(2)], at(1)).unwrap();
     state.record(&[resolved(2, 50)], at(50)).unwrap();
-    assert_eq!(state.live().unwrap(), [pending.clone()]);
+    assert_eq!(state.live().unwrap(), std::slice::from_ref(&pending));
     let query = AlertQuery {
         is_over: Some(true),
         ..AlertQuery::default()
@@ -299,7 +302,7 @@ fn silences_end_and_are_ended() {
     drop(state);
     let mut state = open(&directory);
     assert_eq!(state.silences(at(50)).unwrap(), [first.clone(), second.clone()]);
-    assert_eq!(state.silences(at(100)).unwrap(), [second.clone()]);
+    assert_eq!(state.silences(at(100)).unwrap(), std::slice::from_ref(&second));
     assert!(state.remove_silence(second.id).unwrap());
     assert!(!state.remove_silence(second.id).unwrap());
     state.record(&[], at(150)).unwrap();
@@ -368,7 +371,11 @@ fn a_damaged_or_truncated_file_is_set_aside() {
 fn a_file_of_a_later_version_is_set_aside() {
     let directory = tempfile::tempdir().unwrap();
     let state = open(&directory);
-    state.connection.pragma_update(None, "user_version", 99).unwrap();
+    state
+        .database
+        .connection()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
     drop(state);
     check_renewed(directory.path(), ".newer");
 }
@@ -379,7 +386,7 @@ fn a_file_damaged_while_in_use_is_renewed() {
     let mut state = open(&directory);
     state.record(&[firing(1)], at(0)).unwrap();
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA shrink_memory;";
-    state.connection.execute_batch(checkpoint).unwrap();
+    state.database.connection().execute_batch(checkpoint).unwrap();
     let path = directory.path().join(NAME);
     let length = fs::metadata(&path).unwrap().len();
     fs::write(&path, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
@@ -419,7 +426,8 @@ fn a_full_disk_keeps_changes_waiting() {
     state.record(&[firing(0)], at(0)).unwrap();
     let allow = |state: &State, pages: i64| {
         state
-            .connection
+            .database
+            .connection()
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
                 row.get::<_, i64>(0)
             })
@@ -472,14 +480,74 @@ fn rows_that_mean_nothing_are_left_out() {
         (4, "limit_json = replace(limit_json, 'critical', 'x')"),
     ] {
         let sql = format!("UPDATE alert SET {change} WHERE id = ?1");
-        assert_eq!(state.connection.execute(&sql, [id(number)]).unwrap(), 1);
+        assert_eq!(state.database.connection().execute(&sql, [id(number)]).unwrap(), 1);
     }
     assert_eq!(state.alerts(&AlertQuery::default()).unwrap().len(), 1);
     assert!(matches!(state.alert(AlertId(u64::MAX)), Err(StateError::BadRow { .. })));
     assert_eq!(state.live().unwrap(), [firing(5)]);
     let rows: i64 = state
-        .connection
+        .database
+        .connection()
         .query_row("SELECT count(*) FROM alert", [], |row| row.get(0))
         .unwrap();
     assert_eq!(rows, 1);
+}
+
+#[test]
+fn notifications_outlive_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    // Beside the alerts, which are written at the same time.
+    let mut state = open(&directory);
+    let mut outbox = Outbox::open(directory.path()).unwrap();
+    let notification = |id: u64| KeptNotification {
+        id,
+        sink: "ops".to_owned(),
+        payload: vec![0, 255, 1],
+    };
+    for id in [3, 1, 2] {
+        outbox.put(&notification(id)).unwrap();
+        state.record(&[firing(id)], at(id)).unwrap();
+    }
+    outbox.remove(&[2, 77]).unwrap();
+    outbox.put(&notification(3)).unwrap();
+    std::mem::forget(outbox);
+    let mut outbox = Outbox::open(directory.path()).unwrap();
+    assert_eq!(outbox.all().unwrap(), [notification(1), notification(3)]);
+    assert_eq!(outbox.condition(), Condition::Kept);
+    let large = KeptNotification {
+        payload: vec![0; (1 << 20) + 1],
+        ..notification(4)
+    };
+    assert!(matches!(outbox.put(&large), Err(StateError::TooLarge { .. })));
+    assert_eq!(state.live().unwrap().len(), 3);
+}
+
+/// Of two connections one sees the damage first. The other takes the new file, and sets nothing aside.
+#[test]
+fn a_renewed_file_is_taken_by_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = open(&directory);
+    let mut outbox = Outbox::open(directory.path()).unwrap();
+    let path = directory.path().join(NAME);
+    fs::remove_file(&path).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(format!("{}{suffix}", path.display())).unwrap();
+    }
+    fs::write(&path, vec![0xa5; 8192]).unwrap();
+    state.record(&[firing(1)], at(1)).unwrap();
+    assert!(matches!(
+        state.condition(),
+        Condition::InMemory { .. } | Condition::Renewed { .. }
+    ));
+    outbox
+        .put(&KeptNotification {
+            id: 1,
+            sink: "ops".to_owned(),
+            payload: Vec::new(),
+        })
+        .unwrap();
+    assert_eq!(outbox.condition(), Condition::Kept);
+    drop((state, outbox));
+    assert_eq!(open(&directory).live().unwrap(), [firing(1)]);
+    assert_eq!(Outbox::open(directory.path()).unwrap().all().unwrap().len(), 1);
 }
