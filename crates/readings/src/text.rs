@@ -1,6 +1,11 @@
 //! Words and numbers in what the kernel writes.
 
-use std::sync::Arc;
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Longest name of a subject that is kept: the longest name of a file, and more than one of a device or an interface.
 const MAX_NAME_BYTES: usize = 255;
@@ -49,6 +54,12 @@ pub(crate) fn name(bytes: &[u8]) -> Arc<str> {
     String::from_utf8_lossy(kept).into()
 }
 
+/// A path of the host below a root. However many slashes it begins with, it does not replace the root.
+pub(crate) fn below(root: &Path, path: &[u8]) -> PathBuf {
+    let slashes = path.iter().take_while(|&&byte| byte == b'/').count();
+    root.join(OsStr::from_bytes(&path[slashes..]))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, proptest};
@@ -65,6 +76,17 @@ mod tests {
         assert_eq!(decimal(b"12.50"), Some(12.5));
         for word in ["", ".", "1.2.3", "inf", "nan", "-1.0", "1e3"] {
             assert_eq!(decimal(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn no_path_replaces_the_root() {
+        for path in ["/a", "a", "//a", "///a"] {
+            assert_eq!(
+                below(Path::new("/root"), path.as_bytes()),
+                Path::new("/root/a"),
+                "{path}"
+            );
         }
     }
 

@@ -1,13 +1,9 @@
 //! Where the hierarchies of control groups are mounted, and which folder is whose group.
 
-use std::{
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::files::parse_membership;
-use crate::host::Mount;
+use crate::{host::Mount, text};
 
 /// Most folders from a group up to the root of its hierarchy.
 const MAX_DEPTH: usize = 64;
@@ -55,41 +51,39 @@ impl Hierarchy {
         };
         let separate = mounts.iter().find(has_controller);
         let mount = separate.or_else(|| mounts.iter().find(|mount| *mount.kind == *b"cgroup2"))?;
-        let relative = mount.point.strip_prefix(b"/").unwrap_or(&mount.point);
         Some(Self {
             is_unified: separate.is_none(),
-            point: root.join(OsStr::from_bytes(relative)),
+            point: text::below(root, &mount.point),
             directory: mount.directory.clone(),
         })
     }
 
-    /// The group of a process below the mount point, from the text of its `/proc/PID/cgroup`. None for the root, which is the
+    /// The group of a process below the mount point, from its `/proc/PID/cgroup`. None for the root, which is the
     /// whole host or container, and for what is not mounted here.
-    pub(super) fn group<'text>(&self, resource: Resource, text: &'text [u8]) -> Option<&'text [u8]> {
+    pub(super) fn group<'text>(&self, resource: Resource, memberships: &'text [u8]) -> Option<&'text [u8]> {
         let controller = (!self.is_unified).then(|| resource.controller());
-        let path = parse_membership(text, controller)?;
+        let path = parse_membership(memberships, controller)?;
         let path = match &*self.directory {
             b"/" => path,
             directory => path.strip_prefix(directory)?,
         };
-        let is_below = path.starts_with(b"/") && path != b"/";
+        let mut parts = path.strip_prefix(b"/")?.split(|&byte| byte == b'/');
         // Two dots lead out of the namespace of this process, and a removed group has nothing to read.
-        let is_there = !path.ends_with(b" (deleted)") && path[..].split(|&byte| byte == b'/').all(|part| part != b"..");
-        (is_below && is_there).then_some(path)
+        let is_inside = parts.all(|part| !matches!(part, b"" | b"." | b".."));
+        (is_inside && !path.ends_with(b" (deleted)")).then_some(path)
     }
 
     /// The folder of a group.
     pub(super) fn folder(&self, path: &[u8]) -> PathBuf {
-        let relative = path.strip_prefix(b"/").unwrap_or(path);
-        self.point.join(OsStr::from_bytes(relative))
+        text::below(&self.point, path)
     }
 }
 
 /// The folder of the group that a process is in by the unified hierarchy.
 #[cfg(feature = "fuzzing")]
-pub(crate) fn unified_folder(mounts: &[Mount], text: &[u8]) -> Option<PathBuf> {
+pub(crate) fn unified_folder(mounts: &[Mount], memberships: &[u8]) -> Option<PathBuf> {
     let hierarchy = Hierarchy::find(Resource::Memory, mounts, Path::new("/"))?;
-    Some(hierarchy.folder(hierarchy.group(Resource::Memory, text)?))
+    Some(hierarchy.folder(hierarchy.group(Resource::Memory, memberships)?))
 }
 
 /// A group and those above it but for the root, from the inside out.
@@ -139,7 +133,7 @@ mod tests {
     fn what_is_outside_is_not_read() {
         let mounts = parse_mounts(HYBRID).unwrap();
         let unified = Hierarchy::find(Resource::Memory, &mounts[..1], Path::new("/")).unwrap();
-        for path in ["/", "", "/../x", "/a/../../etc", "/a (deleted)", "a"] {
+        for path in ["/", "", "/../x", "/a/../../etc", "/a (deleted)", "a", "//etc", "/a//b"] {
             let text = format!("0::{path}\n");
             assert_eq!(unified.group(Resource::Memory, text.as_bytes()), None, "{path:?}");
         }

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -148,12 +146,6 @@ impl Filesystems {
             buffer: Vec::new(),
         }
     }
-
-    /// A path of the host below the root.
-    fn below_root(&self, point: &[u8]) -> PathBuf {
-        let relative = point.strip_prefix(b"/").unwrap_or(point);
-        self.root.join(OsStr::from_bytes(relative))
-    }
 }
 
 impl Part for Filesystems {
@@ -162,7 +154,7 @@ impl Part for Filesystems {
         let chosen = choose(&mounts);
         let mut result = Ok(chosen.len().saturating_sub(MAX_FILESYSTEMS) as u64);
         for point in chosen.keys().take(MAX_FILESYSTEMS) {
-            let path = self.below_root(point);
+            let path = text::below(&self.root, point);
             let space = match statvfs(&path) {
                 Ok(answer) => Space::of(&answer),
                 // Unmounted since the table was read, or not there in this namespace.
