@@ -20,6 +20,7 @@ pub mod perf_map;
 pub mod proc_parsers;
 pub mod python_code;
 pub mod python_object;
+pub mod readings;
 pub mod render;
 pub mod rpc;
 pub mod sample_record;

@@ -24,7 +24,7 @@ const fn target(name: &'static str, longest: usize, guards: &'static [&'static s
 }
 
 /// All of them, in the order in which a sample passes what they guard.
-pub(super) const TARGETS: [Target; 17] = [
+pub(super) const TARGETS: [Target; 18] = [
     target("walk", 1 << 10, &["crates/common"]),
     target("eh_frame", 4 << 10, &["crates/common", "crates/unwinding"]),
     target("elf_rows", 16 << 10, &["crates/common", "crates/unwinding"]),
@@ -36,6 +36,7 @@ pub(super) const TARGETS: [Target; 17] = [
     ),
     target("lifecycle_record", 512, &["profiler-daemon/src/kernel"]),
     target("proc_parsers", 2 << 10, &["profiler-daemon/src/processes"]),
+    target("readings", 4 << 10, &["crates/readings"]),
     target("discovery", 16 << 10, &["profiler-daemon/src/processes"]),
     target("python_object", 8 << 10, &["crates/common", "crates/unwinding"]),
     target("python_code", 2 << 10, &["crates/common", "crates/unwinding"]),
