@@ -5,6 +5,7 @@ mod agent;
 mod churn;
 mod cost;
 mod python;
+mod readings;
 mod report;
 mod soak;
 mod start;
@@ -32,6 +33,8 @@ pub(crate) enum Name {
     Start,
     /// What is seen of processes that are over at once.
     Churn,
+    /// Readings next to those of vmstat, free and pidstat, and what the samplers cost; only when it is asked for.
+    Readings,
     /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
     Soak,
 }
@@ -45,6 +48,7 @@ impl Name {
             Self::Python => "python",
             Self::Start => "start",
             Self::Churn => "churn",
+            Self::Readings => "readings",
             Self::Soak => "soak",
         }
     }
@@ -68,6 +72,9 @@ pub(crate) struct Arguments {
 /// # Errors
 /// A benchmark cannot be run. A figure above its budget is printed as such and is no error.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if matches!(arguments.name, Some(Name::Readings)) {
+        return readings::run(&Interrupt::install()?);
+    }
     let verb = arguments
         .name
         .map_or("bench".to_owned(), |name| format!("bench {}", name.text()));
