@@ -38,6 +38,8 @@ const LOCAL_KINDS: [&[u8]; 14] = [
     b"xfs",
     b"zfs",
 ];
+/// Where small file systems in memory come and go with units and pods, and only their owner fills them.
+const SKIPPED: [&[u8]; 2] = [b"/run/credentials", b"/var/lib/kubelet/pods"];
 /// Kinds that only this kernel answers for, so that a path through them is not waited for.
 const KERNEL_KINDS: [&[u8]; 18] = [
     b"bpf",
@@ -73,6 +75,7 @@ pub(crate) fn choose(mounts: &[Mount]) -> BTreeMap<&[u8], &Mount> {
     let mut local: Vec<&Mount> = last_at
         .into_values()
         .filter(|mount| LOCAL_KINDS.contains(&&*mount.kind) || is_root_of_container(mount))
+        .filter(|mount| *mount.kind != *b"tmpfs" || !SKIPPED.iter().any(|above| lies_below(&mount.point, above)))
         .filter(|mount| !remote.iter().any(|remote| lies_below(&mount.point, &remote.point)))
         .collect();
     local.sort_by_key(|mount| (mount.point.len(), &mount.point));
@@ -209,6 +212,7 @@ mod tests {
 9 1 7:0 / /snap ro - squashfs /dev/loop0 ro
 10 1 0:12 / /var/lib/docker/overlay2/x/merged rw - overlay overlay rw
 11 1 8:4 / /nets rw - ext4 /dev/sda4 rw
+12 1 0:13 / /run/credentials/a.service ro - tmpfs tmpfs rw
 ";
         assert_eq!(points(mounts), ["/", "/nets", "/run", "/srv"]);
     }

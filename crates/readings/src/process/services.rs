@@ -47,7 +47,8 @@ pub(super) struct ServiceSums {
     facts: HostFacts,
     services: BTreeMap<Arc<str>, Service>,
     processes: BTreeMap<ProcessId, Counted>,
-    last: Option<Duration>,
+    /// Times of the first and the last round.
+    rounds: Option<(Duration, Duration)>,
 }
 
 /// What was added of one process.
@@ -92,7 +93,7 @@ impl ServiceSums {
             facts,
             services: BTreeMap::new(),
             processes: BTreeMap::new(),
-            last: None,
+            rounds: None,
         }
     }
 
@@ -127,7 +128,8 @@ impl ServiceSums {
             service.round = Round::default();
             is_kept
         });
-        self.last = Some(now.since_boot);
+        let first = self.rounds.map_or(now.since_boot, |(first, _)| first);
+        self.rounds = Some((first, now.since_boot));
         left_out.len() as u64
     }
 
@@ -136,10 +138,12 @@ impl ServiceSums {
             return;
         };
         let started = member.id.started(self.facts);
-        // What began after the last round has counted nothing that is not this service's in this round.
-        let is_new = self.last.is_some_and(|last| started >= last);
+        // A process may be found late, and then began before the last round. What it counted until then is left out: it
+        // would look like a burst.
+        let is_start = self.rounds.is_some_and(|(first, _)| started >= first);
+        let is_new = self.rounds.is_some_and(|(_, last)| started >= last);
         let counted = self.processes.entry(member.id).or_insert_with(|| {
-            service.starts += u64::from(is_new);
+            service.starts += u64::from(is_start);
             let begin = is_new.then_some(0);
             Counted {
                 service: Arc::clone(member.service),

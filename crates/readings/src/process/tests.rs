@@ -169,13 +169,32 @@ fn services_keep_what_their_processes_counted() {
     assert_eq!(value(&after, Metric::ServiceExits), Some(1.0));
     assert_eq!(value(&after, Metric::ServiceProcesses), Some(2.0));
 
+    // One that is found late began, and what it did until then is not of this second.
+    put(
+        &tree,
+        10,
+        Fake {
+            start_ticks: 11_600,
+            cpu_ticks: 300,
+            ..FAKE
+        },
+    );
+    sampler.watch([
+        watched(8, 100, "web"),
+        watched(9, 11_500, "web"),
+        watched(10, 11_600, "web"),
+    ]);
+    let late = sample(&mut sampler, 121);
+    assert_eq!(value(&late, Metric::ServiceStarts), Some(2.0));
+    assert_eq!(value(&late, Metric::ServiceCpu), Some(0.0));
+
     // What is not watched any more and lives on did not end.
     sampler.watch([watched(9, 11_500, "web")]);
-    assert_eq!(value(&sample(&mut sampler, 121), Metric::ServiceExits), Some(1.0));
+    assert_eq!(value(&sample(&mut sampler, 122), Metric::ServiceExits), Some(1.0));
 
     // The last one ends: the counters stay for a while, and nothing is said of what nobody uses.
     tree.remove("proc/9");
-    let empty = sample(&mut sampler, 122);
+    let empty = sample(&mut sampler, 123);
     assert_eq!(value(&empty, Metric::ServiceExits), Some(2.0));
     assert_eq!(value(&empty, Metric::ServiceProcesses), Some(0.0));
     assert_eq!(value(&empty, Metric::ServiceCpu), None);
@@ -340,6 +359,22 @@ fn more_processes_than_descriptors_are_read_all_the_same() {
     assert_eq!(sampler.kept, 0);
     sampler.watch(ids.map(|pid| watched(pid, 100, "web")));
     assert_eq!(sampler.kept, 10);
+}
+
+#[test]
+fn what_is_beyond_the_bound_is_counted() {
+    let tree = FakeTree::new();
+    put(&tree, 1, FAKE);
+    let mut sampler = sampler(&tree);
+    let too_many = 1..=MAX_PROCESSES as u32 + 3;
+    sampler.watch(too_many.map(|pid| watched(pid, 100, "web")));
+    let readings = sample(&mut sampler, 100);
+    assert_eq!(
+        value(&readings, Metric::ServiceProcesses),
+        Some(1.0),
+        "the others do not exist"
+    );
+    assert_eq!(sampler.reports().next().unwrap().left_out, 3);
 }
 
 #[test]
