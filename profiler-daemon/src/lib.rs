@@ -6,6 +6,7 @@
 pub mod api;
 pub mod arguments;
 pub mod budget;
+pub mod children;
 pub mod command;
 pub mod daemon;
 pub mod engine;
@@ -21,6 +22,7 @@ pub mod notify;
 pub mod processes;
 pub mod readings;
 pub mod reload;
+pub mod sinks;
 pub mod stacks;
 pub mod symbols;
 pub mod unsampled;

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use profiler_config::{DEFAULT_DIRECTORY, read_default_files, read_file};
 use profiler_daemon::{
     arguments::Arguments,
+    children,
     daemon::{self, Configured},
     kernel, logging,
     reload::Source,
@@ -18,6 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const EXIT_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
+    if let Some(code) = children::supervise_if_asked(std::env::args_os()) {
+        return code;
+    }
     kernel::bound_heap();
     let arguments = Arguments::parse();
     let configured = match configure(&arguments) {

@@ -67,6 +67,8 @@ pub struct Endpoint {
     pub token_file: Option<PathBuf>,
     /// A file with one `Name: value` a line, sent as headers.
     pub headers_file: Option<PathBuf>,
+    /// A file whose first line is the key by which what is sent to a webhook is signed.
+    pub signing_key_file: Option<PathBuf>,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -104,6 +106,7 @@ pub(crate) struct WrittenSink {
     proxy: Option<Spanned<String>>,
     token_file: Option<Spanned<AbsolutePath>>,
     headers_file: Option<Spanned<AbsolutePath>>,
+    signing_key_file: Option<Spanned<AbsolutePath>>,
     ca_file: Option<Spanned<AbsolutePath>>,
     argv: Option<Spanned<Vec<String>>>,
     timeout: Option<Period<SECOND, { 60 * SECOND }>>,
@@ -129,6 +132,7 @@ struct Draft {
     proxy: Option<At<String>>,
     token_file: Option<At<PathBuf>>,
     headers_file: Option<At<PathBuf>>,
+    signing_key_file: Option<At<PathBuf>>,
     ca_file: Option<At<PathBuf>>,
     argv: Option<At<Vec<String>>>,
     timeout: Option<Duration>,
@@ -207,6 +211,9 @@ impl Draft {
         set(&mut self.proxy, written.proxy, locate, |url| url);
         set(&mut self.token_file, written.token_file, locate, |path| path.0);
         set(&mut self.headers_file, written.headers_file, locate, |path| path.0);
+        set(&mut self.signing_key_file, written.signing_key_file, locate, |path| {
+            path.0
+        });
         set(&mut self.ca_file, written.ca_file, locate, |path| path.0);
         set(&mut self.argv, written.argv, locate, |argv| argv);
         self.enabled = written.enabled.or(self.enabled);
@@ -256,13 +263,18 @@ impl Draft {
             ),
             ("ca_file", self.ca_file.as_ref().map(|part| &part.origin), is_http),
             ("argv", self.argv.as_ref().map(|part| &part.origin), is_command),
+            (
+                "signing_key_file",
+                self.signing_key_file.as_ref().map(|part| &part.origin),
+                kind == WrittenKind::Webhook,
+            ),
         ];
         for (key, written, is_meant) in keys {
             if let (Some(origin), false) = (written, is_meant) {
-                let whose = if key == "argv" {
-                    "a command"
-                } else {
-                    "webhooks and alertmanagers"
+                let whose = match key {
+                    "argv" => "a command",
+                    "signing_key_file" => "webhooks",
+                    _ => "webhooks and alertmanagers",
                 };
                 let problem = format!("`{key}` is for {whose}, and this sink is none");
                 return Err(wrong(origin.as_ref().unwrap_or(named), problem));
@@ -283,6 +295,7 @@ impl Draft {
             proxy: self.proxy.map(|part| part.value),
             token_file: self.token_file.map(|part| part.value),
             headers_file: self.headers_file.map(|part| part.value),
+            signing_key_file: self.signing_key_file.map(|part| part.value),
             ca_file: self.ca_file.map(|part| part.value),
         })
     }
@@ -348,6 +361,7 @@ impl From<&Sink> for WrittenSink {
             written.proxy = endpoint.proxy.clone().map(nowhere);
             written.token_file = path(&endpoint.token_file);
             written.headers_file = path(&endpoint.headers_file);
+            written.signing_key_file = path(&endpoint.signing_key_file);
             written.ca_file = path(&endpoint.ca_file);
         }
         written

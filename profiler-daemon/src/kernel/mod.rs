@@ -7,6 +7,7 @@ mod allocator;
 mod btf;
 mod cost;
 mod cpus;
+mod descriptors;
 mod heap;
 mod lifecycle;
 mod load;
@@ -24,6 +25,7 @@ mod tables;
 mod templates;
 
 pub use cost::{CostReader, KernelCost, possible_cpus};
+pub use descriptors::close_descriptors_at_exec;
 pub use heap::{bound_heap, give_back_memory};
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
