@@ -131,13 +131,7 @@ pub async fn run(
     };
     let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
-    let reader = Reader {
-        board: Arc::clone(&readings),
-        engine: engine.clone(),
-        health: Arc::clone(&health),
-        stop: Arc::clone(&stop),
-    };
-    let mut threads = reader.start(Path::new("/")).map_err(start_error)?;
+    let mut threads = stages.start_readings(&readings)?;
     threads.extend(stages.start(commands)?);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = api::Identity {
@@ -212,6 +206,17 @@ impl Stages<'_> {
             Err(Failure::Load(error)) => self.start_unsampled(&error, commands),
             Err(Failure::Daemon(error)) => Err(error),
         }
+    }
+
+    /// Has host, processes and services read.
+    fn start_readings(&self, board: &Arc<Board>) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+        let reader = Reader {
+            board: Arc::clone(board),
+            engine: self.engine.clone(),
+            health: Arc::clone(self.health),
+            stop: Arc::clone(self.stop),
+        };
+        reader.start(Path::new("/")).map_err(start_error)
     }
 
     /// Loads sampling, takes in what runs already, and starts the clocks.

@@ -9,6 +9,9 @@ const BLOCK_BYTES: usize = 16;
 /// What the values of a run take.
 const OFFSET_BYTES: usize = RUN * size_of::<f32>() + BLOCK_BYTES;
 
+/// A value and when it was read.
+pub(super) type Timed = (Duration, f64);
+
 /// What became of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
@@ -185,7 +188,7 @@ impl Line {
     }
 
     /// Values from the first moment to the last, both included, with the value before them, in their order.
-    pub(super) fn values(&self, from: Duration, to: Duration) -> (Option<(Duration, f64)>, Vec<(Duration, f64)>) {
+    pub(super) fn values(&self, from: Duration, to: Duration) -> (Option<Timed>, Vec<Timed>) {
         let from_slot = self.slot_at_or_after(from);
         let first = self.runs.partition_point(|run| self.end(run) <= from);
         let runs = self
