@@ -82,11 +82,7 @@ mod tests {
     #[test]
     fn no_path_replaces_the_root() {
         for path in ["/a", "a", "//a", "///a"] {
-            assert_eq!(
-                below(Path::new("/root"), path.as_bytes()),
-                Path::new("/root/a"),
-                "{path}"
-            );
+            assert_eq!(below(Path::new("/r"), path.as_bytes()), Path::new("/r/a"), "{path}");
         }
     }
 

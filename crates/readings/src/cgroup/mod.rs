@@ -7,9 +7,10 @@
 mod files;
 mod hierarchy;
 mod level;
+mod round;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,25 +22,21 @@ pub(crate) use self::{
     hierarchy::unified_folder,
 };
 use self::{
-    hierarchy::{Hierarchy, Resource, levels},
-    level::{Memory, Quota, read_cpu_seconds},
+    hierarchy::{Hierarchy, Resource},
+    round::{Groups, Kills, Outcome, Round},
 };
 use crate::{
-    Metric, Reading, Subject,
+    Reading,
     file::{KernelFile, ReadError, SMALL_FILE_BYTES, read_once},
     host::parse_mounts,
     process::{MAX_PROCESSES, ProcessId, WatchedProcess},
     source::{Moment, Schedule, Source, SourceReport},
-    text,
 };
 
 /// Most groups that are read of each resource.
 const MAX_GROUPS: usize = 1024;
 /// Processes may be moved: how long what is known of one's groups is believed.
 const MEMBERSHIP_AGE: Duration = Duration::from_secs(60);
-/// How long after a service's last process its count of kills is kept.
-const KEPT_EMPTY: Duration = Duration::from_secs(600);
-
 /// Reads the control groups of processes.
 #[derive(Debug)]
 pub struct ControlGroupSampler {
@@ -61,18 +58,6 @@ struct Member {
     groups: [Option<Box<[u8]>>; Resource::ALL.len()],
     read_at: Option<Duration>,
 }
-
-/// Kills in the groups of a service.
-#[derive(Debug, Default)]
-struct Kills {
-    total: u64,
-    /// Of each group at the last round.
-    before: BTreeMap<Box<[u8]>, u64>,
-    seen: Duration,
-}
-
-/// A group of this round and the services that have processes in it.
-type Groups<'a> = BTreeMap<&'a [u8], BTreeSet<&'a Arc<str>>>;
 
 impl ControlGroupSampler {
     /// Reads below `root`, which is `/` but in tests.
@@ -179,229 +164,6 @@ fn groups_of<'a>(processes: &'a BTreeMap<ProcessId, Member>, resource: Resource,
         groups.entry(path).or_default().extend(&member.service);
     }
     groups
-}
-
-/// How a round went. A group that was removed is no failure.
-#[derive(Debug, Default)]
-struct Outcome {
-    left_out: u64,
-    any: bool,
-    error: Option<ReadError>,
-}
-
-impl Outcome {
-    fn take<T>(&mut self, result: Result<T, ReadError>) -> Option<T> {
-        match result {
-            Ok(value) => {
-                self.any = true;
-                Some(value)
-            }
-            Err(error) if error.is_gone() => None,
-            Err(error) => {
-                self.error = Some(error);
-                None
-            }
-        }
-    }
-
-    fn finish(self) -> Result<u64, ReadError> {
-        match self.error {
-            Some(error) if !self.any => Err(error),
-            _ => Ok(self.left_out),
-        }
-    }
-}
-
-/// One round of reading.
-struct Round<'a> {
-    now: Moment,
-    buffer: &'a mut Vec<u8>,
-    out: &'a mut Vec<Reading>,
-}
-
-impl Round<'_> {
-    fn push(&mut self, path: &[u8], values: impl IntoIterator<Item = (Metric, Option<f64>)>) {
-        let subject = Subject::ControlGroup(text::name(path));
-        let known = values.into_iter().filter_map(|(metric, value)| Some((metric, value?)));
-        let now = self.now;
-        self.out
-            .extend(known.map(|(metric, value)| now.reading(metric, subject.clone(), value)));
-    }
-
-    /// Adds the highest of the values that the groups of each service have.
-    fn push_highest(&mut self, metric: Metric, values: BTreeMap<&Arc<str>, f64>) {
-        let now = self.now;
-        let readings = values
-            .into_iter()
-            .map(|(service, value)| now.reading(metric, Subject::Service(Arc::clone(service)), value));
-        self.out.extend(readings);
-    }
-
-    fn memory(
-        &mut self,
-        hierarchy: &Hierarchy,
-        groups: &Groups<'_>,
-        kills: &mut BTreeMap<Arc<str>, Kills>,
-        outcome: &mut Outcome,
-    ) {
-        let mut known: BTreeMap<&[u8], Option<Memory>> = BTreeMap::new();
-        let mut services = BTreeMap::new();
-        for (&path, members) in groups {
-            let mut limits: Option<(u64, f64)> = None;
-            for level in levels(path) {
-                let memory = *known.entry(level).or_insert_with(|| {
-                    outcome.take(Memory::read(
-                        &hierarchy.folder(level),
-                        hierarchy.is_unified,
-                        self.buffer,
-                    ))
-                });
-                let Some((limit, used)) = memory.and_then(|memory| memory.limit.zip(memory.limit_used())) else {
-                    continue;
-                };
-                let (lowest, highest) = limits.unwrap_or((limit, used));
-                limits = Some((lowest.min(limit), highest.max(used)));
-            }
-            let Some(memory) = known.get(path).copied().flatten() else {
-                continue;
-            };
-            let count = |value: Option<u64>| value.map(|value| value as f64);
-            let used = limits.map(|(_, used)| used);
-            let values = [
-                (Metric::ControlGroupMemory, count(Some(memory.usage))),
-                (Metric::ControlGroupWorkingSet, count(Some(memory.working_set))),
-                (Metric::ControlGroupMemoryLimit, count(limits.map(|(limit, _)| limit))),
-                (Metric::ControlGroupMemoryLimitUsed, used),
-                (Metric::ControlGroupMemoryHighEvents, count(memory.high_events)),
-                (Metric::ControlGroupMemoryMaxEvents, count(memory.max_events)),
-                (Metric::ControlGroupOomKills, count(memory.oom_kills)),
-            ];
-            self.push(path, values);
-            for &service in members {
-                if let Some(used) = used {
-                    raise(services.entry(service).or_insert(used), used);
-                }
-                if let Some(killed) = memory.oom_kills {
-                    let kills = kills.entry(Arc::clone(service)).or_default();
-                    kills.add(path, killed, self.now.since_boot);
-                }
-            }
-        }
-        self.push_highest(Metric::ServiceMemoryLimitUsed, services);
-        self.push_kills(kills);
-    }
-
-    fn push_kills(&mut self, kills: &mut BTreeMap<Arc<str>, Kills>) {
-        let now = self.now;
-        kills.retain(|_, kills| now.since_boot.saturating_sub(kills.seen) < KEPT_EMPTY);
-        self.out.extend(kills.iter().map(|(service, kills)| {
-            let subject = Subject::Service(Arc::clone(service));
-            now.reading(Metric::ServiceOomKills, subject, kills.total as f64)
-        }));
-    }
-
-    fn quotas(
-        &mut self,
-        hierarchy: &Hierarchy,
-        groups: &Groups<'_>,
-        before: &mut BTreeMap<Box<[u8]>, (u64, u64)>,
-        outcome: &mut Outcome,
-    ) {
-        let mut known: BTreeMap<&[u8], Option<(Quota, Option<f64>)>> = BTreeMap::new();
-        let mut services = BTreeMap::new();
-        for (&path, members) in groups {
-            let (mut cores, mut throttled): (Option<f64>, Option<f64>) = (None, None);
-            for level in levels(path) {
-                let entry = known.entry(level).or_insert_with(|| {
-                    let quota = Quota::read(&hierarchy.folder(level), hierarchy.is_unified, self.buffer);
-                    let quota = outcome.take(quota)?;
-                    Some((quota, throttled_since(&quota, before.get(level))))
-                });
-                let Some((quota, share)) = *entry else { continue };
-                cores = lower(cores, quota.cores);
-                throttled = higher(throttled, share);
-            }
-            let Some((quota, _)) = known.get(path).copied().flatten() else {
-                continue;
-            };
-            let throttling = quota.throttling;
-            let values = [
-                (Metric::ControlGroupCpuLimit, cores),
-                (Metric::ControlGroupThrottled, throttled),
-                (
-                    Metric::ControlGroupPeriods,
-                    throttling.map(|counts| counts.periods as f64),
-                ),
-                (
-                    Metric::ControlGroupThrottledPeriods,
-                    throttling.map(|counts| counts.throttled as f64),
-                ),
-                (
-                    Metric::ControlGroupThrottledTime,
-                    throttling.map(|counts| counts.seconds),
-                ),
-            ];
-            self.push(path, values);
-            for &service in members {
-                if let Some(throttled) = throttled {
-                    raise(services.entry(service).or_insert(throttled), throttled);
-                }
-            }
-        }
-        *before = known
-            .into_iter()
-            .filter_map(|(path, known)| {
-                let counts = known?.0.throttling?;
-                Some((path.into(), (counts.periods, counts.throttled)))
-            })
-            .collect();
-        self.push_highest(Metric::ServiceCpuThrottled, services);
-    }
-
-    fn cpu_time(&mut self, hierarchy: &Hierarchy, groups: &Groups<'_>, outcome: &mut Outcome) {
-        for &path in groups.keys() {
-            let seconds = read_cpu_seconds(&hierarchy.folder(path), hierarchy.is_unified, self.buffer);
-            let seconds = outcome.take(seconds);
-            self.push(path, [(Metric::ControlGroupCpuTime, seconds)]);
-        }
-    }
-}
-
-/// The share of the periods since the last round that were throttled, of a group with a quota. One that did not run was not
-/// throttled.
-fn throttled_since(quota: &Quota, before: Option<&(u64, u64)>) -> Option<f64> {
-    let (_, now, before) = (quota.cores?, quota.throttling?, before?);
-    let periods = now.periods.checked_sub(before.0)?;
-    let throttled = now.throttled.checked_sub(before.1)?;
-    match periods {
-        0 => Some(0.0),
-        _ => Some((throttled as f64 / periods as f64).min(1.0)),
-    }
-}
-
-impl Kills {
-    /// Adds what a group counted since it was last seen. What it counted before it was first seen is of the past.
-    fn add(&mut self, path: &[u8], killed: u64, now: Duration) {
-        let before = self.before.insert(path.into(), killed);
-        let passed = killed.saturating_sub(before.unwrap_or(killed));
-        self.total = self.total.saturating_add(passed);
-        if self.before.len() > MAX_GROUPS {
-            self.before.pop_first();
-        }
-        self.seen = now;
-    }
-}
-
-fn raise(highest: &mut f64, value: f64) {
-    *highest = highest.max(value);
-}
-
-fn higher(one: Option<f64>, other: Option<f64>) -> Option<f64> {
-    one.into_iter().chain(other).reduce(f64::max)
-}
-
-fn lower(one: Option<f64>, other: Option<f64>) -> Option<f64> {
-    one.into_iter().chain(other).reduce(f64::min)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::{Gap, fake_tree::FakeTree, source::SourceState};
+use crate::{Gap, Metric, fake_tree::FakeTree, source::SourceState};
 
 const ID: ProcessId = ProcessId {
     pid: 7,
