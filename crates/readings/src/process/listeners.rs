@@ -14,8 +14,10 @@ use crate::file::{LIST_BYTES, ReadError, read_once};
 
 /// How long after its start a program is looked at for a listening socket.
 const LOOK_FOR: Duration = Duration::from_secs(300);
-/// A program that is first looked at later than this after its start may have listened for a while.
-const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// What is told may be too much by this, or by a tenth of itself if that is more. Where the look before was longer ago,
+/// nothing is told.
+const PRECISION: Duration = Duration::from_millis(1500);
+const PRECISION_PART: u32 = 10;
 /// The next look is after this part of the age, so that what is found late is looked for less often.
 const PART_OF_AGE: u32 = 30;
 /// Most descriptors of a process that are looked at.
@@ -28,11 +30,14 @@ pub(super) const MAX_LOOKS: u64 = 64;
 pub(super) enum Listening {
     /// It was not looked at.
     Unknown,
-    /// It did not listen at the last look; the next is due then.
-    NotYet(Duration),
+    /// It did not listen at the last look.
+    NotYet {
+        /// When that was, since boot.
+        looked: Duration,
+    },
     /// It listened after so much time.
     After(Duration),
-    /// It is not looked for: the program is too old, or listened before it was first looked at.
+    /// When it began to listen is not known, and not looked for any more.
     Untold,
 }
 
@@ -41,9 +46,9 @@ impl Listening {
     pub(super) fn is_due(&mut self, began: Duration, now: Duration) -> bool {
         let age = now.saturating_sub(began);
         match *self {
-            Self::Unknown if age <= FIRST_LOOK => true,
-            Self::NotYet(due) if age <= LOOK_FOR => due <= now,
-            Self::Unknown | Self::NotYet(_) => {
+            Self::Unknown if age <= LOOK_FOR => true,
+            Self::NotYet { looked } if age <= LOOK_FOR => now.saturating_sub(looked) >= age / PART_OF_AGE,
+            Self::Unknown | Self::NotYet { .. } => {
                 *self = Self::Untold;
                 false
             }
@@ -54,11 +59,23 @@ impl Listening {
     /// Notes the outcome of a look.
     pub(super) fn note(&mut self, listens: bool, began: Duration, now: Duration) {
         let age = now.saturating_sub(began);
-        *self = if listens {
-            Self::After(age)
-        } else {
-            Self::NotYet(now + age / PART_OF_AGE)
+        let doubt = match *self {
+            Self::NotYet { looked } => now.saturating_sub(looked),
+            _ => age,
         };
+        *self = match listens {
+            false => Self::NotYet { looked: now },
+            true if doubt <= PRECISION.max(age / PRECISION_PART) => Self::After(age),
+            true => Self::Untold,
+        };
+    }
+
+    /// How long it took until it listened, if that is known.
+    pub(super) fn delay(self) -> Option<Duration> {
+        match self {
+            Self::After(delay) => Some(delay),
+            _ => None,
+        }
     }
 }
 
@@ -134,27 +151,30 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn only_the_first_minutes_of_a_program_that_was_seen_early_count() {
-        let mut late = Listening::Unknown;
-        assert!(!late.is_due(10 * SECOND, 16 * SECOND));
-        assert_eq!(late, Listening::Untold);
+    fn what_is_told_is_known_to_the_second() {
+        let mut listening = Listening::Unknown;
+        assert!(listening.is_due(10 * SECOND, 15 * SECOND));
+        let mut late = listening;
+        late.note(true, 10 * SECOND, 15 * SECOND);
+        assert_eq!(late, Listening::Untold, "it may have listened for five seconds");
+        listening.note(false, 10 * SECOND, 15 * SECOND);
+        assert!(listening.is_due(10 * SECOND, 16 * SECOND));
+        listening.note(true, 10 * SECOND, 16 * SECOND);
+        assert_eq!(listening.delay(), Some(6 * SECOND));
+        assert!(!listening.is_due(10 * SECOND, 17 * SECOND));
+        let mut quick = Listening::Unknown;
+        quick.note(true, 10 * SECOND, 11 * SECOND);
+        assert_eq!(quick.delay(), Some(SECOND));
+    }
 
-        let mut early = Listening::Unknown;
-        assert!(early.is_due(10 * SECOND, 11 * SECOND));
-        early.note(false, 10 * SECOND, 11 * SECOND);
-        assert!(early.is_due(10 * SECOND, 12 * SECOND));
-        early.note(false, 10 * SECOND, 100 * SECOND);
-        assert!(
-            !early.is_due(10 * SECOND, 102 * SECOND),
-            "what takes long is looked for less often"
-        );
-        assert!(early.is_due(10 * SECOND, 103 * SECOND));
-        let mut found = early;
-        found.note(true, 10 * SECOND, 103 * SECOND);
-        assert_eq!(found, Listening::After(93 * SECOND));
-        assert!(!found.is_due(10 * SECOND, 104 * SECOND));
-        assert!(!early.is_due(10 * SECOND, 311 * SECOND));
-        assert_eq!(early, Listening::Untold);
+    #[test]
+    fn what_takes_long_is_looked_for_less_often_and_not_for_ever() {
+        let mut listening = Listening::Unknown;
+        listening.note(false, 10 * SECOND, 100 * SECOND);
+        assert!(!listening.is_due(10 * SECOND, 102 * SECOND));
+        assert!(listening.is_due(10 * SECOND, 104 * SECOND));
+        assert!(!listening.is_due(10 * SECOND, 311 * SECOND));
+        assert_eq!(listening, Listening::Untold);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::{
 pub(crate) use self::files::{add_listening, parse_io, parse_resident_pages, parse_stat, parse_switches};
 use self::{
     details::{DetailReader, Details},
-    listeners::{Listening, MAX_LOOKS, Networks},
+    listeners::{MAX_LOOKS, Networks},
     services::{Member, ServiceSums},
     tracked::Tracked,
 };
@@ -231,16 +231,14 @@ impl ProcessSampler {
                 match self.networks.listens(&self.proc_root.join(id.pid.to_string())) {
                     Ok(listens) => {
                         tracked.listening.note(listens, tracked.began, now.since_boot);
-                        is_new = listens;
+                        is_new = true;
                         outcome.note(Ok(()));
                     }
                     Err(error) if error.is_gone() => {}
                     Err(error) => outcome.note(Err(error)),
                 }
             }
-            if let Listening::After(delay) = tracked.listening
-                && (is_new || all)
-            {
+            if let Some(delay) = tracked.listening.delay().filter(|_| is_new || all) {
                 out.push(now.reading(Metric::ProcessListenDelay, id.subject(), delay.as_secs_f64()));
             }
         }

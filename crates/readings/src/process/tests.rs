@@ -399,3 +399,18 @@ fn a_real_process_is_read_until_it_ends() {
         (0, &SourceState::Active)
     );
 }
+
+#[test]
+fn a_real_socket_is_found() {
+    let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = std::process::id();
+    let stat = std::fs::read("/proc/self/stat").unwrap();
+    let start_ticks = files::parse_stat(&stat).unwrap().start_ticks;
+    let mut sampler = ProcessSampler::new(Path::new("/"), HostFacts::read(), 100);
+    sampler.watch([WatchedProcess {
+        executed: Some(Duration::from_secs(99)),
+        ..watched(own, start_ticks, "test")
+    }]);
+    let readings = sample(&mut sampler, 100);
+    assert_eq!(value(&readings, Metric::ProcessListenDelay), Some(1.0));
+}
