@@ -1,5 +1,6 @@
 //! The command line.
 
+mod alerts;
 mod diff;
 
 use std::{path::PathBuf, time::Duration};
@@ -19,6 +20,7 @@ Examples:
   profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
   profiler-cli ps                                    what is watched, and how well
   profiler-cli metrics --last 10m                    what host and services measured
+  profiler-cli alerts                                which limits are crossed
   profiler-cli doctor                                what keeps the profiler from working
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no samples, 4 no permission.";
@@ -76,6 +78,7 @@ Examples:
   profiler-cli completions bash > /etc/bash_completion.d/profiler-cli
   profiler-cli completions zsh > /usr/share/zsh/site-functions/_profiler-cli";
 
+pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
 
 /// Over the options that every verb has.
@@ -126,6 +129,8 @@ pub(crate) enum Verb {
     Ps(PsArgs),
     /// Show what host, services and processes measure: now, over a span, or as it comes
     Metrics(MetricsArgs),
+    /// Show which limits are crossed, and which were; silence what is known
+    Alerts(AlertsArgs),
     /// Show what the daemon does, what it lost and what it costs
     Status(StatusArgs),
     /// Look for what keeps the profiler from working, and say what to do about it

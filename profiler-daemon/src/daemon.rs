@@ -22,6 +22,7 @@ use profiler_store::Store;
 use tokio::signal::unix::Signal;
 
 use crate::{
+    alerting::{Alerting, AlertingParts},
     api::{self, SharedStore, ShownConfiguration, access::Access},
     budget::{self, Keeper},
     command::{self, EngineHandle},
@@ -69,6 +70,9 @@ pub enum DaemonError {
     /// The cost of the programs cannot be read.
     #[error("the cost of the programs in the kernel cannot be read: {0}")]
     Costs(#[from] std::io::Error),
+    /// Alerts can be kept nowhere.
+    #[error("alerts can be kept nowhere: {0}")]
+    State(#[from] profiler_store::state::StateError),
     /// The owner of processes could not start.
     #[error(transparent)]
     Processes(#[from] processes::StartError),
@@ -132,6 +136,18 @@ pub async fn run(
     let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
     let mut threads = stages.start_readings(&readings)?;
+    let (alerting, alerts) = Alerting::new(AlertingParts {
+        limits: config.limits_in_force().cloned().collect(),
+        state_dir: config.state_dir.clone(),
+        board: Arc::clone(&readings),
+        health: Arc::clone(&health),
+        stop: Arc::clone(&stop),
+    })?;
+    let sentinel = Sentinel::new(Part::Alerts, Arc::clone(&health));
+    threads.push(spawn("alerts", move || {
+        let _sentinel = sentinel;
+        alerting.run();
+    })?);
     threads.extend(stages.start(commands)?);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = api::Identity {
@@ -150,12 +166,13 @@ pub async fn run(
         engine: engine.clone(),
         store: Arc::clone(&store),
         readings: Arc::clone(&readings),
+        alerting: alerts.clone(),
         shown,
         health: Arc::clone(&health),
         manager,
     };
     let reports = manager.report(health.subscribe());
-    let context = Arc::new(api::Context::new(identity, engine.clone(), store, readings, Arc::clone(&health)));
+    let context = Arc::new(api::Context::new(identity, engine.clone(), store, readings, alerts, Arc::clone(&health)));
     let served = tokio::select! {
         served = api::serve(socket, context, access, shutdown) => served,
         never = async {

@@ -44,6 +44,8 @@ pub enum Part {
     Readings,
     /// One place that such readings come from; named only where it is not, or was not, well.
     ReadingsOf(Source),
+    /// Limits held against readings, and the alerts that come of it.
+    Alerts,
     /// gRPC.
     Api,
 }
@@ -63,6 +65,7 @@ impl Part {
             Self::Store => "store",
             Self::Readings => "readings",
             Self::ReadingsOf(source) => readings_of(source),
+            Self::Alerts => "alerts",
             Self::Api => "api",
         }
     }

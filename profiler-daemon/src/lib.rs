@@ -3,6 +3,7 @@
 //! Modules are listed in the order in which a sample passes through them.
 #![deny(unsafe_code)]
 
+pub mod alerting;
 pub mod api;
 pub mod arguments;
 pub mod budget;
@@ -10,6 +11,7 @@ pub mod children;
 pub mod command;
 pub mod daemon;
 pub mod engine;
+pub mod evidence;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

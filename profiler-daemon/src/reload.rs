@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use profiler_config::Config;
 
 use crate::{
+    alerting::{self, AlertingError, AlertingHandle},
     api::{SharedConfiguration, SharedStore, ShownConfiguration},
     command::{Command, EngineError, EngineHandle},
     daemon::Configured,
@@ -48,6 +49,8 @@ enum ApplyError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
+    Alerting(#[from] AlertingError),
+    #[error(transparent)]
     Log(#[from] LogError),
 }
 
@@ -64,6 +67,8 @@ pub struct Reloader {
     pub store: SharedStore,
     /// The readings.
     pub readings: Arc<Board>,
+    /// The limits.
+    pub alerting: AlertingHandle,
     /// What the API shows.
     pub shown: SharedConfiguration,
     /// Where the outcome is reported.
@@ -112,6 +117,8 @@ impl Reloader {
                 reply,
             })
             .await?;
+        let limits = config.limits_in_force().cloned().collect();
+        self.alerting.tell(alerting::Command::SetLimits(limits))?;
         self.health.budget.change((&config).into());
         if let Some(level) = &self.source.level {
             level.set(&config.log)?;

@@ -93,6 +93,14 @@ fn completions_and_manual_pages_are_made() {
     assert_eq!(
         names,
         [
+            "profiler-cli-alerts-limits.1",
+            "profiler-cli-alerts-list.1",
+            "profiler-cli-alerts-show.1",
+            "profiler-cli-alerts-silence.1",
+            "profiler-cli-alerts-silences.1",
+            "profiler-cli-alerts-unsilence.1",
+            "profiler-cli-alerts-watch.1",
+            "profiler-cli-alerts.1",
             "profiler-cli-completions.1",
             "profiler-cli-config-check.1",
             "profiler-cli-config-show.1",

@@ -145,6 +145,11 @@ impl SeriesRef<'_> {
     pub fn range(&self, steps: Steps, quantiles: &[f64]) -> Range {
         span::range(self.line, steps, quantiles)
     }
+
+    /// When it was last read.
+    pub fn latest_at(&self) -> Option<Duration> {
+        self.line.latest().map(|(at, _)| at)
+    }
 }
 
 /// All series of one subject.

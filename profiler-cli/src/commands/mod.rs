@@ -1,5 +1,6 @@
 //! One module a verb. Each takes its arguments, asks the daemon, writes its report and gives the exit code.
 
+mod alerts;
 mod completions;
 mod config;
 mod diff;
@@ -25,6 +26,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         Verb::Diff(args) => diff::run(connection, args).await,
         Verb::Ps(args) => ps::run(connection, args).await,
         Verb::Metrics(args) => metrics::run(connection, args).await,
+        Verb::Alerts(args) => alerts::run(connection, args).await,
         Verb::Status(args) => status::run(connection, args).await,
         Verb::Doctor(args) => doctor::run(connection, args).await,
         Verb::Config { verb } => config::run(connection, verb).await,

@@ -1,6 +1,7 @@
 //! Between messages and domain values, both ways.
 
 pub(super) mod comparison;
+pub(super) mod alerts;
 pub(super) mod readings;
 
 use std::{
@@ -47,6 +48,10 @@ pub(super) enum InvalidRequest {
     Overlap,
     #[error("measure {measure} is not known")]
     Measure { measure: i32 },
+    #[error("an alert's id has up to 16 hexadecimal digits")]
+    AlertId,
+    #[error("a silence holds for more than no time and at most 366 days")]
+    SilenceDuration,
     #[error("duration is not more than nothing")]
     Duration,
     #[error("kind {kind} is not known")]

@@ -28,7 +28,7 @@ use std::{
 use profiler_store::Store;
 use tokio::sync::Semaphore;
 
-use crate::{command::EngineHandle, health::Health, readings::Board};
+use crate::{alerting::AlertingHandle, command::EngineHandle, health::Health, readings::Board};
 
 pub use server::{ServeError, serve};
 pub use socket::{BindError, BoundSocket, bind, passed};
@@ -40,6 +40,8 @@ pub const MAX_STREAM_WATCHES: usize = 64;
 const MAX_QUERIES: usize = 2;
 /// Streams of readings at one time; each costs a snapshot a second.
 const MAX_READING_STREAMS: usize = 16;
+/// Streams of alerts at one time.
+const MAX_ALERT_STREAMS: usize = 16;
 
 /// The store as the API and the stage that fills it share it. Held only while windows are picked or put in.
 pub type SharedStore = Arc<Mutex<Store>>;
@@ -79,10 +81,12 @@ pub struct Context {
     store: SharedStore,
     health: Arc<Health>,
     readings: Arc<Board>,
+    alerting: AlertingHandle,
     flush: flush::Flush,
     queries: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     reading_streams: Arc<Semaphore>,
+    alert_streams: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     next_watch: AtomicU64,
     refused_connections: AtomicU64,
@@ -96,6 +100,7 @@ impl Context {
         engine: EngineHandle,
         store: SharedStore,
         readings: Arc<Board>,
+        alerting: AlertingHandle,
         health: Arc<Health>,
     ) -> Self {
         Self {
@@ -104,10 +109,12 @@ impl Context {
             store,
             health,
             readings,
+            alerting,
             flush: flush::Flush::default(),
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),
             reading_streams: Arc::new(Semaphore::new(MAX_READING_STREAMS)),
+            alert_streams: Arc::new(Semaphore::new(MAX_ALERT_STREAMS)),
             connections: Arc::new(Semaphore::new(peer::MAX_CONNECTIONS)),
             next_watch: AtomicU64::new(1),
             refused_connections: AtomicU64::new(0),

@@ -54,6 +54,11 @@ impl Peer {
     pub(super) fn has(&self, role: Role) -> bool {
         self.roles.has(role)
     }
+
+    /// Who it is, for what is kept of what it did.
+    pub(super) fn who(&self) -> String {
+        format!("uid {}", self.uid)
+    }
 }
 
 /// The peer of a request, if it has the role.

@@ -5,6 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use profiler_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
+        alert_service_server::{self, AlertServiceServer},
         metrics_service_server::{self, MetricsServiceServer},
         process_service_server::{self, ProcessServiceServer},
         profile_service_server::{self, ProfileServiceServer},
@@ -23,6 +24,7 @@ use super::{
     access::Access,
     answers::{self, Unread},
     grpc::{
+        alerts::Alerts,
         metrics::Metrics,
         processes::Processes,
         profiles::{MAX_RESPONSE_BYTES, Profiles},
@@ -162,12 +164,19 @@ fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Route
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES)
     .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let alerts = AlertServiceServer::new(Alerts {
+        context: context(),
+        stop: stop.clone(),
+    })
+    .max_decoding_message_size(MAX_REQUEST_BYTES)
+    .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let reports = StatusServiceServer::new(Reports { context: context() }).max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::new(profiles)
         .add_service(processes)
         .add_service(watches)
         .add_service(reports)
         .add_service(metrics)
+        .add_service(alerts)
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
             reflection()
@@ -188,6 +197,7 @@ fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Route
 async fn report_health(reporter: &HealthReporter, health: &Health) -> Infallible {
     let mut parts = health.subscribe();
     for service in [
+        alert_service_server::SERVICE_NAME,
         metrics_service_server::SERVICE_NAME,
         process_service_server::SERVICE_NAME,
         status_service_server::SERVICE_NAME,

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use profiler_alerts::InvalidSilence;
 use profiler_profile::PeriodMismatch;
 use profiler_profile::render::RenderError;
+use profiler_store::state::StateError;
 use tonic::{Code, Status};
 
 use super::{access::AccessDenied, convert::InvalidRequest};
 use crate::{
+    alerting::{AlertingError, SilenceError},
     command::{EngineError, FlushError, ProcessError, WatchError},
     kernel::records::Pid,
 };
@@ -30,6 +33,19 @@ pub(super) enum ApiError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Flush(#[from] FlushError),
+    #[error(transparent)]
+    Alerting(#[from] AlertingError),
+    #[error(transparent)]
+    Silence(#[from] SilenceError),
+    /// What is kept of alerts cannot be read.
+    #[error("alerts cannot be read: {0}")]
+    State(#[from] StateError),
+    /// There is no such alert, or it is not kept any more.
+    #[error("there is no alert {id}")]
+    NoSuchAlert { id: String },
+    /// There is no such silence, or it has ended.
+    #[error("there is no silence {id}")]
+    NoSuchSilence { id: u64 },
     /// Nothing is known of a service.
     #[error("no process of the service \"{service}\" is watched, and none was in the time that is kept")]
     NoSuchService { service: String },
@@ -80,9 +96,14 @@ impl ApiError {
                 WatchError::Unsupported { .. } => Code::Unavailable,
                 WatchError::TooManyProcesses { .. } => Code::ResourceExhausted,
             },
-            Self::Process(ProcessError::NoSuchProcess { .. }) | Self::NoSuchService { .. } | Self::NoSamples => {
-                Code::NotFound
-            }
+            Self::Process(ProcessError::NoSuchProcess { .. })
+            | Self::NoSuchService { .. }
+            | Self::NoSamples
+            | Self::NoSuchAlert { .. }
+            | Self::NoSuchSilence { .. } => Code::NotFound,
+            Self::Silence(SilenceError::Invalid(InvalidSilence::TooMany)) => Code::ResourceExhausted,
+            Self::Silence(SilenceError::Invalid(_)) => Code::InvalidArgument,
+            Self::Silence(SilenceError::State(_)) | Self::State(_) | Self::Alerting(_) => Code::Unavailable,
             Self::Process(ProcessError::PermissionDenied { .. }) | Self::NotWatched { .. } | Self::Periods(_) => {
                 Code::FailedPrecondition
             }

@@ -5,6 +5,7 @@ mod compare;
 mod discovery;
 mod double;
 mod limits;
+mod alerts;
 mod metrics;
 mod profiles;
 mod server;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use profiler_alerts::Limit;
+use profiler_config::Config;
 use profiler_daemon::{
+    alerting::{Alerting, AlertingParts},
     api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
     command::{self, EngineHandle},
     health::Health,
@@ -69,11 +72,22 @@ impl Server {
             })),
             proc_root: PathBuf::from("/proc"),
         };
+        let (alerting, alerts) = Alerting::new(AlertingParts {
+            limits: vec![host_cpu()],
+            state_dir: directory.path().to_owned(),
+            board: Arc::clone(&readings),
+            health: Arc::new(Health::new()),
+            stop: Arc::default(),
+        })
+        .expect("alerts are kept somewhere");
+        // It ends with the last handle.
+        std::thread::spawn(|| alerting.run());
         let context = Arc::new(Context::new(
             identity,
             engine.clone(),
             Arc::clone(&store),
             Arc::clone(&readings),
+            alerts,
             Arc::clone(&health),
         ));
         let (stop, stopped) = oneshot::channel();
@@ -108,6 +122,16 @@ impl Server {
         let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
         ended.expect("the server ends").expect("the server does not panic")
     }
+}
+
+/// The shipped limit on the host's CPU, that fires at once.
+fn host_cpu() -> Arc<Limit> {
+    let config = Config::default();
+    let shipped = config.limits_in_force().find(|limit| limit.name == "host_cpu");
+    Arc::new(Limit {
+        hold_for: Duration::ZERO,
+        ..Limit::clone(shipped.expect("a shipped limit"))
+    })
 }
 
 /// A connection to the server on a socket.

@@ -15,9 +15,10 @@ use profiler_proto::v1::{
     Unit,
 };
 
+pub(super) use self::value::value_text;
 use self::{
     document::{ListDocument, RangeDocument, SnapshotDocument},
-    value::{sparkline, value_text},
+    value::sparkline,
 };
 use crate::{
     args::{Connection, MetricsArgs},
@@ -330,7 +331,7 @@ fn subject_text(subject: Option<&Subject>) -> String {
     }
 }
 
-fn scope_name(scope: Scope) -> &'static str {
+pub(super) fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Host => "host",
         Scope::Core => "core",

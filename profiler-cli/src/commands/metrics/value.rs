@@ -15,7 +15,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 const WHOLE_FROM: f64 = 100.0;
 
 /// A value with its unit; `is_rate` if it is so much a second.
-pub(super) fn value_text(unit: Unit, value: f64, is_rate: bool) -> String {
+pub(in crate::commands) fn value_text(unit: Unit, value: f64, is_rate: bool) -> String {
     let per_second = if is_rate { "/s" } else { "" };
     match unit {
         Unit::Ratio => format!("{:.1} %", value * 100.0),

@@ -215,7 +215,7 @@ fn name(subject: &Subject, owner: Option<&Owner>) -> String {
     }
 }
 
-fn scope(scope: Scope) -> v1::Scope {
+pub(super) fn scope(scope: Scope) -> v1::Scope {
     match scope {
         Scope::Host => v1::Scope::Host,
         Scope::Core => v1::Scope::Core,
@@ -244,7 +244,7 @@ fn scope_of(scope: i32) -> Result<Scope, InvalidRequest> {
     }
 }
 
-fn unit(unit: Unit) -> v1::Unit {
+pub(super) fn unit(unit: Unit) -> v1::Unit {
     match unit {
         Unit::Ratio => v1::Unit::Ratio,
         Unit::Bytes => v1::Unit::Bytes,

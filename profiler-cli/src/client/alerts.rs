@@ -1,0 +1,58 @@
+//! Calls about limits, alerts and silences.
+
+use profiler_proto::v1::{
+    Alert, CreateSilenceRequest, ExpireSilenceRequest, GetAlertRequest, Limit, ListAlertsRequest, ListAlertsResponse,
+    ListLimitsRequest, ListSilencesRequest, Silence, WatchAlertsRequest, WatchAlertsResponse,
+    alert_service_client::AlertServiceClient,
+};
+use tonic::{Streaming, transport::Channel};
+
+use super::{Client, ClientError, MAX_MESSAGE_BYTES};
+
+impl Client {
+    /// The limits in force.
+    pub(crate) async fn list_limits(&self) -> Result<Vec<Limit>, ClientError> {
+        let response = self.call(self.alerts().list_limits(ListLimitsRequest {})).await?;
+        Ok(response.limits)
+    }
+
+    /// Alerts, the newest first.
+    pub(crate) async fn list_alerts(&self, request: ListAlertsRequest) -> Result<ListAlertsResponse, ClientError> {
+        self.call(self.alerts().list_alerts(request)).await
+    }
+
+    /// One alert.
+    pub(crate) async fn get_alert(&self, id: &str) -> Result<Alert, ClientError> {
+        let request = GetAlertRequest { id: id.to_owned() };
+        let response = self.call(self.alerts().get_alert(request)).await?;
+        Ok(response.alert.unwrap_or_default())
+    }
+
+    /// What is pending or firing now, then every change.
+    pub(crate) async fn watch_alerts(&self) -> Result<Streaming<WatchAlertsResponse>, ClientError> {
+        self.call(self.alerts().watch_alerts(WatchAlertsRequest {})).await
+    }
+
+    /// The silences that hold.
+    pub(crate) async fn list_silences(&self) -> Result<Vec<Silence>, ClientError> {
+        let response = self.call(self.alerts().list_silences(ListSilencesRequest {})).await?;
+        Ok(response.silences)
+    }
+
+    /// Makes a silence.
+    pub(crate) async fn create_silence(&self, request: CreateSilenceRequest) -> Result<Silence, ClientError> {
+        let response = self.call(self.alerts().create_silence(request)).await?;
+        Ok(response.silence.unwrap_or_default())
+    }
+
+    /// Ends a silence.
+    pub(crate) async fn expire_silence(&self, id: u64) -> Result<(), ClientError> {
+        self.call(self.alerts().expire_silence(ExpireSilenceRequest { id }))
+            .await?;
+        Ok(())
+    }
+
+    fn alerts(&self) -> AlertServiceClient<Channel> {
+        AlertServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}

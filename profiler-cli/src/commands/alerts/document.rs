@@ -1,0 +1,174 @@
+//! Alerts, limits and silences as JSON.
+
+use std::collections::BTreeMap;
+
+use profiler_proto::v1::{Alert, Limit, Matcher, Silence};
+use serde::Serialize;
+
+use super::{phase_name, subject_name};
+
+/// Several alerts.
+#[derive(Serialize)]
+pub(super) struct AlertsDocument<'a> {
+    alerts: Vec<AlertDocument<'a>>,
+    truncated: bool,
+}
+
+impl<'a> AlertsDocument<'a> {
+    pub(super) fn new(alerts: &'a [Alert], truncated: bool) -> Self {
+        Self {
+            alerts: alerts.iter().map(AlertDocument::from).collect(),
+            truncated,
+        }
+    }
+}
+
+/// One alert.
+#[derive(Serialize)]
+pub(super) struct AlertDocument<'a> {
+    id: &'a str,
+    fingerprint: &'a str,
+    kind: &'a str,
+    limit: &'a str,
+    metric: &'a str,
+    severity: &'a str,
+    subject: String,
+    phase: &'static str,
+    meaning: &'a str,
+    begin_time: Option<String>,
+    firing_time: Option<String>,
+    end_time: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    end_reason: &'a str,
+    latest: Option<f64>,
+    worst: Option<f64>,
+    silenced: bool,
+    labels: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> From<&'a Alert> for AlertDocument<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        Self {
+            id: &alert.id,
+            fingerprint: &alert.fingerprint,
+            kind: &alert.kind,
+            limit: &alert.limit,
+            metric: &alert.metric,
+            severity: &alert.severity,
+            subject: subject_name(alert),
+            phase: phase_name(alert.phase()),
+            meaning: &alert.meaning,
+            begin_time: alert.begin_time.as_ref().map(ToString::to_string),
+            firing_time: alert.firing_time.as_ref().map(ToString::to_string),
+            end_time: alert.end_time.as_ref().map(ToString::to_string),
+            end_reason: &alert.end_reason,
+            latest: alert.latest,
+            worst: alert.worst,
+            silenced: alert.silenced,
+            labels: alert
+                .labels
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect(),
+        }
+    }
+}
+
+/// A change of an alert.
+#[derive(Serialize)]
+pub(super) struct ChangeDocument<'a> {
+    pub(super) change: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) missed: u64,
+    #[serde(flatten)]
+    pub(super) alert: AlertDocument<'a>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// The limits in force.
+#[derive(Serialize)]
+pub(super) struct LimitsDocument<'a> {
+    limits: Vec<LimitDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct LimitDocument<'a> {
+    name: &'a str,
+    metric: &'a str,
+    meaning: &'a str,
+    severity: &'a str,
+    sinks: &'a [String],
+    pending: u32,
+    firing: u32,
+}
+
+impl<'a> From<&'a [Limit]> for LimitsDocument<'a> {
+    fn from(limits: &'a [Limit]) -> Self {
+        let limit = |limit: &'a Limit| LimitDocument {
+            name: &limit.name,
+            metric: &limit.metric,
+            meaning: &limit.meaning,
+            severity: &limit.severity,
+            sinks: &limit.sinks,
+            pending: limit.pending,
+            firing: limit.firing,
+        };
+        Self {
+            limits: limits.iter().map(limit).collect(),
+        }
+    }
+}
+
+/// The silences that hold.
+#[derive(Serialize)]
+pub(super) struct SilencesDocument<'a> {
+    silences: Vec<SilenceDocument<'a>>,
+}
+
+impl<'a> From<&'a [Silence]> for SilencesDocument<'a> {
+    fn from(silences: &'a [Silence]) -> Self {
+        Self {
+            silences: silences.iter().map(SilenceDocument::from).collect(),
+        }
+    }
+}
+
+/// One silence.
+#[derive(Serialize)]
+pub(super) struct SilenceDocument<'a> {
+    id: u64,
+    matchers: Vec<MatcherDocument<'a>>,
+    start_time: Option<String>,
+    end_time: Option<String>,
+    created_by: &'a str,
+    comment: &'a str,
+}
+
+#[derive(Serialize)]
+struct MatcherDocument<'a> {
+    label: &'a str,
+    value: &'a str,
+    negated: bool,
+}
+
+impl<'a> From<&'a Silence> for SilenceDocument<'a> {
+    fn from(silence: &'a Silence) -> Self {
+        let matcher = |matcher: &'a Matcher| MatcherDocument {
+            label: &matcher.label,
+            value: &matcher.value,
+            negated: matcher.negated,
+        };
+        Self {
+            id: silence.id,
+            matchers: silence.matchers.iter().map(matcher).collect(),
+            start_time: silence.start_time.as_ref().map(ToString::to_string),
+            end_time: silence.end_time.as_ref().map(ToString::to_string),
+            created_by: &silence.created_by,
+            comment: &silence.comment,
+        }
+    }
+}

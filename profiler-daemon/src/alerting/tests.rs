@@ -1,0 +1,220 @@
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime},
+};
+
+use profiler_alerts::{Change, Limit, Matcher, Moment, Phase};
+use profiler_config::Config;
+use profiler_readings::{Reading, Source, Subject};
+use profiler_store::{SeriesLimits, state::AlertQuery};
+use tokio::sync::{broadcast, oneshot};
+
+use super::{AlertingParts, BOUNDS, Command, ShownAlert, ShownChange, keeper::Keeper};
+use crate::{
+    health::{Health, Part, PartState},
+    readings::Board,
+};
+
+/// A keeper in simulated time, with one limit: the host's CPU above 70 % for 30 s, until 63 %.
+struct Desk {
+    keeper: Keeper,
+    board: Arc<Board>,
+    health: Arc<Health>,
+    changes: broadcast::Receiver<ShownChange>,
+    second: u64,
+}
+
+fn moment(second: u64) -> Moment {
+    Moment {
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + second),
+        since_boot: Duration::from_secs(1000 + second),
+    }
+}
+
+fn host_cpu() -> Arc<Limit> {
+    let config = Config::default();
+    let limit = config.limits_in_force().find(|limit| limit.name == "host_cpu");
+    Arc::clone(limit.expect("a shipped limit"))
+}
+
+impl Desk {
+    fn open(state_dir: &Path, limits: Vec<Arc<Limit>>, second: u64) -> Self {
+        let board = Arc::new(Board::new(SeriesLimits {
+            retention: Duration::from_secs(3600),
+            max_bytes: 1 << 20,
+        }));
+        let health = Arc::new(Health::new());
+        let (sender, changes) = broadcast::channel(256);
+        let parts = AlertingParts {
+            limits,
+            state_dir: state_dir.to_owned(),
+            board: Arc::clone(&board),
+            health: Arc::clone(&health),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        let keeper = Keeper::new(parts, BOUNDS, sender, moment(second)).unwrap();
+        Self {
+            keeper,
+            board,
+            health,
+            changes,
+            second,
+        }
+    }
+
+    /// Reads this value each second for so long, and evaluates.
+    fn run(&mut self, value: Option<f64>, seconds: u64) -> Vec<Change> {
+        let limit = host_cpu();
+        for _ in 0..seconds {
+            self.second += 1;
+            let now = moment(self.second);
+            if let Some(value) = value {
+                let reading = Reading {
+                    metric: limit.metric,
+                    subject: Subject::Host,
+                    value,
+                    time: now.time,
+                };
+                self.board.put(&[reading], now.since_boot);
+            }
+            self.keeper.evaluate(now);
+        }
+        std::iter::from_fn(|| self.changes.try_recv().ok())
+            .map(|change| change.change)
+            .collect()
+    }
+
+    fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+        let (reply, mut answer) = oneshot::channel();
+        self.keeper.answer(command(reply), moment(self.second));
+        answer.try_recv().expect("an answer at once")
+    }
+
+    fn alerts(&mut self) -> Vec<ShownAlert> {
+        let query = AlertQuery::default();
+        self.ask(|reply| Command::List { query, reply }).unwrap()
+    }
+}
+
+#[test]
+fn a_limit_that_is_crossed_fires_in_time_and_resolves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    assert_eq!(desk.run(Some(0.5), 10), []);
+    assert_eq!(desk.run(Some(0.9), 29), [Change::Pending]);
+    assert_eq!(desk.run(Some(0.9), 3), [Change::Firing]);
+    let limits = desk.ask(|reply| Command::Limits { reply });
+    assert_eq!((limits.len(), limits[0].pending, limits[0].firing), (1, 0, 1));
+    assert_eq!(desk.run(Some(0.65), 60), [], "between the levels it fires on");
+    assert_eq!(desk.run(Some(0.2), 120), [Change::Resolved]);
+    let alerts = desk.alerts();
+    assert_eq!(alerts.len(), 1);
+    assert!(matches!(alerts[0].alert.phase, Phase::Resolved { .. }));
+    assert_eq!(alerts[0].alert.worst, Some(0.9));
+}
+
+#[test]
+fn an_alert_outlives_the_daemon_and_is_not_told_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    assert_eq!(desk.run(Some(0.9), 40), [Change::Pending, Change::Firing]);
+    let id = desk.alerts()[0].alert.id;
+    // As by SIGKILL: nothing is done at the end.
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 50);
+    assert_eq!(desk.run(Some(0.9), 60), []);
+    let alerts = desk.alerts();
+    assert_eq!((alerts.len(), alerts[0].alert.id), (1, id));
+    assert!(alerts[0].alert.told);
+    assert_eq!(desk.run(Some(0.1), 60), [Change::Resolved]);
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), Vec::new(), 200);
+    assert_eq!(desk.alerts()[0].alert.id, id, "it is in the history");
+}
+
+#[test]
+fn an_alert_without_data_fires_on_while_its_source_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    desk.run(Some(0.9), 40);
+    let source = Source::of(host_cpu().metric).expect("it has a source");
+    let failed = PartState::Failed {
+        reason: "/proc/stat: EIO".to_owned(),
+        remedy: String::new(),
+    };
+    desk.health.report(Part::ReadingsOf(source), failed);
+    let changes = desk.run(None, 1200);
+    let alerts = desk.alerts();
+    assert!(!changes.contains(&Change::Resolved), "{changes:?}");
+    let kinds: Vec<_> = alerts
+        .iter()
+        .map(|shown| (shown.alert.kind.name(), shown.alert.phase.name()))
+        .collect();
+    assert!(kinds.contains(&("limit", "firing")), "{kinds:?}");
+    assert!(
+        kinds.contains(&("no_data", "firing")),
+        "the loss has its own: {kinds:?}"
+    );
+}
+
+#[test]
+fn a_silence_keeps_an_alert_from_being_told_and_outlives_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    let matcher = Matcher {
+        label: "alertname".to_owned(),
+        value: "host_cpu".to_owned(),
+        negated: false,
+    };
+    let made = desk.ask(|reply| Command::Silence {
+        matchers: vec![matcher.clone()],
+        duration: Duration::from_secs(3600),
+        who: "uid 0".to_owned(),
+        comment: "load test".to_owned(),
+        reply,
+    });
+    let id = made.unwrap().id;
+    desk.run(Some(0.9), 40);
+    let alerts = desk.alerts();
+    assert!(alerts[0].silenced && !alerts[0].alert.told);
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 50);
+    assert_eq!(desk.ask(|reply| Command::Silences { reply }).len(), 1);
+    assert!(desk.ask(|reply| Command::Unsilence { id, reply }).unwrap());
+    assert!(!desk.ask(|reply| Command::Unsilence { id, reply }).unwrap());
+    assert_eq!(desk.run(Some(0.9), 2), [Change::Unsilenced]);
+    let refused = desk.ask(|reply| Command::Silence {
+        matchers: Vec::new(),
+        duration: Duration::from_secs(60),
+        who: String::new(),
+        comment: String::new(),
+        reply,
+    });
+    assert!(refused.is_err(), "a silence of everything");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_said_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    // Nobody can make a file below a file, root neither.
+    let mut desk = Desk::open(&file, vec![host_cpu()], 0);
+    assert!(matches!(
+        desk.health.state(Part::Alerts),
+        Some(PartState::Failed { .. })
+    ));
+    assert_eq!(desk.run(Some(0.9), 40), [Change::Pending, Change::Firing]);
+    assert_eq!(desk.alerts().len(), 1);
+}
+
+#[test]
+fn limits_that_are_taken_out_of_force_end_their_alerts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    desk.run(Some(0.9), 40);
+    desk.keeper.answer(Command::SetLimits(Vec::new()), moment(desk.second));
+    assert_eq!(desk.run(Some(0.9), 5), [Change::Resolved]);
+    assert!(desk.ask(|reply| Command::Limits { reply }).is_empty());
+}
