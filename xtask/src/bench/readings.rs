@@ -23,6 +23,21 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How long after the minute the tools may take to end.
 const AFTER: Duration = Duration::from_secs(30);
 
+/// Shares of the host's CPU time, and the columns of vmstat that are the same.
+const HOST_CPU: [(&str, &[&str], &[&str]); 3] = [
+    ("CPU of the host", &["host_cpu_busy_ratio"], &["us", "sy", "st"]),
+    (
+        "CPU in programs",
+        &["host_cpu_user_ratio", "host_cpu_nice_ratio"],
+        &["us"],
+    ),
+    (
+        "CPU in the kernel",
+        &["host_cpu_system_ratio", "host_cpu_interrupts_ratio"],
+        &["sy"],
+    ),
+];
+
 const POINTS: f64 = 1.0;
 const CPU_PERCENT_OF_CORE: f64 = 1.0;
 const MEMORY_MB: f64 = 1.0;
@@ -116,9 +131,13 @@ fn print(ours: &Means<'_>, vmstat: &str, free: &str, pidstat: &str, busy: &[Stri
         "readings: {} processes for {SECONDS} s, next to vmstat, free and pidstat",
         IDLE + BURNERS.len()
     ));
-    let (cpu, theirs) = (100.0 * ours.mean("host_cpu_busy_ratio", "")?, vmstat_busy(vmstat)?);
-    report::fact("CPU of the host", "%", cpu);
-    report::at_most("its difference to vmstat", "points", (cpu - theirs).abs(), POINTS);
+    for (what, metrics, columns) in HOST_CPU {
+        let shares = metrics.iter().map(|metric| ours.mean(metric, ""));
+        let share = 100.0 * shares.sum::<Result<f64>>()?;
+        let theirs = vmstat_sum(vmstat, columns)?;
+        report::fact(what, "% of host", share);
+        report::at_most("its difference to vmstat", "points", (share - theirs).abs(), POINTS);
+    }
     let (memory, theirs) = (100.0 * ours.mean("host_memory_used_ratio", "")?, free_used(free)?);
     report::fact("memory of the host", "%", memory);
     report::at_most("its difference to free", "points", (memory - theirs).abs(), POINTS);
@@ -160,12 +179,12 @@ impl Means<'_> {
     }
 }
 
-/// Percent of the last interval neither idle nor waiting, from the columns `id` and `wa`.
-fn vmstat_busy(text: &str) -> Result<f64> {
+/// The sum of columns in the last interval, in percent.
+fn vmstat_sum(text: &str, columns: &[&str]) -> Result<f64> {
     let mut lines = text.lines().skip_while(|line| !line.contains(" id "));
     let head = lines.next().context("vmstat has no head")?;
     let values = lines.last().context("vmstat has no values")?;
-    Ok(100.0 - column(head, values, "id")? - column(head, values, "wa")?)
+    columns.iter().map(|name| column(head, values, name)).sum()
 }
 
 /// Percent of the memory that is not available, the mean over all blocks.
@@ -218,8 +237,9 @@ mod tests {
 
     #[test]
     fn tools_are_understood_by_their_heads() {
-        let vmstat = "procs -----------memory----------\n r  b   swpd us sy id wa st\n 1  0   0  9  9 80  2  0\n 1  0   0  9  9 70  5  0\n";
-        assert_eq!(vmstat_busy(vmstat).unwrap(), 25.0);
+        let vmstat = "procs -----------memory----------\n r  b   swpd us sy id wa st\n 1  0   0  9  9 80  2  0\n 1  0   0  20  5 70  5  0\n";
+        assert_eq!(vmstat_sum(vmstat, &["us", "sy"]).unwrap(), 25.0);
+        assert!(vmstat_sum(vmstat, &["xx"]).is_err());
         let free = "       total used free available\nMem:   200 1 1 150\nSwap: 0 0 0\n\n       total used free available\nMem:   200 1 1 50\nSwap: 0 0 0\n";
         assert_eq!(free_used(free).unwrap(), 50.0);
         let pidstat = "\
@@ -235,6 +255,6 @@ Average: 0 7 0.00 2048 0.01 x
         assert_eq!(pidstat_mean(pidstat, "7", "%CPU").unwrap(), 25.5);
         assert_eq!(pidstat_mean(pidstat, "7", "RSS").unwrap(), 2048.0);
         assert!(pidstat_mean(pidstat, "8", "RSS").is_err());
-        assert!(vmstat_busy("").is_err() && free_used("").is_err());
+        assert!(vmstat_sum("", &["us"]).is_err() && free_used("").is_err());
     }
 }
