@@ -388,7 +388,7 @@ fn a_real_process_is_read_until_it_ends() {
     let readings = sample(&mut sampler, now);
     assert!(value(&readings, Metric::ProcessMemory).unwrap() > 0.0);
     assert!(value(&readings, Metric::ProcessDescriptors).unwrap() >= 3.0);
-    assert_eq!(value(&sample(&mut sampler, now + 1), Metric::ProcessCpu), Some(0.0));
+    assert!(value(&sample(&mut sampler, now + 1), Metric::ProcessCpu).is_some());
     child.kill().unwrap();
     child.wait().unwrap();
     let readings = sample(&mut sampler, now + 2);
