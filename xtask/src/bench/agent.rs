@@ -13,6 +13,9 @@ const BPF_STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// `BPF_PROG_TYPE_PERF_EVENT` of include/uapi/linux/bpf.h: programs that a clock runs.
 const PERF_EVENT: u64 = 7;
 
+/// What tells maps of unwind rows from others: their shape (`ROWS_PER_SHARD` of crates/common).
+const ROWS: [(&str, u64); 2] = [("value_size", 8), ("max_entries", 1 << 18)];
+
 /// What the daemon and its programs have used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -27,6 +30,8 @@ pub(super) struct Usage {
     pub(super) resident_bytes: u64,
     /// Memory of its BPF maps and programs.
     pub(super) kernel_bytes: u64,
+    /// The part of it that unwind rows take.
+    pub(super) row_bytes: u64,
 }
 
 impl Usage {
@@ -60,6 +65,9 @@ impl Usage {
             let Some(bytes) = field(&text, "memlock") else { continue };
             if seen.insert(object) {
                 self.kernel_bytes += bytes;
+                if ROWS.iter().all(|(name, value)| field(&text, name) == Some(*value)) {
+                    self.row_bytes += bytes;
+                }
                 let time = Duration::from_nanos(field(&text, "run_time_ns").unwrap_or(0));
                 self.kernel_cpu += time;
                 if field(&text, "prog_type") == Some(PERF_EVENT) {
@@ -148,13 +156,16 @@ mod tests {
         )
         .unwrap();
         fs::write(folder.join("6"), "pos:\t0\n").unwrap();
+        let rows = "map_type:\t2\nkey_size:\t4\nvalue_size:\t8\nmax_entries:\t262144\nmemlock:\t2101248\nmap_id:\t6\n";
+        fs::write(folder.join("8"), rows).unwrap();
         let expect = Usage {
             daemon_cpu: Duration::from_secs_f64(200.0 / clock_ticks_per_second() as f64),
             kernel_cpu: Duration::from_nanos(3500),
             sampling: Duration::from_nanos(3000),
             sampling_runs: 2,
             resident_bytes: 102 * 1024,
-            kernel_bytes: 4096 + 8192 + 4096,
+            kernel_bytes: 4096 + 8192 + 4096 + 2_101_248,
+            row_bytes: 2_101_248,
         };
         assert_eq!(Usage::read(proc.path(), 7).unwrap(), expect);
         assert!(Usage::read(proc.path(), 8).is_err());

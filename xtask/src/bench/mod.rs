@@ -9,6 +9,7 @@ mod readings;
 mod report;
 mod soak;
 mod start;
+mod torch;
 mod truth;
 
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub(crate) enum Name {
     Start,
     /// What is seen of processes that are over at once.
     Churn,
+    /// Stacks of a process with PyTorch; only when it is asked for, because the package is large.
+    Torch,
     /// Readings next to those of vmstat, free and pidstat, and what the samplers cost; only when it is asked for.
     Readings,
     /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
@@ -48,6 +51,7 @@ impl Name {
             Self::Python => "python",
             Self::Start => "start",
             Self::Churn => "churn",
+            Self::Torch => "torch",
             Self::Readings => "readings",
             Self::Soak => "soak",
         }
@@ -84,6 +88,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let interrupt = Interrupt::install()?;
     if matches!(arguments.name, Some(Name::Soak)) {
         return soak::run(&binaries, arguments.minutes, &interrupt);
+    }
+    if matches!(arguments.name, Some(Name::Torch)) {
+        return torch::run(&binaries, &interrupt);
     }
     let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
     if wanted("truth") {

@@ -27,6 +27,11 @@ pub(super) const SERVICES: Environment = Environment {
     name: "services",
     packages: &["fastapi", "greenlet", "gunicorn", "numpy", "uvicorn", "uvloop"],
 };
+/// Networks, some gigabytes with what they use of graphics cards.
+pub(crate) const TORCH: Environment = Environment {
+    name: "torch",
+    packages: &["numpy", "torch"],
+};
 /// The profiler that ours is measured against.
 pub(crate) const PYSPY: Environment = Environment {
     name: "pyspy",
