@@ -309,7 +309,7 @@ pub(crate) struct DoctorArgs {
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
-    /// Check configuration files without the daemon
+    /// Check configuration files without the daemon, and tell what their limits do
     Check {
         /// The file; without it, /etc/profiler/config.toml and its drop-ins
         #[arg(value_hint = ValueHint::FilePath)]
