@@ -1,0 +1,277 @@
+//! Hosts whose truth is known.
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use profiler_profile::{Frame, FrameKind, ProcessLabel, ProfileBuilder, Quality};
+use profiler_store::{Limits, SeriesLimits};
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(5);
+const QUIET_WINDOWS: u32 = 60;
+const BREACH_WINDOWS: u32 = 6;
+
+/// Numbers that look random and are the same in every run (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            random.unit();
+        }
+        random
+    }
+
+    /// From 0 to 1.
+    fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Services whose load wanders, of some thirty functions each, whose samples follow each other.
+struct Host {
+    random: Random,
+    load: f64,
+}
+
+impl Host {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            load: 0.5,
+        }
+    }
+
+    fn window(&mut self, start: SystemTime, burning: u64) -> Profile {
+        let mut builder = ProfileBuilder::new(Duration::from_millis(10), start, start + WINDOW);
+        for (pid, service) in (1..).zip(["web", "db", "batch"]) {
+            let process = ProcessLabel {
+                pid,
+                start: UNIX_EPOCH,
+                name: "svc".into(),
+                service: service.into(),
+            };
+            self.load = (self.load + 0.05 * (self.random.unit() - 0.5)).clamp(0.4, 0.6);
+            let samples = (300.0 * self.load) as u64;
+            let mut running = 0;
+            for _ in 0..samples {
+                if self.random.unit() >= 0.4 {
+                    let at = self.random.unit();
+                    running = (at * at * 30.0) as usize;
+                }
+                add(&mut builder, &process, &format!("work_{running}"), 1);
+            }
+            let mut all = samples;
+            if service == "batch" && burning > 0 {
+                let burnt = burning + (20.0 * self.random.unit()) as u64;
+                add(&mut builder, &process, "burn", burnt);
+                all += burnt;
+            }
+            let quality = Quality {
+                samples: all,
+                rooted: all,
+                ..Quality::default()
+            };
+            builder.add_process_quality(&process, &quality);
+        }
+        builder.build()
+    }
+
+    /// Five quiet minutes and half a minute of a breach, until now.
+    fn store(&mut self, burning: u64) -> (Mutex<Store>, Breach) {
+        let mut store = Store::new(Limits {
+            retention: Duration::from_secs(3_600),
+            max_bytes: 1 << 28,
+        });
+        let end = SystemTime::now();
+        let start = end - WINDOW * BREACH_WINDOWS;
+        let first = start - WINDOW * QUIET_WINDOWS;
+        for number in 0..QUIET_WINDOWS + BREACH_WINDOWS {
+            let burning = if number >= QUIET_WINDOWS { burning } else { 0 };
+            store.insert(self.window(first + WINDOW * number, burning), Duration::from_secs(60));
+        }
+        let breach = Breach {
+            start,
+            end,
+            subject: Subject::Host,
+        };
+        (Mutex::new(store), breach)
+    }
+}
+
+fn add(builder: &mut ProfileBuilder, process: &ProcessLabel, function: &str, count: u64) {
+    let frame = |function: &str| Frame {
+        kind: FrameKind::Python,
+        function: function.into(),
+        module: "app".into(),
+        file: "/srv/app/handlers.py".into(),
+        line: 7,
+    };
+    builder.add(
+        process,
+        &Arc::from("main"),
+        [frame("main"), frame(function)].into_iter(),
+        count,
+    );
+}
+
+fn board() -> Board {
+    Board::new(SeriesLimits {
+        retention: Duration::from_secs(3_600),
+        max_bytes: 1 << 20,
+    })
+}
+
+#[test]
+fn the_service_that_burns_is_named_first_and_no_other() {
+    for seed in 0..20 {
+        let (store, breach) = Host::new(seed).store(250);
+        let evidence = gather(&store, &board(), &breach);
+        assert_eq!(
+            (evidence.comparison.before.blocks, evidence.comparison.after.blocks),
+            (30, 6)
+        );
+        let (party, function) = evidence.accused().next().expect("somebody is accused");
+        assert_eq!(
+            (party, &*function.frame.function),
+            (&Party::Service("batch".into()), "burn"),
+            "{seed}"
+        );
+        let parties: Vec<&Party> = evidence.grown().map(|party| &party.party).collect();
+        assert_eq!(parties, [&Party::Service("batch".into())], "{seed}");
+        assert!(
+            evidence
+                .accused()
+                .all(|(party, _)| *party == Party::Service("batch".into())),
+            "{seed}"
+        );
+        let lines = lines(&evidence);
+        assert!(
+            lines[0].starts_with("batch: burn (app/handlers.py) grew from 0.0 to "),
+            "{}",
+            lines[0]
+        );
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("% batch: main (app/handlers.py) > burn")),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_breach_of_something_else_accuses_nobody() {
+    for seed in 100..120 {
+        let (store, breach) = Host::new(seed).store(0);
+        let evidence = gather(&store, &board(), &breach);
+        assert_eq!(evidence.accused().count(), 0, "{seed}: {:?}", lines(&evidence));
+        assert_eq!(evidence.grown().count(), 0, "{seed}");
+        assert!(lines(&evidence)[0].starts_with("nothing that was sampled grew: no change found; "));
+    }
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    let mut store = Store::new(Limits {
+        retention: Duration::from_secs(3_600),
+        max_bytes: 1 << 30,
+    });
+    let end = SystemTime::now();
+    let process = ProcessLabel {
+        pid: 1,
+        start: UNIX_EPOCH,
+        name: "wide".into(),
+        service: "".into(),
+    };
+    for number in 0..6 {
+        let start = end - WINDOW * (6 - number);
+        let mut builder = ProfileBuilder::new(Duration::from_millis(10), start, start + WINDOW);
+        for function in 0..8_000 {
+            add(
+                &mut builder,
+                &process,
+                &format!("f{function}"),
+                if function < 100 { 50 } else { 1 },
+            );
+        }
+        store.insert(builder.build(), Duration::ZERO);
+    }
+    let breach = Breach {
+        start: end - WINDOW * 3,
+        end,
+        subject: Subject::Host,
+    };
+    let evidence = gather(&Mutex::new(store), &board(), &breach);
+    let kept = evidence.during.unwrap();
+    assert!(kept.profile.stacks.len() <= MAX_STACKS && kept.profile.frames.len() <= MAX_STACKS + 1);
+    assert_eq!(kept.profile.samples() + kept.left_out, 3 * (100 * 50 + 7_900));
+    assert!(
+        evidence.comparison.nodes.len() < 200,
+        "{}",
+        evidence.comparison.nodes.len()
+    );
+    assert!(evidence.comparison.functions.len() <= MAX_UNCHANGED);
+}
+
+#[test]
+fn readings_around_the_breach_are_kept() {
+    let board = board();
+    let now = Board::now();
+    let subjects = [
+        (Metric::HostCpuBusy, Subject::Host),
+        (Metric::ServiceCpu, Subject::Service("batch".into())),
+        (Metric::ServiceCpu, Subject::Service("web".into())),
+        (Metric::FilesystemUsed, Subject::Filesystem("/".into())),
+    ];
+    for second in 0..120 {
+        let at = now.steady.saturating_sub(Duration::from_secs(120 - second));
+        for (metric, subject) in &subjects {
+            let value = second as f64 / 120.0;
+            board
+                .series()
+                .record(*metric, subject, value, at, Duration::from_secs(1));
+        }
+    }
+    let (store, mut breach) = Host::new(1).store(250);
+    breach.subject = Subject::Filesystem("/".into());
+    let evidence = gather(&store, &board, &breach);
+    let mut subjects: Vec<String> = evidence
+        .readings
+        .iter()
+        .map(|track| format!("{:?}", track.subject))
+        .collect();
+    subjects.sort();
+    // Not of the service that did not grow.
+    assert_eq!(subjects, [r#"Filesystem("/")"#, "Host", r#"Service("batch")"#]);
+    for track in &evidence.readings {
+        assert!(track.range.buckets.len() <= READING_STEPS as usize && track.range.buckets.len() > 20);
+    }
+}
+
+#[test]
+fn nothing_kept_is_no_accusation() {
+    let store = Mutex::new(Store::new(Limits {
+        retention: Duration::from_secs(3_600),
+        max_bytes: 1 << 20,
+    }));
+    let breach = Breach {
+        start: UNIX_EPOCH,
+        end: UNIX_EPOCH + WINDOW,
+        subject: Subject::Service("\x1b[31m".into()),
+    };
+    let evidence = gather(&store, &board(), &breach);
+    assert_eq!(evidence.accused().count(), 0);
+    assert!(
+        lines(&evidence)[0].contains("not enough to compare"),
+        "{:?}",
+        lines(&evidence)
+    );
+}
