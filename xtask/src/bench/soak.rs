@@ -25,13 +25,15 @@ const IDLE: usize = 500;
 const CONFIG: &str = "[targets]\ndiscover_rust = false\ninclude = [\"soak\", \"dl\"]\n\
                       [store]\nretention = \"1m\"\nwindow = \"1s\"\n";
 const READING_EVERY: Duration = Duration::from_secs(10);
-/// The part of the time at the start that is not looked at: everything fills.
+/// The part of the time at the start whose slopes are not looked at: everything fills.
 const SETTLING: f64 = 0.25;
 /// Budgets: the daemon may grow by 1 MB a day; what an hour can show of that is drowned by its own windows.
 const RESIDENT_MB_PER_HOUR: f64 = 1.0;
 const KERNEL_MB_PER_HOUR: f64 = 0.1;
 const DESCRIPTORS_PER_HOUR: f64 = 1.0;
 const LOST_PERCENT: f64 = 0.1;
+/// Budget of the most memory at the start over that of the rest.
+const PEAK_OVER_STEADY: f64 = 1.3;
 
 /// What is seen at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +120,7 @@ impl Reading {
 }
 
 fn print(readings: &[Reading]) -> Result<()> {
-    let settled = &readings[(readings.len() as f64 * SETTLING) as usize..];
+    let (start, settled) = readings.split_at((readings.len() as f64 * SETTLING) as usize);
     let [first, .., last] = settled else {
         bail!(
             "{} readings are too few for a slope; ask for more minutes",
@@ -137,6 +139,15 @@ fn print(readings: &[Reading]) -> Result<()> {
         slope_of(|reading| reading.resident_bytes as f64 / 1e6),
         RESIDENT_MB_PER_HOUR,
     );
+    let resident = |readings: &[Reading]| {
+        readings
+            .iter()
+            .map(|reading| reading.resident_bytes as f64)
+            .collect::<Vec<_>>()
+    };
+    let steady = resident(settled).iter().sum::<f64>() / settled.len() as f64;
+    let peak = resident(start).into_iter().fold(0.0, f64::max);
+    report::at_most("peak at the start over the rest", "x", peak / steady, PEAK_OVER_STEADY);
     report::at_most(
         "BPF memory",
         "MB/h",
