@@ -454,11 +454,12 @@ proptest! {
         let span = Span { start: Some(at(first * 5)), end: at(last * 5 + 5) };
         let inside: Vec<&Profile> =
             kept.iter().filter(|window| window.start >= at(first * 5) && window.end <= span.end).collect();
-        for target in [Target::Process(1), Target::Process(2), Target::Service("odd".into())] {
+        for target in [Target::Process(1), Target::Process(2), Target::Service("odd".into()), Target::Everything] {
             let answer = ask(&store, target.clone(), span);
             let is_meant = |process: &ProcessLabel| match &target {
                 Target::Process(pid) => process.pid == *pid,
                 Target::Service(service) => process.service == *service,
+                Target::Everything => true,
             };
             let parts: Vec<Profile> = inside.iter().map(|window| window.filter(is_meant)).collect();
             let Some(expected) = Profile::merge_all(&parts).expect("one period") else {
