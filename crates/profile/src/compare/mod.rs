@@ -307,7 +307,8 @@ impl fmt::Display for Comparison {
             (grew, shrank) => write!(out, "{} grew and {shrank} shrank", counted(grew, "function"))?,
         }
         match self.smallest_share {
-            Some(share) => write!(out, "; {:.1} % of the CPU would have been seen", share * 100.0),
+            Some(share) if share <= 1.0 => write!(out, "; {:.1} % of the CPU would have been seen", share * 100.0),
+            Some(_) => out.write_str("; too little was sampled to see less than a doubling"),
             None => out.write_str("; no function takes enough of the CPU to matter"),
         }
     }

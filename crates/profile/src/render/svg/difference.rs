@@ -39,7 +39,7 @@ const STYLES: &str = "\
 .z1 { fill: #e2e5e9; }
 .z2 { fill: #d6dade; }
 .r { fill: #eceff3; }
-.g3 + text, .s3 + text { fill: #ffffff; }
+.plot .g3 + text, .plot .s3 + text { fill: #ffffff; }
 ";
 /// Stacks named below the picture.
 const MAX_GONE: usize = 20;
