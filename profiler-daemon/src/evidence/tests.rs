@@ -58,7 +58,8 @@ impl Host {
                 name: "svc".into(),
                 service: service.into(),
             };
-            self.load = (self.load + 0.05 * (self.random.unit() - 0.5)).clamp(0.4, 0.6);
+            // It comes back to its mean: a load that stays higher is a change.
+            self.load = 0.5 + 0.3 * (self.load - 0.5) + 0.1 * (self.random.unit() - 0.5);
             let samples = (300.0 * self.load) as u64;
             let mut running = 0;
             for _ in 0..samples {

@@ -312,7 +312,10 @@ fn blocks_without_variance_are_no_certainty() {
     assert!(flagged(&compare(&before, &one_more)).is_empty());
     let few = fixtures::blocks(&[(&["main", "a"], 1)], 4);
     let unseen = compare(&few, &few).to_string();
-    assert_eq!(unseen, "no change found; too little was sampled to see less than a doubling");
+    assert_eq!(
+        unseen,
+        "no change found; too little was sampled to see less than a doubling"
+    );
     let many_more = fixtures::blocks(&[(&["main", "a"], 100), (&["main", "b"], 60)], 4);
     assert!(flagged(&compare(&before, &many_more)).contains(&("b".to_owned(), Direction::Grew)));
 }
