@@ -7,7 +7,7 @@ use std::{
 };
 
 use profiler_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, LAST_10_MINUTES},
     programs::{Running, wait_for},
 };
 use serde_json::Value;
@@ -173,23 +173,10 @@ struct Look {
 
 fn look(daemon: &Daemon, pid: u32) -> Look {
     // Windows end early where the rate changes, and wait for their names one after the other.
-    let pid_text = pid.to_string();
-    let arguments = [
-        "flamegraph",
-        "--pid",
-        &pid_text,
-        "--last",
-        "10m",
-        "--format",
-        "json",
-        "-o",
-        "-",
-    ];
     let (used, document) = wait_for("profile", SAMPLES_WITHIN, || {
         let before = on_cpu(pid);
-        let output = daemon.cli(&arguments);
-        let used = (before + on_cpu(pid)) / 2;
-        (output.code == Some(0)).then(|| (used, serde_json::from_str(&output.stdout).unwrap()))
+        let document = daemon.profile(pid, &LAST_10_MINUTES)?;
+        Some(((before + on_cpu(pid)) / 2, document))
     });
     let profile = Profile::from_json(&document);
     let time = |samples: u64| profile.period * u32::try_from(samples).unwrap();

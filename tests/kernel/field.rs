@@ -9,7 +9,7 @@ use std::{
 };
 
 use profiler_tests::{
-    daemon::{Daemon, Host},
+    daemon::{Daemon, Host, LAST_10_MINUTES},
     programs::{Running, wait_for},
 };
 
@@ -111,15 +111,7 @@ fn generated_code_has_the_names_of_its_perf_map() {
     let profile = profile_once_known(&daemon, jit.pid(), 2 * ENOUGH_SAMPLES);
     fs::remove_file(format!("/tmp/perf-{}.map", jit.pid())).unwrap();
     assert_generated(&profile);
-    let shown = daemon.cli(&[
-        "flamegraph",
-        "--pid",
-        &jit.pid().to_string(),
-        "--last",
-        "10m",
-        "-o",
-        "-",
-    ]);
+    let shown = daemon.flamegraph(jit.pid(), &LAST_10_MINUTES);
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(!shown.stdout.contains('\u{1b}') && !shown.stdout.contains("<b>"));
 }
@@ -250,19 +242,8 @@ fn processes_that_are_over_are_named() {
     short.stop();
     fs::remove_file(&place).unwrap();
     let profile = wait_for("window", Duration::from_secs(20), || {
-        let pid = short.pid().to_string();
-        let output = daemon.cli(&[
-            "flamegraph",
-            "--pid",
-            &pid,
-            "--last",
-            "10m",
-            "--format",
-            "json",
-            "-o",
-            "-",
-        ]);
-        (output.code == Some(0)).then(|| Profile::from_json(&serde_json::from_str(&output.stdout).unwrap()))
+        let document = daemon.profile(short.pid(), &LAST_10_MINUTES)?;
+        Some(Profile::from_json(&document))
     });
     assert_names(&profile);
 }

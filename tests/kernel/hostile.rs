@@ -151,19 +151,8 @@ fn names_of_functions_do_no_harm() {
     let loads = load(&host.c("loads", "loads", &[]), &[path]);
     wait_until_watched(&daemon, loads.pid());
     daemon.wait_for_samples(loads.pid(), 300, SAMPLES_WITHIN);
-    let pid = loads.pid().to_string();
     for format in ["svg", "folded", "json", "speedscope"] {
-        let output = daemon.cli(&[
-            "flamegraph",
-            "--pid",
-            &pid,
-            "--last",
-            "10m",
-            "--format",
-            format,
-            "-o",
-            "-",
-        ]);
+        let output = daemon.flamegraph(loads.pid(), &["--last", "10m", "--format", format]);
         assert_eq!(output.code, Some(0), "{output:?}");
         let harmful = |text: &str| text.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
         assert!(

@@ -104,19 +104,8 @@ fn profile_once_known(daemon: &Daemon, pid: u32, samples: u64) -> Profile {
     let start = Instant::now();
     let before = daemon.process(pid)["samples"].as_u64().unwrap();
     daemon.wait_for_samples(pid, before + samples, SAMPLES_WITHIN);
-    let (pid, last) = (pid.to_string(), format!("{}ms", start.elapsed().as_millis()));
-    let span = [
-        "flamegraph",
-        "--pid",
-        &pid,
-        "--last",
-        &last,
-        "--format",
-        "json",
-        "-o",
-        "-",
-    ];
-    Profile::from_json(&daemon.json(&span))
+    let last = format!("{}ms", start.elapsed().as_millis());
+    Profile::from_json(&daemon.profile(pid, &["--last", &last]).expect("a profile"))
 }
 
 /// All samples that the daemon has of a process, once there are `samples`.
@@ -127,35 +116,12 @@ fn profile_after(daemon: &Daemon, pid: u32, samples: u64) -> Profile {
 
 /// All samples that the daemon has of a process.
 fn profile_of(daemon: &Daemon, pid: u32) -> Profile {
-    let pid = pid.to_string();
-    Profile::from_json(&daemon.json(&[
-        "flamegraph",
-        "--pid",
-        &pid,
-        "--last",
-        "10m",
-        "--format",
-        "json",
-        "-o",
-        "-",
-    ]))
+    Profile::from_json(&daemon.whole_profile(pid))
 }
 
 /// The samples of a process in the next `duration`.
 fn record(daemon: &Daemon, pid: u32, duration: &str) -> Profile {
-    let pid = pid.to_string();
-    let arguments = [
-        "flamegraph",
-        "--pid",
-        &pid,
-        "--duration",
-        duration,
-        "--format",
-        "json",
-        "-o",
-        "-",
-    ];
-    Profile::from_json(&daemon.json(&arguments))
+    Profile::from_json(&daemon.profile(pid, &["--duration", duration]).expect("a profile"))
 }
 
 /// Starts a program that says `ready`.

@@ -23,17 +23,7 @@ fn escape_sequences_and_markup_in_names_do_no_harm() {
     daemon.wait_for_samples(named.pid(), 500, crate::SAMPLES_WITHIN);
 
     let profile = |format: &str| {
-        let output = daemon.cli(&[
-            "flamegraph",
-            "--pid",
-            &pid,
-            "--last",
-            "10m",
-            "--format",
-            format,
-            "-o",
-            "-",
-        ]);
+        let output = daemon.flamegraph(named.pid(), &["--last", "10m", "--format", format]);
         assert_eq!(output.code, Some(0), "{output:?}");
         assert!(!has_controls(&output.stderr), "{:?}", output.stderr);
         output.stdout

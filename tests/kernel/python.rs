@@ -2,6 +2,7 @@
 //! against what the program itself says that it calls, and native frames stand where they were called.
 
 mod changes;
+mod elsewhere;
 
 use std::{
     thread,
@@ -23,40 +24,33 @@ use crate::{FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only, python_programs::SHAPES
 const ACTIVE_WITHIN: Duration = Duration::from_secs(60);
 /// Samples that a verdict rests on.
 const SAMPLES: u64 = 600;
+/// Lines of native code are not what this is about, and those of an interpreter that was built here take long to read.
+const WITHOUT_LINES: &str = "[symbols]\nmax_debug_info_bytes = \"64KiB\"\n";
 /// Python frames of a stack whose native frames may be more than are walked, where each has some of its own.
 const DEEP: usize = 120;
 
 /// The first interpreter of a minor version, or nothing after saying that there is none.
 pub(crate) fn of_version(minor: u32) -> Option<Interpreter> {
+    find(minor, false)
+}
+
+fn find(minor: u32, free_threaded: bool) -> Option<Interpreter> {
     let found = interpreters::of_minor(minor);
     let mut all = found.interpreters.into_iter();
-    let chosen = all.find(|interpreter| !interpreter.free_threaded);
+    let chosen = all.find(|interpreter| interpreter.free_threaded == free_threaded);
     if chosen.is_none() {
-        skip(&format!("there is no Python 3.{minor}"));
+        let letter = if free_threaded { "t" } else { "" };
+        skip(&format!("there is no Python 3.{minor}{letter}"));
     }
     chosen
 }
 
 /// The profile of a process in the last moments, once the daemon has named it.
 pub(crate) fn shown(daemon: &Daemon, pid: u32, since: Instant, options: &[&str]) -> Value {
-    let pid = pid.to_string();
     // Names of the first windows take long: all that a process has mapped is read for them.
     wait_for("a profile", SAMPLES_WITHIN, || {
         let last = format!("{}ms", since.elapsed().as_millis());
-        let mut arguments = vec![
-            "flamegraph",
-            "--pid",
-            &pid,
-            "--last",
-            &last,
-            "--format",
-            "json",
-            "-o",
-            "-",
-        ];
-        arguments.extend(options);
-        let output = daemon.cli(&arguments);
-        (output.code == Some(0)).then(|| serde_json::from_str(&output.stdout).unwrap())
+        daemon.profile(pid, &[&["--last", &last], options].concat())
     })
 }
 
@@ -71,13 +65,18 @@ pub(crate) fn wait_until_active(daemon: &Daemon, pid: u32) {
 }
 
 fn shapes_under(minor: u32) {
-    let Some(host) = host() else { return };
     let Some(interpreter) = of_version(minor) else {
         return;
     };
+    shapes_of(&interpreter, &SHAPES);
+}
+
+fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
+    let Some(host) = host() else { return };
     println!("{} {}", interpreter.name, interpreter.version);
-    let scripts = Scripts::of(&interpreter);
-    let mut shapes = SHAPES.to_vec();
+    let minor = interpreter.version.minor;
+    let scripts = Scripts::of(interpreter);
+    let mut shapes = shapes.to_vec();
     match scripts.compile_native() {
         Ok(()) => shapes.push("extension"),
         Err(reason) => skip(&reason),
@@ -86,7 +85,8 @@ fn shapes_under(minor: u32) {
     let pid = program.running.pid();
     // As the kernel names it: the program may be a link.
     let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    let daemon = host.daemon(&only(FAST_HZ, &executable.to_string_lossy()));
+    let config = only(FAST_HZ, &executable.to_string_lossy());
+    let daemon = host.daemon(&format!("{config}{WITHOUT_LINES}"));
     wait_until_active(&daemon, pid);
     // A span takes in whole windows, and none of the first samples.
     thread::sleep(WINDOW + WINDOW / 4);
@@ -145,4 +145,14 @@ under! {
     shapes_under_3_13: 13;
     shapes_under_3_14: 14;
     shapes_under_3_15: 15;
+}
+
+/// Without a lock, threads that record what they call hinder each other more the more there are: these are enough to have each
+/// shape.
+const SHAPES_WITHOUT_LOCK: [&str; 5] = ["sleeping", "unlocked", "awaits", "foreign", "mixed"];
+
+#[test]
+fn shapes_without_a_lock() {
+    let Some(interpreter) = find(13, true) else { return };
+    shapes_of(&interpreter, &SHAPES_WITHOUT_LOCK);
 }

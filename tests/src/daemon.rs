@@ -26,6 +26,8 @@ use crate::{
 
 pub use crate::options::DaemonOptions;
 
+/// Options of a flame graph of all that there is of a short test.
+pub const LAST_10_MINUTES: [&str; 2] = ["--last", "10m"];
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end when it is asked to.
@@ -282,6 +284,31 @@ impl Daemon {
         let output = self.cli(arguments);
         assert_eq!(output.code, Some(0), "{arguments:?}: {}", output.stderr);
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?} printed no JSON: {error}"))
+    }
+
+    /// Asks it for a process's flame graph, which the command line writes to its output.
+    pub fn flamegraph(&self, pid: u32, options: &[&str]) -> Output {
+        let pid = pid.to_string();
+        self.cli(&[&["flamegraph", "--pid", &pid, "-o", "-"], options].concat())
+    }
+
+    /// A process's profile; nothing if the command line fails.
+    ///
+    /// # Panics
+    /// It prints something that is no JSON.
+    pub fn profile(&self, pid: u32, options: &[&str]) -> Option<Value> {
+        let output = self.flamegraph(pid, &[&["--format", "json"], options].concat());
+        let read = || serde_json::from_str(&output.stdout);
+        (output.code == Some(0)).then(|| read().unwrap_or_else(|error| panic!("{error}: {output:?}")))
+    }
+
+    /// All that it has of a process.
+    ///
+    /// # Panics
+    /// It has nothing.
+    pub fn whole_profile(&self, pid: u32) -> Value {
+        let profile = self.profile(pid, &LAST_10_MINUTES);
+        profile.unwrap_or_else(|| panic!("nothing of process {pid}: {}", self.process(pid)))
     }
 
     /// Its status.

@@ -41,6 +41,18 @@ impl<'a> Folded<'a> {
             .sum()
     }
 
+    /// Samples whose innermost frame is `function`.
+    pub(crate) fn samples_in(&self, function: &str) -> u64 {
+        let ends = |stack: &str| {
+            stack
+                .rsplit(';')
+                .next()
+                .is_some_and(|frame| is_function(frame, function))
+        };
+        let stacks = self.stacks.iter().filter(|(stack, _)| ends(stack));
+        stacks.map(|(_, count)| count).sum()
+    }
+
     /// Of each function the samples with a frame of it, under the name that `name` gives to frames.
     pub(crate) fn samples_by(&self, name: impl Fn(&str) -> &str) -> BTreeMap<String, u64> {
         let mut by_function = BTreeMap::<_, u64>::new();
@@ -80,9 +92,10 @@ impl<'a> Folded<'a> {
     }
 }
 
-/// Whether `frame` is `function` of any module, with or without a mark such as `_[k]` after it.
+/// Whether `frame` is `function` of any module, with or without a mark such as `_[k]` or the file of a Python function after it.
 fn is_function(frame: &str, function: &str) -> bool {
-    let name = frame.split("_[").next().unwrap_or(frame);
+    let name = frame.split(" (").next().unwrap_or(frame);
+    let name = name.split("_[").next().unwrap_or(name);
     name.rsplit("::").next() == Some(function)
 }
 
@@ -99,9 +112,20 @@ mod tests {
         assert_eq!(folded.samples_of("f"), 5);
         assert_eq!(folded.samples_of("main"), 10);
         assert_eq!(folded.samples_of("h"), 5);
+        assert_eq!((folded.samples_in("f"), folded.samples_in("main")), (2, 0));
         assert_eq!(folded.samples_of("p 1"), 0);
         assert_eq!(folded.frames(), 3 * 3 + 2 * 2 + 5 * 2);
         assert_eq!(folded.top(2), [("h_[k]", 5), ("g", 3)]);
+    }
+
+    #[test]
+    fn python_functions_have_files() {
+        let folded = Folded::parse("p 1;<module> (a.py);price_basket (shop/a.py) 4\n").unwrap();
+        assert_eq!(
+            (folded.samples_of("price_basket"), folded.samples_in("price_basket")),
+            (4, 4)
+        );
+        assert_eq!(folded.samples_of("price"), 0);
     }
 
     #[test]

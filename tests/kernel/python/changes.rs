@@ -10,11 +10,11 @@ use std::{
 };
 
 use profiler_tests::{
-    daemon::{Daemon, DaemonOptions},
+    daemon::{Daemon, DaemonOptions, LAST_10_MINUTES},
     interpreters::{self, Interpreter},
     programs::{Running, send_signal, wait_for},
     python::{PythonProgram, Scripts},
-    truth::{PythonFrame, chains_of},
+    truth::{PythonFrame, Truth, chains_of},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -45,7 +45,7 @@ fn executable(interpreter: &Interpreter) -> PathBuf {
 }
 
 /// A process's profile of the next samples.
-fn next_samples(daemon: &Daemon, pid: u32, samples: u64) -> Value {
+pub(super) fn next_samples(daemon: &Daemon, pid: u32, samples: u64) -> Value {
     // A span takes in whole windows, and none of the first samples.
     thread::sleep(WINDOW + WINDOW / 4);
     let start = Instant::now();
@@ -61,10 +61,15 @@ fn next_samples(daemon: &Daemon, pid: u32, samples: u64) -> Value {
 /// Holds the next samples of a program against what it says of itself.
 #[track_caller]
 fn assert_true(daemon: &Daemon, program: &PythonProgram) {
-    let pid = program.running.pid();
+    assert_true_of(daemon, program.running.pid(), &program.truth());
+}
+
+/// Holds the next samples of a process against the truth of it.
+#[track_caller]
+pub(super) fn assert_true_of(daemon: &Daemon, pid: u32, truth: &Truth) {
     wait_until_active(daemon, pid);
     let profile = next_samples(daemon, pid, SAMPLES);
-    let verdict = program.truth().judge(&chains_of(&profile));
+    let verdict = truth.judge(&chains_of(&profile));
     println!("{verdict:?}");
     assert!(verdict.right >= SAMPLES / 2, "{verdict:?}");
     assert_eq!(verdict.strange, 0, "{verdict:?}");
@@ -91,7 +96,7 @@ fn forks_have_names_from_their_first_samples() {
         daemon.wait_for_samples(child, SAMPLES, SAMPLES_WITHIN);
         // All that there is of it.
         let chains = wait_for("named samples", SAMPLES_WITHIN, || {
-            let chains = chains_of(&daemon.json(&all_of(&child.to_string())));
+            let chains = chains_of(&daemon.whole_profile(child));
             (chains.iter().map(|(_, samples)| samples).sum::<u64>() >= SAMPLES).then_some(chains)
         });
         let (mut named, mut all) = (0, 0);
@@ -105,20 +110,6 @@ fn forks_have_names_from_their_first_samples() {
         println!("{work}: {named} of {all}");
         assert!(named * 100 >= all * 99, "{chains:?}");
     }
-}
-
-fn all_of(pid: &str) -> [&str; 9] {
-    [
-        "flamegraph",
-        "--pid",
-        pid,
-        "--last",
-        "10m",
-        "--format",
-        "json",
-        "-o",
-        "-",
-    ]
 }
 
 #[test]
@@ -189,10 +180,7 @@ fn what_has_ended_keeps_its_names() {
     // It ends by itself, in the middle of a window, before anything of it was asked for.
     assert_eq!(brief.line(ANSWER_WITHIN).as_deref(), Some("done"));
     brief.stop();
-    let profile = wait_for("a profile", SAMPLES_WITHIN, || {
-        let output = daemon.cli(&all_of(&pid.to_string()));
-        (output.code == Some(0)).then(|| serde_json::from_str::<Value>(&output.stdout).unwrap())
-    });
+    let profile = wait_for("a profile", SAMPLES_WITHIN, || daemon.profile(pid, &LAST_10_MINUTES));
     let (mut working, mut all) = (0, 0);
     for (chain, samples) in chains_of(&profile) {
         let names = names(&chain);

@@ -5,6 +5,7 @@ mod agent;
 mod churn;
 mod cost;
 mod python;
+mod python_truth;
 mod readings;
 mod report;
 mod soak;
@@ -14,7 +15,7 @@ mod truth;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::children::Interrupt;
 use crate::demo;
@@ -63,6 +64,9 @@ impl Name {
 pub(crate) struct Arguments {
     /// Only this one.
     name: Option<Name>,
+    /// Of `truth`: a program in Python instead of the one in Rust, at the default rate; it takes minutes.
+    #[arg(long)]
+    python: bool,
     /// How long to soak.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
@@ -79,9 +83,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if matches!(arguments.name, Some(Name::Readings)) {
         return readings::run(&Interrupt::install()?);
     }
-    let verb = arguments
+    let mut verb = arguments
         .name
         .map_or("bench".to_owned(), |name| format!("bench {}", name.text()));
+    if arguments.python {
+        if !matches!(arguments.name, Some(Name::Truth)) {
+            bail!("--python belongs to `bench truth`");
+        }
+        verb.push_str(" --python");
+    }
     let Some(binaries) = demo::as_root(&verb, arguments.built.as_deref())? else {
         return Ok(());
     };
@@ -91,6 +101,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if matches!(arguments.name, Some(Name::Torch)) {
         return torch::run(&binaries, &interrupt);
+    }
+    if arguments.python {
+        return python_truth::run(&binaries, &interrupt);
     }
     let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
     if wanted("truth") {
