@@ -34,7 +34,7 @@ const ENVIRONMENT: [(&str, &str); 2] = [
 /// First argument of a supervisor.
 const SUPERVISE: &str = "--child";
 /// For how long a supervisor may take to end what it started, beyond the time of the program.
-const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(10);
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(15);
 /// What is read of a program that writes without end; after that nobody listens to it.
 const MAX_READ_BYTES: usize = 16 << 20;
 /// What is read of a supervisor.

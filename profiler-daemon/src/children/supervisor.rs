@@ -18,8 +18,8 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group,
-        pidfd_open, set_child_subreaper, setpriority_process, setrlimit, waitpid,
+        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, getpriority_process, kill_process,
+        kill_process_group, pidfd_open, set_child_subreaper, setpriority_process, setrlimit, wait as wait_for_any,
     },
     thread::{
         CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
@@ -36,6 +36,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 const KILL_INTERVAL: Duration = Duration::from_millis(5);
 /// Most descriptors of a program.
 const MAX_DESCRIPTORS: u64 = 1024;
+/// What the kernel adds when it looks for a process to end.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// Capabilities that a kernel may know, by number.
 const CAPABILITIES: u32 = 64;
 
@@ -162,10 +164,15 @@ fn be_ordinary() {
         maximum: Some(most),
     };
     // Each is a courtesy: where it is refused, the program has a little more or less than others.
-    setpriority_process(None, 0).unwrap_or_default();
+    if getpriority_process(None).is_ok_and(|priority| priority < 0) {
+        setpriority_process(None, 0).unwrap_or_default();
+    }
     setrlimit(Resource::Core, limit(0)).unwrap_or_default();
     setrlimit(Resource::Nofile, limit(MAX_DESCRIPTORS)).unwrap_or_default();
-    fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
+    let oom_score = fs::read_to_string(OOM_SCORE).unwrap_or_default();
+    if oom_score.starts_with('-') {
+        fs::write(OOM_SCORE, "0").unwrap_or_default();
+    }
 }
 
 /// Gives up every capability for good.
@@ -248,7 +255,7 @@ fn end_others(group: Pid) -> u32 {
     // A group that is gone is what is wanted.
     kill_process_group(group, Signal::KILL).unwrap_or_default();
     while Instant::now() < deadline {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait_for_any(WaitOptions::NOHANG) {
             Ok(Some(_)) => count += 1,
             Ok(None) => {
                 for child in children() {

@@ -199,3 +199,258 @@ fn note(batch: &[Entry], told: &mut HashMap<EntryId, Told>, mailbox: &Mailbox, p
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Mutex,
+        time::{SystemTime, UNIX_EPOCH},
+    };
+
+    use profiler_store::state::Outbox;
+
+    use super::*;
+    use crate::sinks::{
+        mailbox::{SharedOutbox, SinkState},
+        queue::Keeps,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A sink that is away until a time, never takes one notification, and remembers what it took.
+    #[derive(Debug)]
+    struct Double {
+        start: Instant,
+        away_until: Duration,
+        takes: Duration,
+        poison: &'static str,
+        told: Mutex<Vec<(Duration, String)>>,
+    }
+
+    impl Double {
+        fn new() -> Self {
+            Self {
+                start: Instant::now(),
+                away_until: Duration::ZERO,
+                takes: Duration::ZERO,
+                poison: "",
+                told: Mutex::default(),
+            }
+        }
+
+        fn told(&self) -> Vec<String> {
+            self.told.lock().unwrap().iter().map(|(_, key)| key.clone()).collect()
+        }
+
+        /// When it was told of this, in whole seconds.
+        fn times(&self, key: &str) -> Vec<u64> {
+            let told = self.told.lock().unwrap();
+            told.iter()
+                .filter(|(_, other)| other == key)
+                .map(|(at, _)| at.as_secs())
+                .collect()
+        }
+    }
+
+    impl Deliver for Double {
+        async fn deliver(&self, batch: &[Arc<Notification>]) -> Result<(), DeliveryError> {
+            sleep(self.takes).await;
+            let keys: Vec<_> = batch.iter().map(|one| one.idempotency_key()).collect();
+            let now = self.start.elapsed();
+            if now < self.away_until {
+                let reason = "away".to_owned();
+                return Err(DeliveryError::Failed { reason });
+            }
+            if keys.iter().any(|key| key.starts_with(self.poison)) && !self.poison.is_empty() {
+                let reason = "nonsense".to_owned();
+                return Err(DeliveryError::Refused { reason });
+            }
+            self.told.lock().unwrap().extend(keys.into_iter().map(|key| (now, key)));
+            Ok(())
+        }
+    }
+
+    fn notification(alert: &str, status: Status) -> Arc<Notification> {
+        let mut notification = Notification::test("host", "sink", UNIX_EPOCH);
+        notification.id = alert.to_owned();
+        notification.fingerprint = alert.to_owned();
+        notification.status = status;
+        notification.ends_at = (status == Status::Resolved).then_some(SystemTime::UNIX_EPOCH + MINUTE);
+        Arc::new(notification)
+    }
+
+    struct Desk {
+        folder: tempfile::TempDir,
+        outbox: SharedOutbox,
+        posted: u64,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let outbox = Arc::new(Mutex::new(Outbox::open(folder.path()).unwrap()));
+            Self {
+                folder,
+                outbox,
+                posted: 0,
+            }
+        }
+
+        fn mailbox(&self, name: &str, keeps: Keeps) -> Arc<Mailbox> {
+            Arc::new(Mailbox::new(name, "webhook", keeps, 100, Arc::clone(&self.outbox)))
+        }
+
+        fn post(&mut self, mailbox: &Mailbox, alert: &str, status: Status) {
+            self.posted += 1;
+            mailbox.post(EntryId(self.posted), notification(alert, status));
+        }
+
+        /// What would be told after a restart.
+        fn kept(&self) -> Vec<u64> {
+            let kept = Outbox::open(self.folder.path()).unwrap().all().unwrap();
+            kept.iter().map(|kept| kept.id).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_was_away_for_five_minutes_is_told_everything_once() {
+        let mut desk = Desk::new();
+        let mailbox = desk.mailbox("away", Keeps::Each);
+        let sink = Arc::new(Double {
+            away_until: 5 * MINUTE,
+            ..Double::new()
+        });
+        tokio::spawn(in_order(Arc::clone(&mailbox), Arc::clone(&sink), Pace::default()));
+        for (alert, status) in [
+            ("a", Status::Firing),
+            ("b", Status::Firing),
+            ("a", Status::Resolved),
+            ("c", Status::Firing),
+        ] {
+            desk.post(&mailbox, alert, status);
+            sleep(MINUTE).await;
+        }
+        assert!(sink.told().is_empty());
+        let status = mailbox.status();
+        assert!(matches!(&status.state, SinkState::Failed { reason, .. } if reason == "away"));
+        assert_eq!((status.queued, status.counts.sent), (4, 0));
+        // No more than one attempt a second, and at least one a minute.
+        assert!((4..240).contains(&status.counts.retried), "{status:?}");
+        assert_eq!(desk.kept(), [1, 2, 3, 4]);
+
+        sleep(Pace::default().longest_delay + MINUTE + SECOND).await;
+        assert_eq!(sink.told(), ["a-firing", "b-firing", "a-resolved", "c-firing"]);
+        let status = mailbox.status();
+        assert_eq!((status.queued, status.counts.sent, status.counts.dropped), (0, 4, 0));
+        assert_eq!(status.state, SinkState::Active);
+        assert!(desk.kept().is_empty());
+        sleep(5 * MINUTE).await;
+        assert_eq!(sink.told().len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_sink_does_not_delay_another() {
+        let mut desk = Desk::new();
+        let (slow_box, quick_box) = (desk.mailbox("slow", Keeps::Each), desk.mailbox("quick", Keeps::Each));
+        let slow = Arc::new(Double {
+            takes: MINUTE,
+            ..Double::new()
+        });
+        let quick = Arc::new(Double::new());
+        tokio::spawn(in_order(Arc::clone(&slow_box), Arc::clone(&slow), Pace::default()));
+        tokio::spawn(in_order(Arc::clone(&quick_box), Arc::clone(&quick), Pace::default()));
+        for alert in ["a", "b", "c"] {
+            desk.post(&slow_box, alert, Status::Firing);
+            desk.post(&quick_box, alert, Status::Firing);
+        }
+        sleep(SECOND).await;
+        assert_eq!(quick.told(), ["a-firing", "b-firing", "c-firing"]);
+        assert!(slow.told().is_empty());
+        sleep(4 * MINUTE).await;
+        assert_eq!(slow.told(), ["a-firing", "b-firing", "c-firing"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fires_is_repeated_and_what_ended_for_five_minutes() {
+        let mut desk = Desk::new();
+        let mailbox = desk.mailbox("alertmanager", Keeps::Newest);
+        let sink = Arc::new(Double::new());
+        tokio::spawn(over_and_over(Arc::clone(&mailbox), Arc::clone(&sink), Pace::default()));
+        desk.post(&mailbox, "a", Status::Firing);
+        sleep(100 * SECOND).await;
+        assert_eq!(sink.times("a-firing"), [0, 30, 60, 90]);
+        desk.post(&mailbox, "a", Status::Resolved);
+        desk.post(&mailbox, "b", Status::Firing);
+        sleep(10 * MINUTE).await;
+        assert_eq!(sink.times("a-firing").len(), 4);
+        // At once, and until five minutes later.
+        let expected: Vec<u64> = (0..=10).map(|repeat| 100 + 30 * repeat).collect();
+        assert_eq!(sink.times("a-resolved"), expected);
+        assert_eq!(sink.times("b-firing").len(), 20);
+        // What still fires is told again after a restart.
+        assert_eq!(desk.kept(), [3]);
+        assert_eq!(mailbox.status().queued, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alertmanager_that_was_away_is_told_how_things_are() {
+        let mut desk = Desk::new();
+        let mailbox = desk.mailbox("alertmanager", Keeps::Newest);
+        let sink = Arc::new(Double {
+            away_until: 5 * MINUTE,
+            ..Double::new()
+        });
+        tokio::spawn(over_and_over(Arc::clone(&mailbox), Arc::clone(&sink), Pace::default()));
+        desk.post(&mailbox, "a", Status::Firing);
+        desk.post(&mailbox, "b", Status::Firing);
+        sleep(MINUTE).await;
+        desk.post(&mailbox, "a", Status::Resolved);
+        sleep(5 * MINUTE + SECOND).await;
+        let told = sink.told();
+        assert!(told.contains(&"b-firing".to_owned()) && told.contains(&"a-resolved".to_owned()));
+        assert!(!told.contains(&"a-firing".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_wrong_does_not_keep_the_others_away() {
+        let mut desk = Desk::new();
+        let (each, newest) = (desk.mailbox("each", Keeps::Each), desk.mailbox("newest", Keeps::Newest));
+        let double = || {
+            Arc::new(Double {
+                poison: "b",
+                ..Double::new()
+            })
+        };
+        let (hook, alertmanager) = (double(), double());
+        for mailbox in [&each, &newest] {
+            for alert in ["a", "b", "c"] {
+                desk.post(mailbox, alert, Status::Firing);
+            }
+        }
+        tokio::spawn(in_order(Arc::clone(&each), Arc::clone(&hook), Pace::default()));
+        let pace = Pace::default();
+        tokio::spawn(over_and_over(Arc::clone(&newest), Arc::clone(&alertmanager), pace));
+        sleep(SECOND).await;
+        for (mailbox, sink) in [(each, hook), (newest, alertmanager)] {
+            assert_eq!(sink.told(), ["a-firing", "c-firing"]);
+            assert_eq!(mailbox.status().counts.refused, 1);
+        }
+        // The others of the Alertmanager are told again and again.
+        assert_eq!(desk.kept(), [4, 6]);
+    }
+
+    #[test]
+    fn attempts_become_rare_but_not_too_rare() {
+        let pace = Pace::default();
+        let mut back_off = BackOff::new(pace);
+        let mut whole = pace.first_delay;
+        for _ in 0..40 {
+            let delay = back_off.next();
+            assert!(delay >= whole / 2 && delay <= whole, "{delay:?} of {whole:?}");
+            whole = (whole * 2).min(pace.longest_delay);
+        }
+        back_off.reset();
+        assert!(back_off.next() <= pace.first_delay);
+    }
+}

@@ -12,6 +12,7 @@ use std::{
 };
 
 use profiler_config::Sink;
+use profiler_store::state::Outbox;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::oneshot,
@@ -22,7 +23,6 @@ use super::{
     delivery::{Deliver as _, Pace, in_order, over_and_over},
     mailbox::{DeliveryError, Mailbox, SharedOutbox, SinkStatus, locked},
     notification::{Notification, Severity, Status},
-    outbox::Outbox,
     queue::{EntryId, Keeps},
     target::Target,
 };
@@ -107,7 +107,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// The thread cannot start. An outbox that cannot be read is none: it is said in the log, and sinks work without.
-    pub fn start(sinks: &[Sink], outbox: Box<dyn Outbox>, settings: Settings) -> Result<Self, StartError> {
+    pub fn start(sinks: &[Sink], outbox: Outbox, settings: Settings) -> Result<Self, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
@@ -130,17 +130,17 @@ impl Dispatcher {
 
     /// Queues what is in the outbox.
     fn restore(&self) {
-        let kept = locked(&self.outbox).load().unwrap_or_else(|error| {
+        let kept = locked(&self.outbox).all().unwrap_or_else(|error| {
             tracing::error!(%error, "what was not delivered before the last end cannot be read");
             Vec::new()
         });
         let workers = self.workers();
         let mut orphans = Vec::new();
         for kept in kept {
-            self.next_id.fetch_max(kept.id.0.saturating_add(1), Ordering::Relaxed);
+            self.next_id.fetch_max(kept.id.saturating_add(1), Ordering::Relaxed);
             let notification = serde_json::from_slice::<Notification>(&kept.payload);
             match (workers.get(&kept.sink), notification) {
-                (Some(worker), Ok(notification)) => worker.mailbox.queue(kept.id, Arc::new(notification)),
+                (Some(worker), Ok(notification)) => worker.mailbox.queue(EntryId(kept.id), Arc::new(notification)),
                 _ => orphans.push(kept.id),
             }
         }
@@ -154,7 +154,7 @@ impl Dispatcher {
         }
     }
 
-    fn forget(&self, ids: &[EntryId]) {
+    fn forget(&self, ids: &[u64]) {
         if let Err(error) = locked(&self.outbox).remove(ids) {
             tracing::warn!(%error, "notifications that were given up cannot be forgotten");
         }
@@ -187,7 +187,7 @@ impl Dispatcher {
         }
         for worker in old.into_values() {
             worker.task.abort();
-            let ids: Vec<_> = worker.mailbox.entries().iter().map(|entry| entry.id).collect();
+            let ids: Vec<_> = worker.mailbox.entries().iter().map(|entry| entry.id.0).collect();
             self.forget(&ids);
         }
     }
@@ -203,11 +203,19 @@ impl Dispatcher {
             Keeps::Each => self.runtime.spawn(in_order(own_mailbox, own_target, pace)),
             Keeps::Newest => self.runtime.spawn(over_and_over(own_mailbox, own_target, pace)),
         };
+        let abort = task.abort_handle();
+        let watched = Arc::clone(&mailbox);
+        self.runtime.spawn(async move {
+            // Nothing else would tell that the sink does not work any more.
+            if task.await.is_err_and(|error| error.is_panic()) {
+                watched.failed("its task panicked: restart the daemon, and report the panic");
+            }
+        });
         Worker {
             sink: sink.clone(),
             target,
             mailbox,
-            task: task.abort_handle(),
+            task: abort,
         }
     }
 

@@ -88,6 +88,22 @@ impl fmt::Debug for Client {
     }
 }
 
+/// A header that is not shown.
+struct SecretHeader {
+    name: HeaderName,
+    prefix: &'static str,
+    secret: Secret,
+}
+
+impl SecretHeader {
+    fn value(&self) -> Result<HeaderValue, HttpError> {
+        let text = format!("{}{}", self.prefix, self.secret.expose());
+        let mut value = HeaderValue::from_str(&text).map_err(|_invalid| HttpError::Header)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
 /// What is sent.
 pub(super) struct Post {
     /// JSON.
@@ -117,24 +133,31 @@ impl Client {
         };
         let secrets = self.secrets().map_err(failed)?;
         let (status, answer) = self.exchange(post, &secrets).await.map_err(failed)?;
-        judge(status, &answer, secrets.iter().map(|(_, secret)| secret))
+        judge(status, &answer, secrets.iter().map(|header| &header.secret))
     }
 
-    fn secrets(&self) -> Result<Vec<(HeaderName, Secret)>, HttpError> {
+    fn secrets(&self) -> Result<Vec<SecretHeader>, HttpError> {
         let mut headers = Vec::new();
         if let Some(path) = &self.endpoint.token_file {
-            headers.push((header::AUTHORIZATION, secrets::first_line(path)?));
+            headers.push(SecretHeader {
+                name: header::AUTHORIZATION,
+                prefix: "Bearer ",
+                secret: secrets::first_line(path)?,
+            });
         }
         if let Some(path) = &self.endpoint.headers_file {
-            for (name, value) in secrets::headers(path)? {
-                let name = name.parse().map_err(|_invalid| HttpError::Header)?;
-                headers.push((name, value));
+            for (name, secret) in secrets::headers(path)? {
+                headers.push(SecretHeader {
+                    name: name.parse().map_err(|_invalid| HttpError::Header)?,
+                    prefix: "",
+                    secret,
+                });
             }
         }
         Ok(headers)
     }
 
-    async fn exchange(&self, post: Post, secrets: &[(HeaderName, Secret)]) -> Result<(StatusCode, Vec<u8>), HttpError> {
+    async fn exchange(&self, post: Post, secrets: &[SecretHeader]) -> Result<(StatusCode, Vec<u8>), HttpError> {
         let address = |url: &String| HttpError::Address { url: url.clone() };
         let uri = self.uri.as_ref().map_err(address)?;
         let target = Peer::of(uri)?;
@@ -159,21 +182,20 @@ impl Client {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         headers.extend(post.headers);
-        for (name, secret) in secrets {
-            let text = match *name {
-                header::AUTHORIZATION if self.endpoint.token_file.is_some() => format!("Bearer {}", secret.expose()),
-                _ => secret.expose().to_owned(),
-            };
-            let mut value = HeaderValue::from_str(&text).map_err(|_invalid| HttpError::Header)?;
-            value.set_sensitive(true);
-            headers.insert(name.clone(), value);
+        for secret in secrets {
+            headers.insert(secret.name.clone(), secret.value()?);
         }
         let (mut sender, connection) = http1::handshake(stream).await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let response = sender.send_request(request).await?;
         let status = response.status();
-        Ok((status, beginning(response.into_body()).await))
+        // Who took it may be as slow as he likes to say more.
+        let answer = match status.is_success() {
+            true => Vec::new(),
+            false => beginning(response.into_body()).await,
+        };
+        Ok((status, answer))
     }
 
     /// A connection to the target, or to a proxy that forwards to it.

@@ -5,11 +5,11 @@ use std::{
     time::SystemTime,
 };
 
+use profiler_store::state::{KeptNotification, Outbox};
 use tokio::sync::Notify;
 
 use super::{
     notification::Notification,
-    outbox::{Kept, Outbox, OutboxError},
     queue::{Entry, EntryId, Keeps, Queue},
 };
 
@@ -75,7 +75,7 @@ pub enum DeliveryError {
 }
 
 /// Where all sinks keep what they have not told yet.
-pub(super) type SharedOutbox = Arc<Mutex<Box<dyn Outbox>>>;
+pub(super) type SharedOutbox = Arc<Mutex<Outbox>>;
 
 /// One sink's queue.
 #[derive(Debug)]
@@ -116,20 +116,20 @@ impl Mailbox {
 
     /// Keeps a notification beyond a restart, then queues it.
     pub(super) fn post(&self, id: EntryId, notification: Arc<Notification>) {
-        let kept = serde_json::to_vec(&*notification).map(|payload| Kept {
-            id,
-            sink: self.name.clone(),
-            payload,
-        });
-        let saved = match kept {
-            Ok(kept) => locked(&self.outbox).put(&kept),
-            Err(error) => Err(OutboxError {
-                reason: error.to_string(),
-            }),
+        let saved = match serde_json::to_vec(&*notification) {
+            Ok(payload) => {
+                let kept = KeptNotification {
+                    id: id.0,
+                    sink: self.name.clone(),
+                    payload,
+                };
+                locked(&self.outbox).put(&kept).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
         };
         if let Err(error) = saved {
             self.inner().counts.unsaved += 1;
-            tracing::warn!(sink = self.name, %error, "a notification would not outlive the daemon");
+            tracing::warn!(sink = self.name, error, "a notification would not outlive the daemon");
         }
         self.queue(id, notification);
     }
@@ -151,7 +151,8 @@ impl Mailbox {
         if ids.is_empty() {
             return;
         }
-        if let Err(error) = locked(&self.outbox).remove(ids) {
+        let numbers: Vec<u64> = ids.iter().map(|id| id.0).collect();
+        if let Err(error) = locked(&self.outbox).remove(&numbers) {
             tracing::warn!(sink = self.name, %error, "what was told may be told again after a restart");
         }
     }
@@ -236,6 +237,6 @@ impl Mailbox {
     }
 }
 
-pub(super) fn locked(outbox: &SharedOutbox) -> MutexGuard<'_, Box<dyn Outbox>> {
+pub(super) fn locked(outbox: &SharedOutbox) -> MutexGuard<'_, Outbox> {
     outbox.lock().unwrap_or_else(PoisonError::into_inner)
 }

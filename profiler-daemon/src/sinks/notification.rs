@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Longest value of a label.
 const MAX_LABEL_BYTES: usize = 512;
-/// Longest text that is none of ours.
+/// Longest sentence.
 const MAX_TEXT_BYTES: usize = 1024;
 /// Most stacks, and the longest of them.
 const MAX_STACKS: usize = 10;
@@ -226,7 +226,10 @@ fn shown_subject(alert: &Alert) -> Cow<'static, str> {
 
 fn annotations(alert: &Alert, link: &str, stacks: &[String]) -> BTreeMap<String, String> {
     let metric = alert.limit.metric;
-    let mut annotations = BTreeMap::from([("summary", summary(alert)), ("since", as_text::rfc3339(alert.began))]);
+    let mut annotations = BTreeMap::from([
+        ("summary", visible(&summary(alert), MAX_TEXT_BYTES).into_owned()),
+        ("since", as_text::rfc3339(alert.began)),
+    ]);
     if let Some(value) = alert.latest {
         annotations.insert("value", in_words(metric, value));
     }
@@ -246,8 +249,8 @@ fn annotations(alert: &Alert, link: &str, stacks: &[String]) -> BTreeMap<String,
             link => link.to_owned(),
         },
     );
-    let cut = |(name, text): (&str, String)| (name.to_owned(), text);
-    annotations.into_iter().map(cut).collect()
+    let owned = |(name, text): (&str, String)| (name.to_owned(), text);
+    annotations.into_iter().map(owned).collect()
 }
 
 /// `host_cpu_busy_ratio of the host is 83 %, above 70 % for 30 s`.
@@ -281,8 +284,7 @@ fn summary(alert: &Alert) -> String {
         span if span.is_zero() => String::new(),
         span => format!(" for {}", span_in_words(span)),
     };
-    let text = format!("{what}{is}: {side} {level}{span}");
-    visible(&text, MAX_TEXT_BYTES).into_owned()
+    format!("{what}{is}: {side} {level}{span}")
 }
 
 /// Prometheus's fingerprint of a label set: FNV-1a over names and values in order, a byte 0xff after each
@@ -335,5 +337,159 @@ mod as_text_if_any {
         let text = Option::<String>::deserialize(deserializer)?;
         let parse = |text: String| as_text::parse(&text).ok_or_else(|| D::Error::custom("no time"));
         text.map(parse).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use profiler_alerts::{AlertId, EndReason, Fingerprint, Level, Limit, Subjects};
+    use profiler_readings::{Metric, Subject};
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn alert(metric: Metric, subject: Subject, phase: Phase) -> Alert {
+        let limit = Limit {
+            name: "busy".to_owned(),
+            metric,
+            subjects: Subjects::All,
+            comparison: Comparison::Above,
+            level: Level::new(0.7).unwrap(),
+            clear: Level::new(0.63).unwrap(),
+            hold_for: Duration::from_secs(30),
+            keep_firing_for: Duration::ZERO,
+            no_data_after: Duration::from_secs(60),
+            severity: profiler_alerts::Severity::Warning,
+            labels: BTreeMap::from([("team".to_owned(), "web".to_owned())]),
+            sinks: Vec::new(),
+        };
+        let fingerprint = Fingerprint::of("busy", &subject, AlertKind::Limit);
+        Alert {
+            id: AlertId::of(fingerprint, at(970)),
+            fingerprint,
+            kind: AlertKind::Limit,
+            limit: Arc::new(limit),
+            subject,
+            began: at(970),
+            phase,
+            latest: Some(0.83),
+            worst: Some(0.97),
+            told: true,
+        }
+    }
+
+    fn firing() -> Phase {
+        Phase::Firing { since: at(1000) }
+    }
+
+    #[test]
+    fn an_alert_is_told_with_what_ran() {
+        let stacks = ["web;handle;burn 812".to_owned(), "web;handle;parse 40".to_owned()];
+        let around = Surroundings {
+            host: "node1",
+            external_url: "https://profiler.example/",
+            stacks: &stacks,
+        };
+        let holds = alert(Metric::HostCpuBusy, Subject::Host, firing());
+        let told = Notification::of(&holds, &around).unwrap();
+        assert_eq!(
+            told.summary(),
+            "host_cpu_busy_ratio of the host is 83 %: above 70 % for 30 s"
+        );
+        assert_eq!(told.link, format!("https://profiler.example/alerts/{}", holds.id));
+        assert_eq!(told.annotations["show"], told.link);
+        assert_eq!(told.annotations["stacks"], stacks.join("\n"));
+        assert_eq!(told.annotations["since"], "1970-01-01T00:16:10Z");
+        assert_eq!(
+            (told.labels["instance"].as_str(), told.labels["team"].as_str()),
+            ("node1", "web")
+        );
+        assert!(!told.labels.contains_key("subject"), "an empty label is none");
+        assert_eq!((told.starts_at, told.ends_at), (at(1000), None));
+
+        let phase = Phase::Resolved {
+            since: at(1000),
+            at: at(1100),
+            reason: EndReason::Recovered,
+        };
+        let resolved = alert(Metric::HostCpuBusy, Subject::Host, phase);
+        let over = Notification::of(&resolved, &Surroundings::default()).unwrap();
+        assert_eq!(over.ends_at, Some(at(1100)));
+        assert_eq!(over.annotations["end"], "recovered");
+        assert_eq!(
+            over.annotations["show"],
+            format!("profiler-cli alerts show {}", resolved.id)
+        );
+        assert_eq!(over.id, told.id);
+        assert_ne!(over.idempotency_key(), told.idempotency_key());
+    }
+
+    #[test]
+    fn what_never_fired_is_not_told() {
+        let dropped = Phase::Dropped {
+            at: at(1000),
+            reason: EndReason::Recovered,
+        };
+        for phase in [Phase::Pending, dropped] {
+            let alert = alert(Metric::HostCpuBusy, Subject::Host, phase);
+            assert_eq!(Notification::of(&alert, &Surroundings::default()), None);
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_harmless_and_short() {
+        let name = format!("x\n\x1b[2J\u{202e}{}", "y".repeat(1 << 20));
+        let stacks = vec![name.clone(); 1000];
+        let around = Surroundings {
+            host: "node1",
+            external_url: "",
+            stacks: &stacks,
+        };
+        let told = |name: &str| {
+            let subject = Subject::Service(name.into());
+            Notification::of(&alert(Metric::ServiceMemory, subject, firing()), &around).unwrap()
+        };
+        let one = told(&name);
+        let json = serde_json::to_string(&one).unwrap();
+        assert!(json.len() < 64 << 10, "{} bytes", json.len());
+        assert!(!json.contains("\\u001b") && !json.contains('\u{202e}'));
+        assert!(one.labels.values().all(|value| !value.contains(char::is_control)));
+        assert!(!one.summary().contains(char::is_control), "{}", one.summary());
+        // Two long names are two subjects, also where they are cut.
+        let (middle, other) = ("y".repeat(600_000), "y".repeat(600_001));
+        assert_ne!(told(&middle).fingerprint, told(&other).fingerprint);
+    }
+
+    #[test]
+    fn what_is_kept_is_what_is_told_later() {
+        let subject = Subject::Service("web".into());
+        let alert = alert(Metric::ServiceMemory, subject, firing());
+        let told = Notification::of(&alert, &Surroundings::default()).unwrap();
+        let json = serde_json::to_vec(&told).unwrap();
+        assert_eq!(serde_json::from_slice::<Notification>(&json).unwrap(), told);
+        let test = Notification::test("host", "sink", at(5));
+        let json = serde_json::to_vec(&test).unwrap();
+        assert_eq!(serde_json::from_slice::<Notification>(&json).unwrap(), test);
+    }
+
+    #[test]
+    fn the_fingerprint_depends_on_every_label() {
+        let labels = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            label_fingerprint(&pairs.collect())
+        };
+        assert_eq!(labels(&[]), 0xcbf2_9ce4_8422_2325);
+        assert_ne!(labels(&[("a", "bc")]), labels(&[("ab", "c")]));
+        assert_ne!(labels(&[("a", "b"), ("c", "d")]), labels(&[("a", "b"), ("c", "e")]));
     }
 }
