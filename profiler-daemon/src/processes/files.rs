@@ -45,6 +45,15 @@ pub struct TargetFile {
     pub identity: FileIdentity,
 }
 
+impl TargetFile {
+    /// Whether it lies on a file system that asks somebody else: FUSE, NFS, CIFS, SMB, 9P, Ceph (`…_SUPER_MAGIC`, from
+    /// `include/uapi/linux/magic.h` and the file systems' own headers).
+    pub fn is_remote(&self) -> bool {
+        const REMOTE: [u64; 6] = [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+        rustix::fs::fstatfs(&self.descriptor).is_ok_and(|system| REMOTE.contains(&(system.f_type as u64)))
+    }
+}
+
 /// Why a file of a process was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -132,7 +132,7 @@ impl Reader {
             return Ok((built, None));
         }
         let marks = self.examine(&file);
-        let remote = is_remote(&file);
+        let remote = file.is_remote();
         let cache = ReadCache::new(BoundedFile::new(
             &file.descriptor,
             file.identity.length,
@@ -374,13 +374,6 @@ fn forget_dead<K, V>(entries: &mut HashMap<K, Weak<V>>) {
     if entries.len() == entries.capacity() {
         entries.retain(|_, entry| entry.strong_count() > 0);
     }
-}
-
-/// Whether the file lies on a file system that asks somebody else: FUSE, NFS, CIFS, SMB, 9P, Ceph (`…_SUPER_MAGIC`, from
-/// `include/uapi/linux/magic.h` and the file systems' own headers).
-fn is_remote(file: &TargetFile) -> bool {
-    const REMOTE: [u64; 6] = [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
-    rustix::fs::fstatfs(&file.descriptor).is_ok_and(|system| REMOTE.contains(&(system.f_type as u64)))
 }
 
 /// The kernel's shared object as the daemon itself has it mapped: it is the same in every 64-bit process.

@@ -1,3 +1,5 @@
+//! Pages of rows that are missed: which are loaded, when, and what becomes of those that find no room.
+
 use std::time::Instant;
 
 use profiler_common::{
