@@ -18,11 +18,11 @@ use std::{
 };
 
 use profiler_config::Config;
-use profiler_store::Store;
+use profiler_store::{Store, state::Outbox};
 use tokio::signal::unix::Signal;
 
 use crate::{
-    alerting::{Alerting, AlertingParts},
+    alerting::{self, Alerting, AlertingHandle, AlertingParts, Sources},
     api::{self, SharedStore, ShownConfiguration, access::Access},
     budget::{self, Keeper},
     command::{self, EngineHandle},
@@ -34,6 +34,7 @@ use crate::{
     processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
     readings::{self, Board, Reader},
     reload::{self, Reloader, Source},
+    sinks::{self, Dispatcher},
     stacks::{
         aggregate::{Aggregator, Moment, WindowLimits},
         codes::PythonCodes,
@@ -70,9 +71,12 @@ pub enum DaemonError {
     /// The cost of the programs cannot be read.
     #[error("the cost of the programs in the kernel cannot be read: {0}")]
     Costs(#[from] std::io::Error),
-    /// Alerts can be kept nowhere.
-    #[error("alerts can be kept nowhere: {0}")]
-    State(#[from] profiler_store::state::StateError),
+    /// Limits cannot be held against readings.
+    #[error(transparent)]
+    Alerting(#[from] alerting::StartError),
+    /// Nobody can be told of alerts.
+    #[error(transparent)]
+    Sinks(#[from] sinks::StartError),
     /// The owner of processes could not start.
     #[error(transparent)]
     Processes(#[from] processes::StartError),
@@ -136,13 +140,12 @@ pub async fn run(
     let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
     let mut threads = stages.start_readings(&readings)?;
-    let (alerting, alerts) = Alerting::new(AlertingParts {
-        limits: config.limits_in_force().cloned().collect(),
-        state_dir: config.state_dir.clone(),
+    let sources = Sources {
+        store: Arc::clone(&store),
         board: Arc::clone(&readings),
-        health: Arc::clone(&health),
-        stop: Arc::clone(&stop),
-    })?;
+        engine: engine.clone(),
+    };
+    let (alerting, alerts) = alerting(&config, sources, &health, &stop)?;
     let sentinel = Sentinel::new(Part::Alerts, Arc::clone(&health));
     threads.push(spawn("alerts", move || {
         let _sentinel = sentinel;
@@ -172,7 +175,14 @@ pub async fn run(
         manager,
     };
     let reports = manager.report(health.subscribe());
-    let context = Arc::new(api::Context::new(identity, engine.clone(), store, readings, alerts, Arc::clone(&health)));
+    let context = Arc::new(api::Context::new(
+        identity,
+        engine.clone(),
+        store,
+        readings,
+        alerts,
+        Arc::clone(&health),
+    ));
     let served = tokio::select! {
         served = api::serve(socket, context, access, shutdown) => served,
         never = async {
@@ -191,6 +201,29 @@ pub async fn run(
     waker.wake();
     end(threads, engine);
     Ok(served?)
+}
+
+/// What holds limits against readings, and tells of it.
+fn alerting(
+    config: &Config,
+    sources: Sources,
+    health: &Arc<Health>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Alerting, AlertingHandle), DaemonError> {
+    let outbox = Outbox::open(&config.state_dir).map_err(alerting::StartError::from)?;
+    let host = kernel::host_name();
+    let settings = sinks::Settings::new(host.clone(), config.alerts.external_url.clone());
+    let dispatcher = Dispatcher::start(&config.sinks, outbox, settings)?;
+    Ok(Alerting::new(AlertingParts {
+        limits: config.limits_in_force().cloned().collect(),
+        state_dir: config.state_dir.clone(),
+        sources,
+        dispatcher: Arc::new(dispatcher),
+        host,
+        settings: config.alerts.clone(),
+        health: Arc::clone(health),
+        stop: Arc::clone(stop),
+    })?)
 }
 
 /// How much the store keeps.
@@ -401,4 +434,3 @@ enum Failure {
     #[error(transparent)]
     Daemon(#[from] DaemonError),
 }
-

@@ -117,8 +117,11 @@ impl Reloader {
                 reply,
             })
             .await?;
-        let limits = config.limits_in_force().cloned().collect();
-        self.alerting.tell(alerting::Command::SetLimits(limits))?;
+        self.alerting.dispatcher().set_sinks(&config.sinks);
+        self.alerting.tell(alerting::Command::Configure {
+            limits: config.limits_in_force().cloned().collect(),
+            settings: config.alerts.clone(),
+        })?;
         self.health.budget.change((&config).into());
         if let Some(level) = &self.source.level {
             level.set(&config.log)?;

@@ -9,10 +9,11 @@ use std::{
 };
 
 use profiler_alerts::{Alert, AlertId, Change, InvalidSilence, Limit, Matcher, Silence, SilenceId};
-use profiler_store::state::{AlertQuery, StateError};
+use profiler_config::Alerts;
+use profiler_store::state::{AlertQuery, Evidence, StateError};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::command::Reply;
+use crate::{command::Reply, sinks::Dispatcher};
 
 /// Commands that may wait at one time.
 pub(super) const COMMAND_QUEUE: usize = 64;
@@ -39,7 +40,7 @@ pub enum Command {
         /// Which.
         id: AlertId,
         /// `None` if it is not kept.
-        reply: Reply<Result<Option<ShownAlert>, StateError>>,
+        reply: Reply<Result<Option<AlertWithEvidence>, StateError>>,
     },
     /// The silences that hold.
     Silences {
@@ -66,8 +67,13 @@ pub enum Command {
         /// Whether there was one.
         reply: Reply<Result<bool, StateError>>,
     },
-    /// Hold readings against these limits from now on.
-    SetLimits(Vec<Arc<Limit>>),
+    /// What changed in the configuration.
+    Configure {
+        /// Hold readings against these limits from now on.
+        limits: Vec<Arc<Limit>>,
+        /// What is kept of alerts.
+        settings: Alerts,
+    },
 }
 
 /// A limit and its alerts.
@@ -88,6 +94,28 @@ pub struct ShownAlert {
     pub alert: Alert,
     /// A silence keeps it from being told.
     pub silenced: bool,
+}
+
+/// An alert and what is kept with it.
+#[derive(Clone, Debug)]
+pub struct AlertWithEvidence {
+    /// The alert.
+    pub shown: ShownAlert,
+    /// What was found, as text.
+    pub lines: Vec<String>,
+    /// What was found, packed; none while it is being gathered, or once it was dropped for room.
+    pub(super) packed: Option<Evidence>,
+}
+
+impl AlertWithEvidence {
+    /// Unpacks the evidence, which takes a while. None if there is none, or if it is damaged.
+    pub fn unpack(self) -> Option<Vec<u8>> {
+        let unpacked = super::collector::unpack(self.packed?);
+        if let Err(error) = &unpacked {
+            tracing::warn!(alert = %self.shown.alert.id, %error, "evidence cannot be unpacked");
+        }
+        unpacked.ok()
+    }
 }
 
 /// A change as those who watch see it.
@@ -126,6 +154,7 @@ pub enum AlertingError {
 pub struct AlertingHandle {
     pub(super) commands: SyncSender<Command>,
     pub(super) changes: broadcast::Sender<ShownChange>,
+    pub(super) dispatcher: Arc<Dispatcher>,
 }
 
 impl AlertingHandle {
@@ -148,6 +177,11 @@ impl AlertingHandle {
             TrySendError::Full(_) => AlertingError::Busy,
             TrySendError::Disconnected(_) => AlertingError::Ended,
         })
+    }
+
+    /// Who tells sinks.
+    pub fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
     }
 
     /// Every change from now on.

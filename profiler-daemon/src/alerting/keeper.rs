@@ -1,4 +1,4 @@
-//! The one owner of alerts: it evaluates, keeps what changed, and answers.
+//! The one owner of alerts: it evaluates, keeps what changed, has it told, and answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,24 +7,36 @@ use std::{
 };
 
 use profiler_alerts::{
-    Alert, AlertId, Evaluator, Limit, Moment, Phase, Settings, Silence, SilenceId, Stored, Transition,
+    Alert, AlertId, Change, Evaluator, Limit, Moment, Phase, Settings, Silence, SilenceId, Stored, Transition,
 };
 use profiler_readings::{Metric, Source};
-use profiler_store::state::{AlertQuery, Bounds, State, StateError};
+use profiler_store::state::{AlertQuery, State, StateError};
 use tokio::sync::broadcast;
 
 use super::{
-    AlertingParts,
-    command::{Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
+    AlertingParts, StartError, bounds,
+    collector::{self, Collector, Finding},
+    command::{AlertWithEvidence, Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
     observe, report,
+    teller::Teller,
 };
 use crate::{
+    evidence::Breach,
     health::{Health, Part, PartState},
     readings::Board,
 };
 
 /// Time between two times that all live alerts are kept, changed or not: what a pending one has behind it is not lost.
 const KEEP_ALL: Duration = Duration::from_secs(60);
+/// For how long those who are to be told wait for the evidence.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An alert that fires and is to be told with its evidence.
+#[derive(Debug)]
+struct Awaiting {
+    stored: Stored,
+    until: Duration,
+}
 
 /// The owner of alerts.
 #[derive(Debug)]
@@ -35,17 +47,19 @@ pub(super) struct Keeper {
     board: Arc<Board>,
     health: Arc<Health>,
     changes: broadcast::Sender<ShownChange>,
+    collector: Collector,
+    teller: Teller,
+    awaiting: BTreeMap<AlertId, Awaiting>,
     keep_all_due: Duration,
 }
 
 impl Keeper {
     pub(super) fn new(
         parts: AlertingParts,
-        bounds: Bounds,
         changes: broadcast::Sender<ShownChange>,
         now: Moment,
-    ) -> Result<Self, StateError> {
-        let mut state = State::open(&parts.state_dir, bounds)?;
+    ) -> Result<Self, StartError> {
+        let mut state = State::open(&parts.state_dir, bounds(&parts.settings))?;
         let mut evaluator = Evaluator::new(Settings::default());
         let metrics = observe::metrics_of(parts.limits.iter().map(AsRef::as_ref));
         // Nothing is live yet that could change.
@@ -61,9 +75,12 @@ impl Keeper {
             evaluator,
             metrics,
             state,
-            board: parts.board,
+            board: Arc::clone(&parts.sources.board),
             health: parts.health,
             changes,
+            collector: Collector::start(parts.sources)?,
+            teller: Teller::new(parts.dispatcher, parts.host, parts.settings.external_url),
+            awaiting: BTreeMap::new(),
             keep_all_due: now.since_boot + KEEP_ALL,
         };
         keeper.take(ended, now);
@@ -78,6 +95,7 @@ impl Keeper {
         let observations = observe::observe(&self.board.series(), &self.metrics, now.since_boot, fails);
         let transitions = self.evaluator.evaluate(&observations, now);
         self.take(transitions, now);
+        self.take_findings(now);
         if now.since_boot >= self.keep_all_due {
             self.keep_all_due = now.since_boot + KEEP_ALL;
             let live = self.evaluator.save(now.time);
@@ -87,26 +105,110 @@ impl Keeper {
 
     /// Keeps what is live, for the daemon after this one.
     pub(super) fn end(&mut self, now: Moment) {
+        for id in self.awaiting.keys().copied().collect::<Vec<_>>() {
+            self.tell_awaiting(id, now);
+        }
         let live = self.evaluator.save(now.time);
         self.keep(&live, now);
     }
 
-    /// What comes of changes: they are kept, and told.
+    /// What comes of changes: they are kept, looked into, and told.
     fn take(&mut self, transitions: Vec<Transition>, now: Moment) {
         if transitions.is_empty() {
             return;
         }
+        for transition in transitions
+            .iter()
+            .filter(|transition| transition.change == Change::Firing)
+        {
+            self.look_into(transition, now);
+        }
         let changed: Vec<Stored> = transitions.iter().map(|transition| transition.stored.clone()).collect();
         self.keep(&changed, now);
-        for Transition { change, stored, .. } in transitions {
+        for Transition { change, stored, notify } in transitions {
+            // What began is told before its end, with evidence or without.
+            if change == Change::Resolved {
+                self.tell_awaiting(stored.alert.id, now);
+            }
+            if notify && !self.awaiting.contains_key(&stored.alert.id) {
+                let lines = self.lines(stored.alert.id);
+                self.teller.tell(&stored.alert, &lines);
+            }
             let shown = self.show(stored.alert);
             // Nobody may be watching.
             let _watchers = self.changes.send(ShownChange { change, shown });
         }
     }
 
+    /// Has evidence gathered for an alert that begins to fire. Those who are to be told wait for it.
+    fn look_into(&mut self, firing: &Transition, now: Moment) {
+        let alert = &firing.stored.alert;
+        let breach = Breach {
+            start: alert.began,
+            end: now.time,
+            subject: alert.subject.clone(),
+        };
+        if !self.collector.look(alert.id, breach) {
+            tracing::warn!(alert = %alert.id, "too many alerts began at once: this one has no evidence");
+        } else if firing.notify {
+            let awaiting = Awaiting {
+                stored: firing.stored.clone(),
+                until: now.since_boot + PATIENCE,
+            };
+            self.awaiting.insert(alert.id, awaiting);
+        }
+    }
+
+    /// Keeps what was found, and tells those who waited for it, or long enough.
+    fn take_findings(&mut self, now: Moment) {
+        for Finding { id, lines, kept } in self.collector.found().collect::<Vec<_>>() {
+            for evidence in kept {
+                if let Err(error) = self.state.put_evidence(id, &evidence) {
+                    tracing::warn!(alert = %id, %error, "evidence is not kept");
+                }
+            }
+            if let Some(Awaiting { stored, .. }) = self.awaiting.remove(&id) {
+                self.tell_first(&stored, &lines, now);
+            }
+        }
+        let late = self
+            .awaiting
+            .iter()
+            .filter(|(_, awaiting)| now.since_boot >= awaiting.until);
+        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.tell_awaiting(id, now);
+        }
+    }
+
+    /// Tells of an alert that waits for its evidence, without it.
+    fn tell_awaiting(&mut self, id: AlertId, now: Moment) {
+        if let Some(Awaiting { stored, .. }) = self.awaiting.remove(&id) {
+            self.tell_first(&stored, &[], now);
+        }
+    }
+
+    fn tell_first(&mut self, stored: &Stored, lines: &[String], now: Moment) {
+        self.teller.tell(&stored.alert, lines);
+        // Only now: a daemon that is killed before it told anybody is to tell after its start.
+        self.keep(&[stored.clone()], now);
+    }
+
+    /// What was found about an alert, for whoever is told.
+    fn lines(&self, id: AlertId) -> Vec<String> {
+        let kept = self.state.evidence(id, collector::LINES).ok().flatten();
+        let text = kept.map(|kept| String::from_utf8_lossy(&kept.body).into_owned());
+        text.map(|text| text.lines().map(str::to_owned).collect())
+            .unwrap_or_default()
+    }
+
     fn keep(&mut self, alerts: &[Stored], now: Moment) {
-        if let Err(error) = self.state.record(alerts, now.time) {
+        let mut alerts = alerts.to_vec();
+        for stored in &mut alerts {
+            if self.awaiting.contains_key(&stored.alert.id) {
+                stored.alert.told = false;
+            }
+        }
+        if let Err(error) = self.state.record(&alerts, now.time) {
             tracing::debug!(%error, "alerts could not be written");
         }
         report(&self.health, self.state.condition());
@@ -137,7 +239,9 @@ impl Keeper {
                 drop(reply.send(self.silence(silence, now)));
             }
             Command::Unsilence { id, reply } => drop(reply.send(self.unsilence(id))),
-            Command::SetLimits(limits) => {
+            Command::Configure { limits, settings } => {
+                self.state.set_bounds(bounds(&settings));
+                self.teller.external_url = settings.external_url;
                 self.metrics = observe::metrics_of(limits.iter().map(AsRef::as_ref));
                 let ended = self.evaluator.set_limits(limits, now);
                 self.take(ended, now);
@@ -165,15 +269,20 @@ impl Keeper {
         in_force.collect()
     }
 
-    /// Live alerts with their newest values, then those that are over.
     fn list(&self, query: &AlertQuery) -> Result<Vec<ShownAlert>, StateError> {
         let kept = self.state.alerts(query)?;
         Ok(kept.into_iter().map(|alert| self.show(self.newest(alert))).collect())
     }
 
-    fn get(&self, id: AlertId) -> Result<Option<ShownAlert>, StateError> {
-        let kept = self.state.alert(id)?;
-        Ok(kept.map(|alert| self.show(self.newest(alert))))
+    fn get(&self, id: AlertId) -> Result<Option<AlertWithEvidence>, StateError> {
+        let Some(kept) = self.state.alert(id)? else {
+            return Ok(None);
+        };
+        Ok(Some(AlertWithEvidence {
+            shown: self.show(self.newest(kept)),
+            packed: self.state.evidence(id, collector::PROFILE)?,
+            lines: self.lines(id),
+        }))
     }
 
     /// What is kept of a live alert may be up to a minute old.

@@ -5,14 +5,17 @@
 //! the sinks, and each change to whoever watches. It waits for nobody: evidence is collected by a thread of its own, sinks
 //! have their own queues, and a disk that cannot be written keeps changes waiting.
 
+mod collector;
 mod command;
 mod keeper;
 mod observe;
+mod teller;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -23,25 +26,23 @@ use std::{
 };
 
 use profiler_alerts::{Limit, Moment};
+use profiler_config::Alerts;
 use profiler_store::state::{Bounds, StateError};
 use tokio::sync::broadcast;
 
-pub use self::command::{AlertingError, AlertingHandle, Command, LimitInForce, ShownAlert, ShownChange, SilenceError};
+pub use self::collector::Sources;
+pub use self::command::{
+    AlertWithEvidence, AlertingError, AlertingHandle, Command, LimitInForce, ShownAlert, ShownChange, SilenceError,
+};
 use self::keeper::Keeper;
 use crate::{
     health::{Health, Part},
     readings::Board,
+    sinks::Dispatcher,
 };
 
 /// Time between two evaluations.
 const EVALUATION: Duration = Duration::from_secs(1);
-/// What is kept of alerts that are over, and with them.
-const BOUNDS: Bounds = Bounds {
-    history: Duration::from_secs(30 * 24 * 3600),
-    max_history: 10_000,
-    max_evidence_bytes: 64 << 20,
-};
-
 /// What the thread is made of.
 #[derive(Debug)]
 pub struct AlertingParts {
@@ -49,12 +50,29 @@ pub struct AlertingParts {
     pub limits: Vec<Arc<Limit>>,
     /// Where alerts are kept.
     pub state_dir: PathBuf,
-    /// The readings.
-    pub board: Arc<Board>,
+    /// Where evidence comes from, and the readings.
+    pub sources: Sources,
+    /// Tells sinks.
+    pub dispatcher: Arc<Dispatcher>,
+    /// The name of this host.
+    pub host: String,
+    /// What is kept of alerts.
+    pub settings: Alerts,
     /// Where the states of the parts are.
     pub health: Arc<Health>,
     /// Set to end it.
     pub stop: Arc<AtomicBool>,
+}
+
+/// Why alerting cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Alerts can be kept nowhere, not even in memory.
+    #[error("alerts can be kept nowhere: {0}")]
+    State(#[from] StateError),
+    /// The thread that gathers evidence cannot start.
+    #[error("the thread that gathers evidence cannot start: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Alerting, ready to run on a thread of its own.
@@ -69,16 +87,17 @@ impl Alerting {
     /// Takes alerts up where the daemon before left them.
     ///
     /// # Errors
-    /// Alerts can be kept nowhere, not even in memory.
-    pub fn new(parts: AlertingParts) -> Result<(Self, AlertingHandle), StateError> {
+    /// Alerts can be kept nowhere, or a thread cannot start.
+    pub fn new(parts: AlertingParts) -> Result<(Self, AlertingHandle), StartError> {
         let (sender, commands) = sync_channel(command::COMMAND_QUEUE);
         let changes = broadcast::Sender::new(command::CHANGE_QUEUE);
         let handle = AlertingHandle {
             commands: sender,
             changes: changes.clone(),
+            dispatcher: Arc::clone(&parts.dispatcher),
         };
         let stop = Arc::clone(&parts.stop);
-        let keeper = Keeper::new(parts, BOUNDS, changes, now())?;
+        let keeper = Keeper::new(parts, changes, now())?;
         let alerting = Self { keeper, commands, stop };
         Ok((alerting, handle))
     }
@@ -107,6 +126,14 @@ fn now() -> Moment {
     Moment {
         time: now.wall,
         since_boot: now.steady,
+    }
+}
+
+fn bounds(settings: &Alerts) -> Bounds {
+    Bounds {
+        history: settings.history,
+        max_history: usize::try_from(settings.max_history.get()).unwrap_or(usize::MAX),
+        max_evidence_bytes: settings.max_evidence_bytes,
     }
 }
 

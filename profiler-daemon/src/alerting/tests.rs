@@ -1,19 +1,24 @@
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
 use profiler_alerts::{Change, Limit, Matcher, Moment, Phase};
 use profiler_config::Config;
 use profiler_readings::{Reading, Source, Subject};
-use profiler_store::{SeriesLimits, state::AlertQuery};
+use profiler_store::{
+    Limits, SeriesLimits, Store,
+    state::{AlertQuery, Outbox},
+};
 use tokio::sync::{broadcast, oneshot};
 
-use super::{AlertingParts, BOUNDS, Command, ShownAlert, ShownChange, keeper::Keeper};
+use super::{AlertingParts, Command, ShownAlert, ShownChange, Sources, keeper::Keeper};
 use crate::{
+    command,
     health::{Health, Part, PartState},
     readings::Board,
+    sinks::{self, Dispatcher},
 };
 
 /// A keeper in simulated time, with one limit: the host's CPU above 70 % for 30 s, until 63 %.
@@ -46,14 +51,28 @@ impl Desk {
         }));
         let health = Arc::new(Health::new());
         let (sender, changes) = broadcast::channel(256);
+        let outbox = Outbox::open(state_dir).unwrap();
+        let settings = sinks::Settings::new("host".to_owned(), String::new());
+        let dispatcher = Dispatcher::start(&[], outbox, settings).unwrap();
         let parts = AlertingParts {
             limits,
             state_dir: state_dir.to_owned(),
-            board: Arc::clone(&board),
+            sources: Sources {
+                store: Arc::new(Mutex::new(Store::new(Limits {
+                    retention: Duration::from_secs(900),
+                    max_bytes: 1 << 20,
+                }))),
+                board: Arc::clone(&board),
+                // Nobody answers: nothing is sampled.
+                engine: command::channel().0,
+            },
+            dispatcher: Arc::new(dispatcher),
+            host: "host".to_owned(),
+            settings: Config::default().alerts,
             health: Arc::clone(&health),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        let keeper = Keeper::new(parts, BOUNDS, sender, moment(second)).unwrap();
+        let keeper = Keeper::new(parts, sender, moment(second)).unwrap();
         Self {
             keeper,
             board,
@@ -214,7 +233,11 @@ fn limits_that_are_taken_out_of_force_end_their_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
     desk.run(Some(0.9), 40);
-    desk.keeper.answer(Command::SetLimits(Vec::new()), moment(desk.second));
+    let none = Command::Configure {
+        limits: Vec::new(),
+        settings: Config::default().alerts,
+    };
+    desk.keeper.answer(none, moment(desk.second));
     assert_eq!(desk.run(Some(0.9), 5), [Change::Resolved]);
     assert!(desk.ask(|reply| Command::Limits { reply }).is_empty());
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod comparison;
 pub(super) mod alerts;
+pub(super) mod evidence;
 pub(super) mod readings;
 
 use std::{

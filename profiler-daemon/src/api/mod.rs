@@ -28,7 +28,7 @@ use std::{
 use profiler_store::Store;
 use tokio::sync::Semaphore;
 
-use crate::{alerting::AlertingHandle, command::EngineHandle, health::Health, readings::Board};
+use crate::{alerting::AlertingHandle, command::EngineHandle, evidence::Evidence, health::Health, readings::Board};
 
 pub use server::{ServeError, serve};
 pub use socket::{BindError, BoundSocket, bind, passed};
@@ -126,6 +126,11 @@ impl Context {
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Evidence as the bytes that are kept: a message of the contract, so that it is sent as it was kept.
+pub fn encode_evidence(evidence: &Evidence) -> Vec<u8> {
+    convert::evidence::encode(evidence)
 }
 
 fn count(counter: &AtomicU64) {

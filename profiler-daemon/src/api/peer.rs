@@ -55,6 +55,14 @@ impl Peer {
         self.roles.has(role)
     }
 
+    /// That it has a role.
+    pub(super) fn require(&self, role: Role) -> Result<(), AccessDenied> {
+        match self.has(role) {
+            true => Ok(()),
+            false => Err(self.access.denial(self.uid, role)),
+        }
+    }
+
     /// Who it is, for what is kept of what it did.
     pub(super) fn who(&self) -> String {
         format!("uid {}", self.uid)

@@ -13,6 +13,7 @@ use crate::{
     alerting::{AlertingError, SilenceError},
     command::{EngineError, FlushError, ProcessError, WatchError},
     kernel::records::Pid,
+    sinks::TestError,
 };
 
 /// Longest message of an error. What callers and processes wrote may be in it.
@@ -40,6 +41,8 @@ pub(super) enum ApiError {
     /// What is kept of alerts cannot be read.
     #[error("alerts cannot be read: {0}")]
     State(#[from] StateError),
+    #[error(transparent)]
+    Sink(#[from] TestError),
     /// There is no such alert, or it is not kept any more.
     #[error("there is no alert {id}")]
     NoSuchAlert { id: String },
@@ -100,10 +103,11 @@ impl ApiError {
             | Self::NoSuchService { .. }
             | Self::NoSamples
             | Self::NoSuchAlert { .. }
-            | Self::NoSuchSilence { .. } => Code::NotFound,
+            | Self::NoSuchSilence { .. }
+            | Self::Sink(TestError::Unknown { .. }) => Code::NotFound,
             Self::Silence(SilenceError::Invalid(InvalidSilence::TooMany)) => Code::ResourceExhausted,
             Self::Silence(SilenceError::Invalid(_)) => Code::InvalidArgument,
-            Self::Silence(SilenceError::State(_)) | Self::State(_) | Self::Alerting(_) => Code::Unavailable,
+            Self::Sink(TestError::Delivery(_)) | Self::Silence(SilenceError::State(_)) | Self::State(_) | Self::Alerting(_) => Code::Unavailable,
             Self::Process(ProcessError::PermissionDenied { .. }) | Self::NotWatched { .. } | Self::Periods(_) => {
                 Code::FailedPrecondition
             }

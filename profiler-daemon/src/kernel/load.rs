@@ -347,6 +347,11 @@ fn check_host() -> Result<(), LoadError> {
     Ok(())
 }
 
+/// The name of this host.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The release of the running kernel.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()

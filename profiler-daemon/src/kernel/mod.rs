@@ -30,7 +30,7 @@ pub use heap::{bound_heap, give_back_memory};
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
-pub use load::{LoadError, WalkerLoop, kernel_release};
+pub use load::{LoadError, WalkerLoop, host_name, kernel_release};
 pub use peer_groups::peer_groups;
 pub use sample_rings::SampleBatch;
 #[cfg(feature = "fuzzing")]

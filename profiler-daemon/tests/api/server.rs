@@ -10,13 +10,14 @@ use hyper_util::rt::TokioIo;
 use profiler_alerts::Limit;
 use profiler_config::Config;
 use profiler_daemon::{
-    alerting::{Alerting, AlertingParts},
+    alerting::{Alerting, AlertingParts, Sources},
     api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
     command::{self, EngineHandle},
     health::Health,
     readings::Board,
+    sinks::{self, Dispatcher},
 };
-use profiler_store::{Limits, SeriesLimits, Store};
+use profiler_store::{Limits, SeriesLimits, Store, state::Outbox};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -72,10 +73,20 @@ impl Server {
             })),
             proc_root: PathBuf::from("/proc"),
         };
+        let outbox = Outbox::open(directory.path()).expect("an outbox");
+        let settings = sinks::Settings::new("host".to_owned(), String::new());
+        let dispatcher = Dispatcher::start(&Config::default().sinks, outbox, settings).expect("a thread");
         let (alerting, alerts) = Alerting::new(AlertingParts {
             limits: vec![host_cpu()],
             state_dir: directory.path().to_owned(),
-            board: Arc::clone(&readings),
+            sources: Sources {
+                store: Arc::clone(&store),
+                board: Arc::clone(&readings),
+                engine: engine.clone(),
+            },
+            dispatcher: Arc::new(dispatcher),
+            host: "host".to_owned(),
+            settings: Config::default().alerts,
             health: Arc::new(Health::new()),
             stop: Arc::default(),
         })

@@ -852,1482 +852,6 @@ pub mod metrics_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListLimitsRequest {}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListLimitsResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub limits: ::prost::alloc::vec::Vec<Limit>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Limit {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// Name of the metric that is held against it.
-    #[prost(string, tag = "2")]
-    pub metric: ::prost::alloc::string::String,
-    /// In a sentence.
-    #[prost(string, tag = "3")]
-    pub meaning: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
-    pub severity: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "5")]
-    pub sinks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Alerts of it that are pending and firing now.
-    #[prost(uint32, tag = "6")]
-    pub pending: u32,
-    #[prost(uint32, tag = "7")]
-    pub firing: u32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListAlertsRequest {
-    /// Those that are over, too.
-    #[prost(bool, tag = "1")]
-    pub include_ended: bool,
-    /// Only of this limit.
-    #[prost(string, tag = "2")]
-    pub limit: ::prost::alloc::string::String,
-    /// At most so many; 100 if not set, 1000 at most.
-    #[prost(uint32, tag = "3")]
-    pub page_size: u32,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListAlertsResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub alerts: ::prost::alloc::vec::Vec<Alert>,
-    /// There are more.
-    #[prost(bool, tag = "2")]
-    pub truncated: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Alert {
-    /// 16 hexadecimal digits: one firing.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// 16 hexadecimal digits: the same for each firing of a limit for a subject.
-    #[prost(string, tag = "2")]
-    pub fingerprint: ::prost::alloc::string::String,
-    /// `limit`, or `no_data` where a reading that was there is missing.
-    #[prost(string, tag = "3")]
-    pub kind: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
-    pub limit: ::prost::alloc::string::String,
-    #[prost(string, tag = "5")]
-    pub metric: ::prost::alloc::string::String,
-    #[prost(string, tag = "6")]
-    pub severity: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "7")]
-    pub subject: ::core::option::Option<Subject>,
-    #[prost(enumeration = "AlertPhase", tag = "8")]
-    pub phase: i32,
-    /// The limit in a sentence.
-    #[prost(string, tag = "9")]
-    pub meaning: ::prost::alloc::string::String,
-    /// When the reading went beyond its level.
-    #[prost(message, optional, tag = "10")]
-    pub begin_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it began to fire, if it did.
-    #[prost(message, optional, tag = "11")]
-    pub firing_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was over, if it is, and why.
-    #[prost(message, optional, tag = "12")]
-    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(string, tag = "13")]
-    pub end_reason: ::prost::alloc::string::String,
-    /// In the unit of the metric.
-    #[prost(double, optional, tag = "14")]
-    pub latest: ::core::option::Option<f64>,
-    #[prost(double, optional, tag = "15")]
-    pub worst: ::core::option::Option<f64>,
-    /// By a silence: sinks were not told.
-    #[prost(bool, tag = "16")]
-    pub silenced: bool,
-    #[prost(btree_map = "string, string", tag = "17")]
-    pub labels: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
-    /// Of the metric and its values.
-    #[prost(enumeration = "Unit", tag = "18")]
-    pub unit: i32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetAlertRequest {
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct GetAlertResponse {
-    #[prost(message, optional, tag = "1")]
-    pub alert: ::core::option::Option<Alert>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchAlertsRequest {}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct WatchAlertsResponse {
-    #[prost(message, optional, tag = "1")]
-    pub alert: ::core::option::Option<Alert>,
-    /// `pending`, `firing`, `unsilenced`, `resolved`, `dropped`; `now` for what was there at the start.
-    #[prost(string, tag = "2")]
-    pub change: ::prost::alloc::string::String,
-    /// Changes that this client missed before this one.
-    #[prost(uint64, tag = "3")]
-    pub missed: u64,
-}
-/// A label and the value that it must have.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Matcher {
-    #[prost(string, tag = "1")]
-    pub label: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub value: ::prost::alloc::string::String,
-    /// It must have another value, or none.
-    #[prost(bool, tag = "3")]
-    pub negated: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Silence {
-    #[prost(uint64, tag = "1")]
-    pub id: u64,
-    /// All of them must match.
-    #[prost(message, repeated, tag = "2")]
-    pub matchers: ::prost::alloc::vec::Vec<Matcher>,
-    #[prost(message, optional, tag = "3")]
-    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// The user who made it.
-    #[prost(string, tag = "4")]
-    pub created_by: ::prost::alloc::string::String,
-    #[prost(string, tag = "5")]
-    pub comment: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "6")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListSilencesRequest {}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListSilencesResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub silences: ::prost::alloc::vec::Vec<Silence>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CreateSilenceRequest {
-    #[prost(message, repeated, tag = "1")]
-    pub matchers: ::prost::alloc::vec::Vec<Matcher>,
-    /// For how long, from now on.
-    #[prost(message, optional, tag = "2")]
-    pub duration: ::core::option::Option<::prost_types::Duration>,
-    #[prost(string, tag = "3")]
-    pub comment: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CreateSilenceResponse {
-    #[prost(message, optional, tag = "1")]
-    pub silence: ::core::option::Option<Silence>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExpireSilenceRequest {
-    #[prost(uint64, tag = "1")]
-    pub id: u64,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExpireSilenceResponse {}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum AlertPhase {
-    Unspecified = 0,
-    /// Beyond its level, not for long enough yet.
-    Pending = 1,
-    Firing = 2,
-    Resolved = 3,
-    /// Never fired.
-    Dropped = 4,
-}
-impl AlertPhase {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ALERT_PHASE_UNSPECIFIED",
-            Self::Pending => "ALERT_PHASE_PENDING",
-            Self::Firing => "ALERT_PHASE_FIRING",
-            Self::Resolved => "ALERT_PHASE_RESOLVED",
-            Self::Dropped => "ALERT_PHASE_DROPPED",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ALERT_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
-            "ALERT_PHASE_PENDING" => Some(Self::Pending),
-            "ALERT_PHASE_FIRING" => Some(Self::Firing),
-            "ALERT_PHASE_RESOLVED" => Some(Self::Resolved),
-            "ALERT_PHASE_DROPPED" => Some(Self::Dropped),
-            _ => None,
-        }
-    }
-}
-/// Generated client implementations.
-pub mod alert_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Answers with limits and alerts. What changes anything needs the role act.
-    #[derive(Debug, Clone)]
-    pub struct AlertServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl AlertServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> AlertServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> AlertServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            AlertServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// The limits in force, each with what it means in a sentence.
-        pub async fn list_limits(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListLimitsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListLimitsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/ListLimits",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListLimits"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Alerts that are pending or firing, and those that are over and still kept; the newest first.
-        pub async fn list_alerts(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListAlertsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListAlertsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/ListAlerts",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListAlerts"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// One alert. NOT_FOUND for an id that is not kept.
-        pub async fn get_alert(
-            &mut self,
-            request: impl tonic::IntoRequest<super::GetAlertRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetAlertResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/GetAlert",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "GetAlert"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// The alerts that are pending or firing now, then each change as it happens, until the client leaves. A client that
-        /// does not read is told how many changes it missed.
-        pub async fn watch_alerts(
-            &mut self,
-            request: impl tonic::IntoRequest<super::WatchAlertsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::WatchAlertsResponse>>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/WatchAlerts",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "WatchAlerts"));
-            self.inner.server_streaming(req, path, codec).await
-        }
-        pub async fn list_silences(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListSilencesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListSilencesResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/ListSilences",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListSilences"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Alerts that match are not told to sinks until it ends. INVALID_ARGUMENT without matchers or with an end that is past,
-        /// RESOURCE_EXHAUSTED for more silences than are kept.
-        pub async fn create_silence(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreateSilenceRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateSilenceResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/CreateSilence",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "CreateSilence"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Ends a silence now. NOT_FOUND if there is none with that id.
-        pub async fn expire_silence(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ExpireSilenceRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ExpireSilenceResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.AlertService/ExpireSilence",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.AlertService", "ExpireSilence"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod alert_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with AlertServiceServer.
-    #[async_trait]
-    pub trait AlertService: std::marker::Send + std::marker::Sync + 'static {
-        /// The limits in force, each with what it means in a sentence.
-        async fn list_limits(
-            &self,
-            request: tonic::Request<super::ListLimitsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListLimitsResponse>,
-            tonic::Status,
-        >;
-        /// Alerts that are pending or firing, and those that are over and still kept; the newest first.
-        async fn list_alerts(
-            &self,
-            request: tonic::Request<super::ListAlertsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListAlertsResponse>,
-            tonic::Status,
-        >;
-        /// One alert. NOT_FOUND for an id that is not kept.
-        async fn get_alert(
-            &self,
-            request: tonic::Request<super::GetAlertRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetAlertResponse>,
-            tonic::Status,
-        >;
-        /// Server streaming response type for the WatchAlerts method.
-        type WatchAlertsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::WatchAlertsResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// The alerts that are pending or firing now, then each change as it happens, until the client leaves. A client that
-        /// does not read is told how many changes it missed.
-        async fn watch_alerts(
-            &self,
-            request: tonic::Request<super::WatchAlertsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<Self::WatchAlertsStream>,
-            tonic::Status,
-        >;
-        async fn list_silences(
-            &self,
-            request: tonic::Request<super::ListSilencesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListSilencesResponse>,
-            tonic::Status,
-        >;
-        /// Alerts that match are not told to sinks until it ends. INVALID_ARGUMENT without matchers or with an end that is past,
-        /// RESOURCE_EXHAUSTED for more silences than are kept.
-        async fn create_silence(
-            &self,
-            request: tonic::Request<super::CreateSilenceRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateSilenceResponse>,
-            tonic::Status,
-        >;
-        /// Ends a silence now. NOT_FOUND if there is none with that id.
-        async fn expire_silence(
-            &self,
-            request: tonic::Request<super::ExpireSilenceRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ExpireSilenceResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Answers with limits and alerts. What changes anything needs the role act.
-    #[derive(Debug)]
-    pub struct AlertServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> AlertServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for AlertServiceServer<T>
-    where
-        T: AlertService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/profiler.v1.AlertService/ListLimits" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListLimitsSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::ListLimitsRequest>
-                    for ListLimitsSvc<T> {
-                        type Response = super::ListLimitsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListLimitsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::list_limits(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListLimitsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/ListAlerts" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListAlertsSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::ListAlertsRequest>
-                    for ListAlertsSvc<T> {
-                        type Response = super::ListAlertsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListAlertsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::list_alerts(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListAlertsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/GetAlert" => {
-                    #[allow(non_camel_case_types)]
-                    struct GetAlertSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::GetAlertRequest>
-                    for GetAlertSvc<T> {
-                        type Response = super::GetAlertResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::GetAlertRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::get_alert(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = GetAlertSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/WatchAlerts" => {
-                    #[allow(non_camel_case_types)]
-                    struct WatchAlertsSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::ServerStreamingService<super::WatchAlertsRequest>
-                    for WatchAlertsSvc<T> {
-                        type Response = super::WatchAlertsResponse;
-                        type ResponseStream = T::WatchAlertsStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::WatchAlertsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::watch_alerts(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = WatchAlertsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.server_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/ListSilences" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListSilencesSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::ListSilencesRequest>
-                    for ListSilencesSvc<T> {
-                        type Response = super::ListSilencesResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListSilencesRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::list_silences(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListSilencesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/CreateSilence" => {
-                    #[allow(non_camel_case_types)]
-                    struct CreateSilenceSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::CreateSilenceRequest>
-                    for CreateSilenceSvc<T> {
-                        type Response = super::CreateSilenceResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CreateSilenceRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::create_silence(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CreateSilenceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/profiler.v1.AlertService/ExpireSilence" => {
-                    #[allow(non_camel_case_types)]
-                    struct ExpireSilenceSvc<T: AlertService>(pub Arc<T>);
-                    impl<
-                        T: AlertService,
-                    > tonic::server::UnaryService<super::ExpireSilenceRequest>
-                    for ExpireSilenceSvc<T> {
-                        type Response = super::ExpireSilenceResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ExpireSilenceRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AlertService>::expire_silence(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ExpireSilenceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for AlertServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "profiler.v1.AlertService";
-    impl<T> tonic::server::NamedService for AlertServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListProcessesRequest {
-    /// Only this process, watched or not. NOT_FOUND if there is no such process.
-    #[prost(uint32, optional, tag = "1")]
-    pub pid: ::core::option::Option<u32>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListProcessesResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub processes: ::prost::alloc::vec::Vec<Process>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Process {
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-    #[prost(message, optional, tag = "2")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(string, tag = "3")]
-    pub name: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
-    pub executable: ::prost::alloc::string::String,
-    /// Only for callers with the role `profile`.
-    #[prost(string, repeated, tag = "5")]
-    pub command_line: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(enumeration = "Runtime", tag = "6")]
-    pub runtime: i32,
-    #[prost(string, tag = "7")]
-    pub service: ::prost::alloc::string::String,
-    #[prost(enumeration = "WatchState", tag = "8")]
-    pub watch_state: i32,
-    /// Why it is watched (`discovered`, `requested`) or why not.
-    #[prost(string, tag = "9")]
-    pub watch_reason: ::prost::alloc::string::String,
-    #[prost(uint32, tag = "10")]
-    pub user_id: u32,
-    /// Executable mappings known, and those whose rows are loaded.
-    #[prost(uint32, tag = "11")]
-    pub mappings: u32,
-    #[prost(uint32, tag = "12")]
-    pub mappings_with_rows: u32,
-    /// Samples since the watch began, and those with a proven root.
-    #[prost(uint64, tag = "13")]
-    pub samples: u64,
-    #[prost(uint64, tag = "14")]
-    pub rooted_samples: u64,
-    /// Parts of the process that cannot be walked or named, with their reasons.
-    #[prost(string, repeated, tag = "15")]
-    pub limitations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The Python interpreter that it runs, if it has one mapped.
-    #[prost(message, optional, tag = "16")]
-    pub interpreter: ::core::option::Option<Interpreter>,
-    /// Samples with Python frames, of `samples`.
-    #[prost(uint64, tag = "17")]
-    pub python_samples: u64,
-}
-/// A Python interpreter in a process. It is found by content: the mapped object that defines `_PyRuntime`.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Interpreter {
-    /// Base name of the object that holds it.
-    #[prost(string, tag = "1")]
-    pub object: ::prost::alloc::string::String,
-    /// As the object states it, such as `3.11.2`; where it states only what it can do, such as `3.9`. Empty if not known.
-    #[prost(string, tag = "2")]
-    pub version: ::prost::alloc::string::String,
-    /// Built without a global interpreter lock.
-    #[prost(bool, tag = "3")]
-    pub free_threaded: bool,
-    #[prost(enumeration = "InterpreterState", tag = "4")]
-    pub state: i32,
-    /// Why its Python stacks are not walked (yet); empty if they are.
-    #[prost(string, tag = "5")]
-    pub reason: ::prost::alloc::string::String,
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum InterpreterState {
-    Unspecified = 0,
-    /// Where it keeps its stacks is being held against the process itself.
-    Looking = 1,
-    /// Its Python stacks are walked.
-    Active = 2,
-    /// Only native stacks are walked.
-    Refused = 3,
-}
-impl InterpreterState {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "INTERPRETER_STATE_UNSPECIFIED",
-            Self::Looking => "INTERPRETER_STATE_LOOKING",
-            Self::Active => "INTERPRETER_STATE_ACTIVE",
-            Self::Refused => "INTERPRETER_STATE_REFUSED",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "INTERPRETER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
-            "INTERPRETER_STATE_LOOKING" => Some(Self::Looking),
-            "INTERPRETER_STATE_ACTIVE" => Some(Self::Active),
-            "INTERPRETER_STATE_REFUSED" => Some(Self::Refused),
-            _ => None,
-        }
-    }
-}
-/// What a process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Runtime {
-    Unspecified = 0,
-    /// Native code of no known origin.
-    Native = 1,
-    /// A Rust program.
-    Rust = 2,
-    /// A CPython interpreter.
-    Python = 3,
-}
-impl Runtime {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "RUNTIME_UNSPECIFIED",
-            Self::Native => "RUNTIME_NATIVE",
-            Self::Rust => "RUNTIME_RUST",
-            Self::Python => "RUNTIME_PYTHON",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "RUNTIME_UNSPECIFIED" => Some(Self::Unspecified),
-            "RUNTIME_NATIVE" => Some(Self::Native),
-            "RUNTIME_RUST" => Some(Self::Rust),
-            "RUNTIME_PYTHON" => Some(Self::Python),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum WatchState {
-    Unspecified = 0,
-    NotWatched = 1,
-    /// Watched, rows are still being loaded.
-    Pending = 2,
-    Watched = 3,
-}
-impl WatchState {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "WATCH_STATE_UNSPECIFIED",
-            Self::NotWatched => "WATCH_STATE_NOT_WATCHED",
-            Self::Pending => "WATCH_STATE_PENDING",
-            Self::Watched => "WATCH_STATE_WATCHED",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "WATCH_STATE_UNSPECIFIED" => Some(Self::Unspecified),
-            "WATCH_STATE_NOT_WATCHED" => Some(Self::NotWatched),
-            "WATCH_STATE_PENDING" => Some(Self::Pending),
-            "WATCH_STATE_WATCHED" => Some(Self::Watched),
-            _ => None,
-        }
-    }
-}
-/// Generated client implementations.
-pub mod process_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Lists processes and says how well they can be profiled.
-    #[derive(Debug, Clone)]
-    pub struct ProcessServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl ProcessServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> ProcessServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> ProcessServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            ProcessServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// All watched processes, or one.
-        pub async fn list_processes(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListProcessesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListProcessesResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.ProcessService/ListProcesses",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.ProcessService", "ListProcesses"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod process_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with ProcessServiceServer.
-    #[async_trait]
-    pub trait ProcessService: std::marker::Send + std::marker::Sync + 'static {
-        /// All watched processes, or one.
-        async fn list_processes(
-            &self,
-            request: tonic::Request<super::ListProcessesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListProcessesResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Lists processes and says how well they can be profiled.
-    #[derive(Debug)]
-    pub struct ProcessServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> ProcessServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for ProcessServiceServer<T>
-    where
-        T: ProcessService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/profiler.v1.ProcessService/ListProcesses" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListProcessesSvc<T: ProcessService>(pub Arc<T>);
-                    impl<
-                        T: ProcessService,
-                    > tonic::server::UnaryService<super::ListProcessesRequest>
-                    for ListProcessesSvc<T> {
-                        type Response = super::ListProcessesResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListProcessesRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as ProcessService>::list_processes(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListProcessesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for ProcessServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "profiler.v1.ProcessService";
-    impl<T> tonic::server::NamedService for ProcessServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
 /// Which samples a query is about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProfileSelector {
@@ -3276,6 +1800,1724 @@ pub mod profile_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "profiler.v1.ProfileService";
     impl<T> tonic::server::NamedService for ProfileServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLimitsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLimitsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub limits: ::prost::alloc::vec::Vec<Limit>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limit {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Name of the metric that is held against it.
+    #[prost(string, tag = "2")]
+    pub metric: ::prost::alloc::string::String,
+    /// In a sentence.
+    #[prost(string, tag = "3")]
+    pub meaning: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub severity: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "5")]
+    pub sinks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Alerts of it that are pending and firing now.
+    #[prost(uint32, tag = "6")]
+    pub pending: u32,
+    #[prost(uint32, tag = "7")]
+    pub firing: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAlertsRequest {
+    /// Those that are over, too.
+    #[prost(bool, tag = "1")]
+    pub include_ended: bool,
+    /// Only of this limit.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// At most so many; 100 if not set, 1000 at most.
+    #[prost(uint32, tag = "3")]
+    pub page_size: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAlertsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub alerts: ::prost::alloc::vec::Vec<Alert>,
+    /// There are more.
+    #[prost(bool, tag = "2")]
+    pub truncated: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Alert {
+    /// 16 hexadecimal digits: one firing.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// 16 hexadecimal digits: the same for each firing of a limit for a subject.
+    #[prost(string, tag = "2")]
+    pub fingerprint: ::prost::alloc::string::String,
+    /// `limit`, or `no_data` where a reading that was there is missing.
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub limit: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub metric: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub severity: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub subject: ::core::option::Option<Subject>,
+    #[prost(enumeration = "AlertPhase", tag = "8")]
+    pub phase: i32,
+    /// The limit in a sentence.
+    #[prost(string, tag = "9")]
+    pub meaning: ::prost::alloc::string::String,
+    /// When the reading went beyond its level.
+    #[prost(message, optional, tag = "10")]
+    pub begin_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it began to fire, if it did.
+    #[prost(message, optional, tag = "11")]
+    pub firing_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was over, if it is, and why.
+    #[prost(message, optional, tag = "12")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "13")]
+    pub end_reason: ::prost::alloc::string::String,
+    /// In the unit of the metric.
+    #[prost(double, optional, tag = "14")]
+    pub latest: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "15")]
+    pub worst: ::core::option::Option<f64>,
+    /// By a silence: sinks were not told.
+    #[prost(bool, tag = "16")]
+    pub silenced: bool,
+    #[prost(btree_map = "string, string", tag = "17")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Of the metric and its values.
+    #[prost(enumeration = "Unit", tag = "18")]
+    pub unit: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAlertRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// With profiles, comparison and readings. Needs the role profile.
+    #[prost(bool, tag = "2")]
+    pub with_evidence: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetAlertResponse {
+    #[prost(message, optional, tag = "1")]
+    pub alert: ::core::option::Option<Alert>,
+    /// What was found, as sinks are told: what grew, then the heaviest stacks. Empty while nothing was gathered.
+    #[prost(string, repeated, tag = "2")]
+    pub findings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Not set unless it was asked for, while nothing was gathered, and once it was dropped for room.
+    #[prost(message, optional, tag = "3")]
+    pub evidence: ::core::option::Option<Evidence>,
+}
+/// What was kept of the time in which an alert began.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Evidence {
+    /// Since when the reading was beyond its limit, and when this was gathered.
+    #[prost(message, optional, tag = "1")]
+    pub breach_start: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "2")]
+    pub breach_end: ::core::option::Option<::prost_types::Timestamp>,
+    /// All that ran meanwhile, and in the quiet time before; not set if the sampling rate changed within the time.
+    #[prost(message, optional, tag = "3")]
+    pub breach: ::core::option::Option<KeptProfile>,
+    #[prost(message, optional, tag = "4")]
+    pub before: ::core::option::Option<KeptProfile>,
+    /// The two compared, each service by itself.
+    #[prost(message, optional, tag = "5")]
+    pub comparison: ::core::option::Option<Comparison>,
+    /// Readings of the host, the subject and the services that grew, from before the breach on.
+    #[prost(message, repeated, tag = "6")]
+    pub readings: ::prost::alloc::vec::Vec<Series>,
+    #[prost(message, optional, tag = "7")]
+    pub readings_start: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub readings_step: ::core::option::Option<::prost_types::Duration>,
+}
+/// A profile without its lightest stacks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeptProfile {
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<Profile>,
+    /// Samples of the stacks that were left out.
+    #[prost(uint64, tag = "2")]
+    pub left_out_samples: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchAlertsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchAlertsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub alert: ::core::option::Option<Alert>,
+    /// `pending`, `firing`, `unsilenced`, `resolved`, `dropped`; `now` for what was there at the start.
+    #[prost(string, tag = "2")]
+    pub change: ::prost::alloc::string::String,
+    /// Changes that this client missed before this one.
+    #[prost(uint64, tag = "3")]
+    pub missed: u64,
+}
+/// A label and the value that it must have.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Matcher {
+    #[prost(string, tag = "1")]
+    pub label: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+    /// It must have another value, or none.
+    #[prost(bool, tag = "3")]
+    pub negated: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Silence {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// All of them must match.
+    #[prost(message, repeated, tag = "2")]
+    pub matchers: ::prost::alloc::vec::Vec<Matcher>,
+    #[prost(message, optional, tag = "3")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The user who made it.
+    #[prost(string, tag = "4")]
+    pub created_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub comment: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "6")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSilencesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSilencesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub silences: ::prost::alloc::vec::Vec<Silence>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSilenceRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub matchers: ::prost::alloc::vec::Vec<Matcher>,
+    /// For how long, from now on.
+    #[prost(message, optional, tag = "2")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    #[prost(string, tag = "3")]
+    pub comment: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSilenceResponse {
+    #[prost(message, optional, tag = "1")]
+    pub silence: ::core::option::Option<Silence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExpireSilenceRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExpireSilenceResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSinksRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSinksResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub sinks: ::prost::alloc::vec::Vec<Sink>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sink {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `journal`, `webhook`, `alertmanager` or `command`.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// Why the newest attempt failed, and since when attempts do; not set if it is well.
+    #[prost(string, tag = "3")]
+    pub failure: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub failing_since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Notifications that wait, or are told again and again.
+    #[prost(uint64, tag = "5")]
+    pub queued: u64,
+    /// Since the daemon started: taken by the sink, attempts made again, dropped for room, refused for good, and kept in memory
+    /// only.
+    #[prost(uint64, tag = "6")]
+    pub sent: u64,
+    #[prost(uint64, tag = "7")]
+    pub retried: u64,
+    #[prost(uint64, tag = "8")]
+    pub dropped: u64,
+    #[prost(uint64, tag = "9")]
+    pub refused: u64,
+    #[prost(uint64, tag = "10")]
+    pub unsaved: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestSinkRequest {
+    #[prost(string, tag = "1")]
+    pub sink: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestSinkResponse {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AlertPhase {
+    Unspecified = 0,
+    /// Beyond its level, not for long enough yet.
+    Pending = 1,
+    Firing = 2,
+    Resolved = 3,
+    /// Never fired.
+    Dropped = 4,
+}
+impl AlertPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ALERT_PHASE_UNSPECIFIED",
+            Self::Pending => "ALERT_PHASE_PENDING",
+            Self::Firing => "ALERT_PHASE_FIRING",
+            Self::Resolved => "ALERT_PHASE_RESOLVED",
+            Self::Dropped => "ALERT_PHASE_DROPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ALERT_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ALERT_PHASE_PENDING" => Some(Self::Pending),
+            "ALERT_PHASE_FIRING" => Some(Self::Firing),
+            "ALERT_PHASE_RESOLVED" => Some(Self::Resolved),
+            "ALERT_PHASE_DROPPED" => Some(Self::Dropped),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod alert_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Answers with limits and alerts. What changes anything needs the role act.
+    #[derive(Debug, Clone)]
+    pub struct AlertServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AlertServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AlertServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AlertServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AlertServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The limits in force, each with what it means in a sentence.
+        pub async fn list_limits(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLimitsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLimitsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/ListLimits",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListLimits"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Alerts that are pending or firing, and those that are over and still kept; the newest first.
+        pub async fn list_alerts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAlertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAlertsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/ListAlerts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListAlerts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One alert and, if it is asked for, what was kept of the time in which it began. NOT_FOUND for an id that is not kept.
+        pub async fn get_alert(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetAlertRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAlertResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/GetAlert",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "GetAlert"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The alerts that are pending or firing now, then each change as it happens, until the client leaves. A client that
+        /// does not read is told how many changes it missed.
+        pub async fn watch_alerts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchAlertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchAlertsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/WatchAlerts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "WatchAlerts"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn list_silences(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSilencesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSilencesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/ListSilences",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListSilences"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Alerts that match are not told to sinks until it ends. INVALID_ARGUMENT without matchers or with an end that is past,
+        /// RESOURCE_EXHAUSTED for more silences than are kept.
+        pub async fn create_silence(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSilenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSilenceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/CreateSilence",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "CreateSilence"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a silence now. NOT_FOUND if there is none with that id.
+        pub async fn expire_silence(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExpireSilenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpireSilenceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/ExpireSilence",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "ExpireSilence"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Who is told of alerts, and how well.
+        pub async fn list_sinks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSinksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSinksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/ListSinks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "ListSinks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells a sink of a test alert, once and now, and answers when it took it. NOT_FOUND for a sink that is not configured or is
+        /// switched off, UNAVAILABLE with the reason if it did not take it.
+        pub async fn test_sink(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TestSinkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestSinkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.AlertService/TestSink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.AlertService", "TestSink"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod alert_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AlertServiceServer.
+    #[async_trait]
+    pub trait AlertService: std::marker::Send + std::marker::Sync + 'static {
+        /// The limits in force, each with what it means in a sentence.
+        async fn list_limits(
+            &self,
+            request: tonic::Request<super::ListLimitsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLimitsResponse>,
+            tonic::Status,
+        >;
+        /// Alerts that are pending or firing, and those that are over and still kept; the newest first.
+        async fn list_alerts(
+            &self,
+            request: tonic::Request<super::ListAlertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAlertsResponse>,
+            tonic::Status,
+        >;
+        /// One alert and, if it is asked for, what was kept of the time in which it began. NOT_FOUND for an id that is not kept.
+        async fn get_alert(
+            &self,
+            request: tonic::Request<super::GetAlertRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAlertResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchAlerts method.
+        type WatchAlertsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchAlertsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The alerts that are pending or firing now, then each change as it happens, until the client leaves. A client that
+        /// does not read is told how many changes it missed.
+        async fn watch_alerts(
+            &self,
+            request: tonic::Request<super::WatchAlertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchAlertsStream>,
+            tonic::Status,
+        >;
+        async fn list_silences(
+            &self,
+            request: tonic::Request<super::ListSilencesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSilencesResponse>,
+            tonic::Status,
+        >;
+        /// Alerts that match are not told to sinks until it ends. INVALID_ARGUMENT without matchers or with an end that is past,
+        /// RESOURCE_EXHAUSTED for more silences than are kept.
+        async fn create_silence(
+            &self,
+            request: tonic::Request<super::CreateSilenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSilenceResponse>,
+            tonic::Status,
+        >;
+        /// Ends a silence now. NOT_FOUND if there is none with that id.
+        async fn expire_silence(
+            &self,
+            request: tonic::Request<super::ExpireSilenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpireSilenceResponse>,
+            tonic::Status,
+        >;
+        /// Who is told of alerts, and how well.
+        async fn list_sinks(
+            &self,
+            request: tonic::Request<super::ListSinksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSinksResponse>,
+            tonic::Status,
+        >;
+        /// Tells a sink of a test alert, once and now, and answers when it took it. NOT_FOUND for a sink that is not configured or is
+        /// switched off, UNAVAILABLE with the reason if it did not take it.
+        async fn test_sink(
+            &self,
+            request: tonic::Request<super::TestSinkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestSinkResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Answers with limits and alerts. What changes anything needs the role act.
+    #[derive(Debug)]
+    pub struct AlertServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AlertServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AlertServiceServer<T>
+    where
+        T: AlertService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/profiler.v1.AlertService/ListLimits" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLimitsSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::ListLimitsRequest>
+                    for ListLimitsSvc<T> {
+                        type Response = super::ListLimitsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLimitsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::list_limits(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLimitsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/ListAlerts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAlertsSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::ListAlertsRequest>
+                    for ListAlertsSvc<T> {
+                        type Response = super::ListAlertsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAlertsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::list_alerts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAlertsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/GetAlert" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetAlertSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::GetAlertRequest>
+                    for GetAlertSvc<T> {
+                        type Response = super::GetAlertResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetAlertRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::get_alert(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetAlertSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/WatchAlerts" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchAlertsSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::ServerStreamingService<super::WatchAlertsRequest>
+                    for WatchAlertsSvc<T> {
+                        type Response = super::WatchAlertsResponse;
+                        type ResponseStream = T::WatchAlertsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchAlertsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::watch_alerts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchAlertsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/ListSilences" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSilencesSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::ListSilencesRequest>
+                    for ListSilencesSvc<T> {
+                        type Response = super::ListSilencesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSilencesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::list_silences(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSilencesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/CreateSilence" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSilenceSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::CreateSilenceRequest>
+                    for CreateSilenceSvc<T> {
+                        type Response = super::CreateSilenceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSilenceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::create_silence(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSilenceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/ExpireSilence" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExpireSilenceSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::ExpireSilenceRequest>
+                    for ExpireSilenceSvc<T> {
+                        type Response = super::ExpireSilenceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExpireSilenceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::expire_silence(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExpireSilenceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/ListSinks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSinksSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::ListSinksRequest>
+                    for ListSinksSvc<T> {
+                        type Response = super::ListSinksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSinksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::list_sinks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSinksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.AlertService/TestSink" => {
+                    #[allow(non_camel_case_types)]
+                    struct TestSinkSvc<T: AlertService>(pub Arc<T>);
+                    impl<
+                        T: AlertService,
+                    > tonic::server::UnaryService<super::TestSinkRequest>
+                    for TestSinkSvc<T> {
+                        type Response = super::TestSinkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TestSinkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AlertService>::test_sink(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TestSinkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AlertServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "profiler.v1.AlertService";
+    impl<T> tonic::server::NamedService for AlertServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProcessesRequest {
+    /// Only this process, watched or not. NOT_FOUND if there is no such process.
+    #[prost(uint32, optional, tag = "1")]
+    pub pid: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProcessesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Process {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub executable: ::prost::alloc::string::String,
+    /// Only for callers with the role `profile`.
+    #[prost(string, repeated, tag = "5")]
+    pub command_line: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Runtime", tag = "6")]
+    pub runtime: i32,
+    #[prost(string, tag = "7")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(enumeration = "WatchState", tag = "8")]
+    pub watch_state: i32,
+    /// Why it is watched (`discovered`, `requested`) or why not.
+    #[prost(string, tag = "9")]
+    pub watch_reason: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub user_id: u32,
+    /// Executable mappings known, and those whose rows are loaded.
+    #[prost(uint32, tag = "11")]
+    pub mappings: u32,
+    #[prost(uint32, tag = "12")]
+    pub mappings_with_rows: u32,
+    /// Samples since the watch began, and those with a proven root.
+    #[prost(uint64, tag = "13")]
+    pub samples: u64,
+    #[prost(uint64, tag = "14")]
+    pub rooted_samples: u64,
+    /// Parts of the process that cannot be walked or named, with their reasons.
+    #[prost(string, repeated, tag = "15")]
+    pub limitations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The Python interpreter that it runs, if it has one mapped.
+    #[prost(message, optional, tag = "16")]
+    pub interpreter: ::core::option::Option<Interpreter>,
+    /// Samples with Python frames, of `samples`.
+    #[prost(uint64, tag = "17")]
+    pub python_samples: u64,
+}
+/// A Python interpreter in a process. It is found by content: the mapped object that defines `_PyRuntime`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Interpreter {
+    /// Base name of the object that holds it.
+    #[prost(string, tag = "1")]
+    pub object: ::prost::alloc::string::String,
+    /// As the object states it, such as `3.11.2`; where it states only what it can do, such as `3.9`. Empty if not known.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Built without a global interpreter lock.
+    #[prost(bool, tag = "3")]
+    pub free_threaded: bool,
+    #[prost(enumeration = "InterpreterState", tag = "4")]
+    pub state: i32,
+    /// Why its Python stacks are not walked (yet); empty if they are.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InterpreterState {
+    Unspecified = 0,
+    /// Where it keeps its stacks is being held against the process itself.
+    Looking = 1,
+    /// Its Python stacks are walked.
+    Active = 2,
+    /// Only native stacks are walked.
+    Refused = 3,
+}
+impl InterpreterState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INTERPRETER_STATE_UNSPECIFIED",
+            Self::Looking => "INTERPRETER_STATE_LOOKING",
+            Self::Active => "INTERPRETER_STATE_ACTIVE",
+            Self::Refused => "INTERPRETER_STATE_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INTERPRETER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INTERPRETER_STATE_LOOKING" => Some(Self::Looking),
+            "INTERPRETER_STATE_ACTIVE" => Some(Self::Active),
+            "INTERPRETER_STATE_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+/// What a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Runtime {
+    Unspecified = 0,
+    /// Native code of no known origin.
+    Native = 1,
+    /// A Rust program.
+    Rust = 2,
+    /// A CPython interpreter.
+    Python = 3,
+}
+impl Runtime {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RUNTIME_UNSPECIFIED",
+            Self::Native => "RUNTIME_NATIVE",
+            Self::Rust => "RUNTIME_RUST",
+            Self::Python => "RUNTIME_PYTHON",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUNTIME_UNSPECIFIED" => Some(Self::Unspecified),
+            "RUNTIME_NATIVE" => Some(Self::Native),
+            "RUNTIME_RUST" => Some(Self::Rust),
+            "RUNTIME_PYTHON" => Some(Self::Python),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WatchState {
+    Unspecified = 0,
+    NotWatched = 1,
+    /// Watched, rows are still being loaded.
+    Pending = 2,
+    Watched = 3,
+}
+impl WatchState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WATCH_STATE_UNSPECIFIED",
+            Self::NotWatched => "WATCH_STATE_NOT_WATCHED",
+            Self::Pending => "WATCH_STATE_PENDING",
+            Self::Watched => "WATCH_STATE_WATCHED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WATCH_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "WATCH_STATE_NOT_WATCHED" => Some(Self::NotWatched),
+            "WATCH_STATE_PENDING" => Some(Self::Pending),
+            "WATCH_STATE_WATCHED" => Some(Self::Watched),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod process_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Lists processes and says how well they can be profiled.
+    #[derive(Debug, Clone)]
+    pub struct ProcessServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ProcessServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ProcessServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ProcessServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ProcessServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// All watched processes, or one.
+        pub async fn list_processes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProcessesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProcessesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.ProcessService/ListProcesses",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.ProcessService", "ListProcesses"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod process_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ProcessServiceServer.
+    #[async_trait]
+    pub trait ProcessService: std::marker::Send + std::marker::Sync + 'static {
+        /// All watched processes, or one.
+        async fn list_processes(
+            &self,
+            request: tonic::Request<super::ListProcessesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProcessesResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Lists processes and says how well they can be profiled.
+    #[derive(Debug)]
+    pub struct ProcessServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ProcessServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ProcessServiceServer<T>
+    where
+        T: ProcessService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/profiler.v1.ProcessService/ListProcesses" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListProcessesSvc<T: ProcessService>(pub Arc<T>);
+                    impl<
+                        T: ProcessService,
+                    > tonic::server::UnaryService<super::ListProcessesRequest>
+                    for ListProcessesSvc<T> {
+                        type Response = super::ListProcessesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListProcessesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ProcessService>::list_processes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListProcessesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ProcessServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "profiler.v1.ProcessService";
+    impl<T> tonic::server::NamedService for ProcessServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -10,6 +10,7 @@ use profiler_store::state::AlertQuery;
 use super::{InvalidRequest, readings};
 use crate::alerting::{LimitInForce, ShownAlert};
 use crate::api::convert::readings::timestamp;
+use crate::sinks::{SinkState, SinkStatus};
 
 /// Alerts of one answer, if nothing else is asked for, and at most.
 const PAGE: usize = 100;
@@ -84,6 +85,26 @@ pub(in crate::api) fn change(change: Change) -> &'static str {
         Change::Unsilenced => "unsilenced",
         Change::Resolved => "resolved",
         Change::Dropped => "dropped",
+    }
+}
+
+/// A sink and what it is doing.
+pub(in crate::api) fn sink(status: SinkStatus) -> v1::Sink {
+    let (failure, failing_since) = match status.state {
+        SinkState::Active => (String::new(), None),
+        SinkState::Failed { since, reason } => (reason, Some(since)),
+    };
+    v1::Sink {
+        name: status.name,
+        kind: status.kind.to_owned(),
+        failure,
+        failing_since: failing_since.map(timestamp),
+        queued: status.queued as u64,
+        sent: status.counts.sent,
+        retried: status.counts.retried,
+        dropped: status.counts.dropped,
+        refused: status.counts.refused,
+        unsaved: status.counts.unsaved,
     }
 }
 

@@ -144,7 +144,13 @@ pub(in crate::api) fn reading(latest: Latest, now: Moment) -> v1::Reading {
 }
 
 /// A series over a span; none if there are no values in it.
-pub(in crate::api) fn series(series: &SeriesRef<'_>, range: Range) -> Option<v1::Series> {
+pub(in crate::api) fn series(series: &SeriesRef<'_>, range: &Range) -> Option<v1::Series> {
+    let is_empty = range.buckets.is_empty();
+    (!is_empty).then(|| series_of(series.metric, series.subject, series.owner, range))
+}
+
+/// A series over a span.
+pub(super) fn series_of(metric: Metric, subject: &Subject, owner: Option<&Owner>, range: &Range) -> v1::Series {
     let steps = range.buckets.iter().map(|bucket| v1::Step {
         index: bucket.index,
         readings: bucket.count,
@@ -153,12 +159,12 @@ pub(in crate::api) fn series(series: &SeriesRef<'_>, range: Range) -> Option<v1:
         max: bucket.max,
         last: bucket.last,
     });
-    (!range.buckets.is_empty()).then(|| v1::Series {
-        metric: series.metric.name().to_owned(),
-        subject: Some(subject(series.subject, series.owner)),
+    v1::Series {
+        metric: metric.name().to_owned(),
+        subject: Some(self::subject(subject, owner)),
         steps: steps.collect(),
-        quantiles: range.quantiles,
-    })
+        quantiles: range.quantiles.clone(),
+    }
 }
 
 /// A span as it was cut.

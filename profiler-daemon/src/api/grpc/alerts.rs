@@ -5,10 +5,14 @@ use std::sync::Arc;
 use profiler_proto::v1::{
     CreateSilenceRequest, CreateSilenceResponse, ExpireSilenceRequest, ExpireSilenceResponse, GetAlertRequest,
     GetAlertResponse, ListAlertsRequest, ListAlertsResponse, ListLimitsRequest, ListLimitsResponse,
-    ListSilencesRequest, ListSilencesResponse, WatchAlertsRequest, WatchAlertsResponse,
-    alert_service_server::AlertService,
+    ListSilencesRequest, ListSilencesResponse, ListSinksRequest, ListSinksResponse, TestSinkRequest, TestSinkResponse,
+    WatchAlertsRequest, WatchAlertsResponse, alert_service_server::AlertService,
 };
-use tokio::sync::{OwnedSemaphorePermit, broadcast::{self, error::RecvError}, mpsc, watch};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    broadcast::{self, error::RecvError},
+    mpsc, watch,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -17,7 +21,8 @@ use crate::{
     api::{
         Context, MAX_ALERT_STREAMS,
         access::Role,
-        convert::alerts as convert,
+        convert::{alerts as convert, evidence},
+        grpc::profiles::blocking,
         peer, server,
         status::ApiError,
     },
@@ -44,7 +49,11 @@ impl Alerts {
         let page = query.most;
         // One more tells whether there are more.
         query.most = page + 1;
-        let shown = self.context.alerting.ask(|reply| Command::List { query, reply }).await??;
+        let shown = self
+            .context
+            .alerting
+            .ask(|reply| Command::List { query, reply })
+            .await??;
         Ok(ListAlertsResponse {
             truncated: shown.len() > page,
             alerts: shown.iter().take(page).map(convert::alert).collect(),
@@ -53,11 +62,26 @@ impl Alerts {
 
     async fn get(&self, request: &GetAlertRequest) -> Result<GetAlertResponse, ApiError> {
         let id = convert::alert_id(&request.id)?;
-        let shown = self.context.alerting.ask(|reply| Command::Get { id, reply }).await??;
-        let shown = shown.ok_or_else(|| ApiError::NoSuchAlert { id: id.to_string() })?;
+        let found = self.context.alerting.ask(|reply| Command::Get { id, reply }).await??;
+        let found = found.ok_or_else(|| ApiError::NoSuchAlert { id: id.to_string() })?;
+        let alert = convert::alert(&found.shown);
+        let findings = found.lines.clone();
+        let evidence = match request.with_evidence {
+            true => blocking(move || Ok(found.unpack().as_deref().and_then(evidence::decode))).await?,
+            false => None,
+        };
         Ok(GetAlertResponse {
-            alert: Some(convert::alert(&shown)),
+            alert: Some(alert),
+            findings,
+            evidence,
         })
+    }
+
+    fn sinks(&self) -> ListSinksResponse {
+        let statuses = self.context.alerting.dispatcher().statuses();
+        ListSinksResponse {
+            sinks: statuses.into_iter().map(convert::sink).collect(),
+        }
     }
 
     async fn silences(&self) -> Result<ListSilencesResponse, ApiError> {
@@ -156,8 +180,12 @@ impl AlertService for Alerts {
     }
 
     async fn get_alert(&self, request: Request<GetAlertRequest>) -> Result<Response<GetAlertResponse>, Status> {
-        peer::require(&request, Role::Read).map_err(ApiError::from)?;
-        Ok(Response::new(self.get(request.get_ref()).await?))
+        let peer = peer::require(&request, Role::Read).map_err(ApiError::from)?;
+        let request = request.into_inner();
+        if request.with_evidence {
+            peer.require(Role::Profile).map_err(ApiError::from)?;
+        }
+        Ok(Response::new(self.get(&request).await?))
     }
 
     async fn watch_alerts(
@@ -207,5 +235,17 @@ impl AlertService for Alerts {
     ) -> Result<Response<ExpireSilenceResponse>, Status> {
         peer::require(&request, Role::Act).map_err(ApiError::from)?;
         Ok(Response::new(self.unsilence(request.get_ref().id).await?))
+    }
+
+    async fn list_sinks(&self, request: Request<ListSinksRequest>) -> Result<Response<ListSinksResponse>, Status> {
+        peer::require(&request, Role::Read).map_err(ApiError::from)?;
+        Ok(Response::new(self.sinks()))
+    }
+
+    async fn test_sink(&self, request: Request<TestSinkRequest>) -> Result<Response<TestSinkResponse>, Status> {
+        peer::require(&request, Role::Act).map_err(ApiError::from)?;
+        let tested = self.context.alerting.dispatcher().test(&request.get_ref().sink).await;
+        tested.map_err(ApiError::from)?;
+        Ok(Response::new(TestSinkResponse {}))
     }
 }

@@ -83,7 +83,7 @@ impl Metrics {
         }
         let series = wanted().filter_map(|series| {
             let range = series.range(query.steps, &query.quantiles);
-            convert::series(&series, range)
+            convert::series(&series, &range)
         });
         let series = series.collect();
         Ok(convert::range(query.steps, now, series))
