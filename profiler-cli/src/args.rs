@@ -32,6 +32,7 @@ Examples:
   profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
   profiler-cli flamegraph --pid 4242 --from 2026-03-01T12:00:00Z --to 2026-03-01T12:01:00Z
   profiler-cli flamegraph --service api --gil        what Python threads hold the lock for
+  profiler-cli flamegraph --alert 3f2a9c0b7d5e8146    what grew when an alert began
   profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
   profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
 
@@ -177,6 +178,9 @@ pub(crate) struct FlamegraphArgs {
     pub(crate) to: Option<Moment>,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
+    /// Of an alert, only what ran while it began: not the difference
+    #[arg(long, requires = "alert")]
+    pub(crate) breach: bool,
     /// What to write [default: by the extension of FILE, else svg]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
@@ -212,6 +216,9 @@ pub(crate) struct TargetArgs {
     /// All processes of a service, by the name that `ps` shows
     #[arg(long, short, value_name = "NAME")]
     pub(crate) service: Option<String>,
+    /// The whole host when an alert began, and what differs from the quiet time before
+    #[arg(long, value_name = "ID", conflicts_with_all = ["duration", "last", "from", "to", "native_python", "gil", "threads"])]
+    pub(crate) alert: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -11,6 +11,8 @@ Examples:
   profiler-cli alerts                                what is beyond its limit now
   profiler-cli alerts --all --limit host_cpu         and what was
   profiler-cli alerts show 3f2a9c0b7d5e8146
+  profiler-cli flamegraph --alert 3f2a9c0b7d5e8146 --open    the difference to the time before
+  profiler-cli alerts test-sink pager
   profiler-cli alerts watch --json | jq -c 'select(.change == \"firing\")'
   profiler-cli alerts silence alertname=host_cpu --for 2h --comment \"load test\"
   profiler-cli alerts limits                         what is held against what
@@ -47,7 +49,7 @@ pub(crate) struct ListAlertsArgs {
 pub(crate) enum AlertsVerb {
     /// List alerts: the same as `alerts`
     List(ListAlertsArgs),
-    /// Show one alert
+    /// Show one alert, and what ran when it began
     Show {
         /// Its id
         id: String,
@@ -66,6 +68,17 @@ pub(crate) enum AlertsVerb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// List who is told of alerts, and how well
+    Sinks {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell a sink of a test alert, once and now
+    TestSink {
+        /// Its name
+        sink: String,
     },
     /// Tell nobody of alerts with these labels for a while
     Silence(SilenceArgs),

@@ -1,9 +1,9 @@
 //! Calls about limits, alerts and silences.
 
 use profiler_proto::v1::{
-    Alert, CreateSilenceRequest, ExpireSilenceRequest, GetAlertRequest, Limit, ListAlertsRequest, ListAlertsResponse,
-    ListLimitsRequest, ListSilencesRequest, Silence, WatchAlertsRequest, WatchAlertsResponse,
-    alert_service_client::AlertServiceClient,
+    CreateSilenceRequest, ExpireSilenceRequest, GetAlertRequest, GetAlertResponse, Limit, ListAlertsRequest,
+    ListAlertsResponse, ListLimitsRequest, ListSilencesRequest, ListSinksRequest, Silence, Sink, TestSinkRequest,
+    WatchAlertsRequest, WatchAlertsResponse, alert_service_client::AlertServiceClient,
 };
 use tonic::{Streaming, transport::Channel};
 
@@ -21,11 +21,24 @@ impl Client {
         self.call(self.alerts().list_alerts(request)).await
     }
 
-    /// One alert.
-    pub(crate) async fn get_alert(&self, id: &str) -> Result<Alert, ClientError> {
-        let request = GetAlertRequest { id: id.to_owned() };
-        let response = self.call(self.alerts().get_alert(request)).await?;
-        Ok(response.alert.unwrap_or_default())
+    /// One alert, and what was found about it.
+    pub(crate) async fn get_alert(&self, id: &str, with_evidence: bool) -> Result<GetAlertResponse, ClientError> {
+        let id = id.to_owned();
+        self.call(self.alerts().get_alert(GetAlertRequest { id, with_evidence }))
+            .await
+    }
+
+    /// Who is told of alerts.
+    pub(crate) async fn list_sinks(&self) -> Result<Vec<Sink>, ClientError> {
+        let response = self.call(self.alerts().list_sinks(ListSinksRequest {})).await?;
+        Ok(response.sinks)
+    }
+
+    /// Tells a sink of a test.
+    pub(crate) async fn test_sink(&self, sink: &str) -> Result<(), ClientError> {
+        let sink = sink.to_owned();
+        self.call(self.alerts().test_sink(TestSinkRequest { sink })).await?;
+        Ok(())
     }
 
     /// What is pending or firing now, then every change.

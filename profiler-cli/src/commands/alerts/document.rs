@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_proto::v1::{Alert, Limit, Matcher, Silence};
+use profiler_proto::v1::{Alert, Limit, Matcher, Silence, Sink};
 use serde::Serialize;
 
 use super::{phase_name, subject_name};
@@ -74,6 +74,23 @@ impl<'a> From<&'a Alert> for AlertDocument<'a> {
     }
 }
 
+/// One alert and what was found about it.
+#[derive(Serialize)]
+pub(super) struct OneAlertDocument<'a> {
+    #[serde(flatten)]
+    alert: AlertDocument<'a>,
+    findings: &'a [String],
+}
+
+impl<'a> OneAlertDocument<'a> {
+    pub(super) fn new(alert: &'a Alert, findings: &'a [String]) -> Self {
+        Self {
+            alert: alert.into(),
+            findings,
+        }
+    }
+}
+
 /// A change of an alert.
 #[derive(Serialize)]
 pub(super) struct ChangeDocument<'a> {
@@ -119,6 +136,46 @@ impl<'a> From<&'a [Limit]> for LimitsDocument<'a> {
         };
         Self {
             limits: limits.iter().map(limit).collect(),
+        }
+    }
+}
+
+/// Who is told.
+#[derive(Serialize)]
+pub(super) struct SinksDocument<'a> {
+    sinks: Vec<SinkDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct SinkDocument<'a> {
+    name: &'a str,
+    kind: &'a str,
+    failure: Option<&'a str>,
+    failing_since: Option<String>,
+    queued: u64,
+    sent: u64,
+    retried: u64,
+    dropped: u64,
+    refused: u64,
+    unsaved: u64,
+}
+
+impl<'a> From<&'a [Sink]> for SinksDocument<'a> {
+    fn from(sinks: &'a [Sink]) -> Self {
+        let sink = |sink: &'a Sink| SinkDocument {
+            name: &sink.name,
+            kind: &sink.kind,
+            failure: (!sink.failure.is_empty()).then_some(&sink.failure),
+            failing_since: sink.failing_since.as_ref().map(ToString::to_string),
+            queued: sink.queued,
+            sent: sink.sent,
+            retried: sink.retried,
+            dropped: sink.dropped,
+            refused: sink.refused,
+            unsaved: sink.unsaved,
+        };
+        Self {
+            sinks: sinks.iter().map(sink).collect(),
         }
     }
 }

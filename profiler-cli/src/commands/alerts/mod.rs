@@ -2,6 +2,7 @@
 
 mod document;
 mod silences;
+mod sinks;
 
 use std::{
     io::{self, Write},
@@ -12,7 +13,7 @@ use std::{
 use profiler_proto::v1::{Alert, AlertPhase, Limit, ListAlertsRequest, Scope, WatchAlertsResponse};
 use prost_types::Timestamp;
 
-use self::document::{AlertDocument, AlertsDocument, ChangeDocument, LimitsDocument};
+use self::document::{AlertsDocument, ChangeDocument, LimitsDocument, OneAlertDocument};
 use crate::{
     args::{AlertsArgs, AlertsVerb, Connection, ListAlertsArgs},
     client::{self, Client},
@@ -27,6 +28,8 @@ use crate::{
 
 /// Most bytes shown of the name of a subject, and of a label.
 const MAX_NAME_BYTES: usize = 60;
+/// Most bytes shown of a line of what was found.
+const MAX_FINDING_BYTES: usize = 1024;
 
 /// Shows alerts, or does what the verb says.
 pub(crate) async fn run(connection: &Connection, args: &AlertsArgs) -> Result<ExitCode, CliError> {
@@ -37,6 +40,8 @@ pub(crate) async fn run(connection: &Connection, args: &AlertsArgs) -> Result<Ex
         Some(AlertsVerb::Show { id, json }) => show(&client, id, *json).await,
         Some(AlertsVerb::Watch { json }) => watch(&client, *json).await,
         Some(AlertsVerb::Limits { json }) => limits(&client, *json).await,
+        Some(AlertsVerb::Sinks { json }) => sinks::list(&client, *json).await,
+        Some(AlertsVerb::TestSink { sink }) => sinks::test(&client, sink).await,
         Some(AlertsVerb::Silence(args)) => silences::create(&client, args).await,
         Some(AlertsVerb::Silences { json }) => silences::list(&client, *json).await,
         Some(AlertsVerb::Unsilence { id }) => silences::expire(&client, *id).await,
@@ -99,12 +104,24 @@ fn write_alerts(out: &mut impl Write, alerts: &[Alert], now: SystemTime) -> io::
 }
 
 async fn show(client: &Client, id: &str, json: bool) -> Result<ExitCode, CliError> {
-    let alert = client.get_alert(id).await?;
+    let answer = client.get_alert(id, false).await?;
+    let (alert, findings) = (answer.alert.unwrap_or_default(), answer.findings);
     if json {
-        write_json(&AlertDocument::from(&alert))?;
+        write_json(&OneAlertDocument::new(&alert, &findings))?;
         return Ok(ExitCode::SUCCESS);
     }
-    write_alert(&mut anstream::stdout().lock(), &alert)?;
+    let mut out = anstream::stdout().lock();
+    write_alert(&mut out, &alert)?;
+    for finding in &findings {
+        writeln!(out, "  {}", printable(finding, MAX_FINDING_BYTES))?;
+    }
+    if !findings.is_empty() {
+        let id = &alert.id;
+        writeln!(
+            out,
+            "{NOTE_STYLE}profiler-cli flamegraph --alert {id} shows the difference{NOTE_STYLE:#}"
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -158,6 +158,26 @@ fn title(args: &DiffArgs, comparison: &Comparison) -> String {
     }
 }
 
+/// A differential flame graph.
+pub(super) fn svg(title: &str, comparison: &Comparison) -> Result<Vec<u8>, CliError> {
+    render(DiffFormat::Svg, title, comparison)
+}
+
+/// Stacks with what they took before and after.
+pub(super) fn folded(title: &str, comparison: &Comparison) -> Result<Vec<u8>, CliError> {
+    render(DiffFormat::Folded, title, comparison)
+}
+
+/// The whole comparison.
+pub(super) fn json(title: &str, comparison: &Comparison) -> Result<Vec<u8>, CliError> {
+    render(DiffFormat::Json, title, comparison)
+}
+
+/// The lines that end a report.
+pub(super) fn endings(comparison: &Comparison) -> Vec<String> {
+    report::endings(comparison)
+}
+
 fn render(format: DiffFormat, title: &str, comparison: &Comparison) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let (name, rendered) = match format {

@@ -2,6 +2,7 @@
 //!
 //! What the daemon watches by itself is shown at once, from what it has kept; anything else is recorded first.
 
+mod alert;
 mod interrupt;
 mod query;
 mod record;
@@ -50,6 +51,11 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
     };
     let asked = Span::asked(args, SystemTime::now())?;
     let client = connect(connection).await?;
+    if let Some(id) = &args.target.alert {
+        let rendering = alert::render(&client, id, args, format).await?;
+        finish(&rendering, &destination, format, args.open)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let target = Target::find(&client, &args.target, asked.is_none()).await?;
     let plan = match (asked, args.duration) {
         (Some(span), _) => Plan::Show(span),
