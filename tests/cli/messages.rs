@@ -187,6 +187,47 @@ fn budget() -> BudgetStatus {
     }
 }
 
+fn sampling() -> SamplingStatus {
+    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    SamplingStatus {
+        sample_hz: 99,
+        effective_hz: 49.5,
+        walker_loop: "bpf_loop".to_owned(),
+        expected_runs: 200_000,
+        runs: 199_990,
+        run_outcomes: counts(&[("idle", 150_000), ("not_watched", 37_645), ("delivered", 12_345)]),
+        lost: counts(&[("ring_full", 3)]),
+        lifecycle_records: 512,
+        lifecycle_lost: 0,
+        stop_reasons: counts(&[("root", 12_340), ("no_row", 5)]),
+        python_stop_reasons: counts(&[("whole", 2_100), ("no_thread_state", 3)]),
+        python_processes: counts(&[("walked", 2), ("refused: Python 3.99 is not known", 1)]),
+        missed_ticks: 10,
+    }
+}
+
+fn cost() -> Cost {
+    Cost {
+        daemon_cpu: Some(Duration {
+            seconds: 1,
+            nanos: 500_000_000,
+        }),
+        kernel_cpu: Some(Duration {
+            seconds: 0,
+            nanos: 250_000_000,
+        }),
+        kernel_runs: 199_990,
+        resident_anon_bytes: 30 << 20,
+        resident_shmem_bytes: 1 << 20,
+        kernel_bytes: 12 << 20,
+        kernel_cpu_from_statistics: true,
+        kernel_bytes_per_cpu: 1 << 20,
+        descriptors: 150,
+        max_descriptors: 1024,
+        possible_cpus: 4,
+    }
+}
+
 /// The status of a daemon in which one part is not active.
 pub(crate) fn status() -> GetStatusResponse {
     let part = |name: &str, state: PartState, reason: &str, remedy: &str| Part {
@@ -195,7 +236,6 @@ pub(crate) fn status() -> GetStatusResponse {
         reason: reason.to_owned(),
         remedy: remedy.to_owned(),
     };
-    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     GetStatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         start_time: None,
@@ -215,40 +255,8 @@ pub(crate) fn status() -> GetStatusResponse {
                 "give the daemon CAP_SYSLOG",
             ),
         ],
-        sampling: Some(SamplingStatus {
-            sample_hz: 99,
-            effective_hz: 49.5,
-            walker_loop: "bpf_loop".to_owned(),
-            expected_runs: 200_000,
-            runs: 199_990,
-            run_outcomes: counts(&[("idle", 150_000), ("not_watched", 37_645), ("delivered", 12_345)]),
-            lost: counts(&[("ring_full", 3)]),
-            lifecycle_records: 512,
-            lifecycle_lost: 0,
-            stop_reasons: counts(&[("root", 12_340), ("no_row", 5)]),
-            python_stop_reasons: counts(&[("whole", 2_100), ("no_thread_state", 3)]),
-            python_processes: counts(&[("walked", 2), ("refused: Python 3.99 is not known", 1)]),
-            missed_ticks: 10,
-        }),
-        cost: Some(Cost {
-            daemon_cpu: Some(Duration {
-                seconds: 1,
-                nanos: 500_000_000,
-            }),
-            kernel_cpu: Some(Duration {
-                seconds: 0,
-                nanos: 250_000_000,
-            }),
-            kernel_runs: 199_990,
-            resident_anon_bytes: 30 << 20,
-            resident_shmem_bytes: 1 << 20,
-            kernel_bytes: 12 << 20,
-            kernel_cpu_from_statistics: true,
-            kernel_bytes_per_cpu: 1 << 20,
-            descriptors: 150,
-            max_descriptors: 1024,
-            possible_cpus: 4,
-        }),
+        sampling: Some(sampling()),
+        cost: Some(cost()),
         budget: Some(budget()),
         store: Some(StoreStatus {
             windows: 180,

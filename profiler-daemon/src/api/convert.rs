@@ -1,9 +1,10 @@
 //! Between messages and domain values, both ways.
 
-pub(super) mod comparison;
 pub(super) mod alerts;
+pub(super) mod comparison;
 pub(super) mod evidence;
 pub(super) mod readings;
+mod reports;
 
 use std::{
     collections::HashMap,
@@ -13,17 +14,13 @@ use std::{
 
 use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality, View};
 use profiler_proto::v1;
-use profiler_store::{Span, Status as StoreStatus, Target};
+use profiler_store::{Span, Target};
 use prost_types::Timestamp;
 
+pub(super) use self::reports::{budget, cost, part, sampling, store};
 use crate::{
-    budget::{
-        Report,
-        policy::{Caps, State},
-    },
-    command::{EngineStatus, InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
-    health::{Descriptors, OwnCost, Part, PartState},
-    kernel::{KernelCost, possible_cpus, records::Pid},
+    command::{InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
+    kernel::records::Pid,
 };
 
 /// Longest and default lease of a watch without a stream.
@@ -328,101 +325,6 @@ pub(super) fn watch_progress(
         rooted_samples: progress.rooted_samples,
         already_watched,
         exited: progress.exited,
-    }
-}
-
-/// A part and its state.
-pub(super) fn part(part: Part, state: PartState) -> v1::Part {
-    let (state, reason, remedy) = match state {
-        PartState::Active => (v1::PartState::Active, String::new(), String::new()),
-        PartState::Disabled { reason } => (v1::PartState::Disabled, reason, String::new()),
-        PartState::Unsupported { reason, remedy } => (v1::PartState::Unsupported, reason, remedy),
-        PartState::Failed { reason, remedy } => (v1::PartState::Failed, reason, remedy),
-        PartState::Late { reason, remedy } => (v1::PartState::Late, reason, remedy),
-    };
-    v1::Part {
-        name: part.name().to_owned(),
-        state: state.into(),
-        reason,
-        remedy,
-    }
-}
-
-/// What sampling has done.
-pub(super) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
-    let counts = |counts: &std::collections::BTreeMap<String, u64>| {
-        counts.iter().map(|(name, count)| (name.clone(), *count)).collect()
-    };
-    v1::SamplingStatus {
-        sample_hz: status.sample_hz,
-        effective_hz: match status.period.as_secs_f64() {
-            period if period > 0.0 => period.recip(),
-            _ => 0.0,
-        },
-        walker_loop: status.walker_loop.clone(),
-        expected_runs: status.expected_runs,
-        runs: status.runs,
-        run_outcomes: counts(&status.run_outcomes),
-        lost: counts(&status.lost),
-        lifecycle_records: status.lifecycle_records,
-        lifecycle_lost: status.lifecycle_lost,
-        stop_reasons: counts(&status.stop_reasons),
-        python_stop_reasons: counts(&status.python_stop_reasons),
-        python_processes: counts(&status.python_processes),
-        missed_ticks: status.missed_ticks,
-    }
-}
-
-/// What the daemon costs in user space and in the kernel.
-pub(super) fn cost(own: OwnCost, descriptors: Descriptors, kernel: &KernelCost) -> v1::Cost {
-    v1::Cost {
-        daemon_cpu: Some(duration(own.cpu)),
-        kernel_cpu: Some(duration(kernel.time)),
-        kernel_runs: kernel.runs,
-        resident_anon_bytes: own.resident_anon_bytes,
-        resident_shmem_bytes: own.resident_shmem_bytes,
-        kernel_bytes: kernel.bytes,
-        kernel_cpu_from_statistics: kernel.from_bpf_statistics,
-        kernel_bytes_per_cpu: kernel.bytes_per_cpu,
-        possible_cpus: possible_cpus(),
-        descriptors: descriptors.open,
-        max_descriptors: descriptors.most,
-    }
-}
-
-/// What the daemon may cost, and what it gave up for that.
-pub(super) fn budget(report: &Report, caps: Caps) -> v1::BudgetStatus {
-    let state = match report.state {
-        State::Within => v1::BudgetState::Within,
-        State::Shedding => v1::BudgetState::Shedding,
-        State::Exhausted => v1::BudgetState::Exhausted,
-    };
-    v1::BudgetStatus {
-        state: state.into(),
-        since: report.since.map(Timestamp::from),
-        reason: report.reason.clone(),
-        shed: report.shed.clone(),
-        sheddings: report.sheddings,
-        recoveries: report.recoveries,
-        cpu_percent: report.cpu_share * 100.0,
-        max_cpu_percent: caps.cpu_share * 100.0,
-        memory_bytes: report.memory_bytes,
-        max_memory_bytes: caps.memory_bytes,
-        kernel_bytes: report.kernel.bytes,
-        max_kernel_bytes: caps.kernel_bytes,
-    }
-}
-
-/// What the store holds.
-pub(super) fn store(status: StoreStatus) -> v1::StoreStatus {
-    v1::StoreStatus {
-        windows: status.windows as u64,
-        bytes: status.bytes as u64,
-        capacity_bytes: status.capacity_bytes as u64,
-        oldest_time: status.oldest.map(Timestamp::from),
-        dropped_by_age: status.dropped.by_age,
-        dropped_by_bytes: status.dropped.by_bytes,
-        dropped_too_large: status.dropped.too_large,
     }
 }
 
