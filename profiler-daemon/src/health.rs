@@ -86,6 +86,7 @@ fn readings_of(source: Source) -> &'static str {
         Source::ProcessDetails => "readings_process_details",
         Source::Listeners => "readings_listeners",
         Source::ControlGroups => "readings_cgroups",
+        Source::Gpu => "gpu",
     }
 }
 
@@ -94,9 +95,9 @@ fn readings_of(source: Source) -> &'static str {
 pub enum PartState {
     /// What it is there for.
     Active,
-    /// Nothing: it is switched off by configuration.
+    /// Nothing: it is switched off by configuration, or has nothing to do on this host.
     Disabled {
-        /// By which.
+        /// By which, or why.
         reason: String,
     },
     /// Nothing: this host cannot do it.

@@ -78,6 +78,7 @@ fn sample(seconds: u64, pids: &[&str]) -> Result<(), Box<dyn Error>> {
         source,
         state,
         left_out,
+        ..
     } in reports.chain(groups.report())
     {
         println!("source {source}\t{state:?}\t{left_out}\t0");

@@ -1,6 +1,6 @@
-//! Readings: what the host, its processes and its control groups say of themselves.
+//! Readings: what the host, its processes, its control groups and its GPUs say of themselves.
 //!
-//! In: files below a root path that the caller gives. Out: [`Reading`]s, each with what was measured, of whom, and when. A
+//! In: files below a root path that the caller gives, and the library of the GPUs' driver. Out: [`Reading`]s, each with what was measured, of whom, and when. A
 //! sampler never decides what a value means; limits do. What is read belongs to others and may lie, vanish or be
 //! malformed: a source that cannot be read is a [`Gap`], never a zero.
 //!
@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod file;
+mod gpu;
 mod host;
 mod metric;
 mod process;
@@ -24,6 +25,7 @@ mod fake_tree;
 pub mod fuzzing;
 
 pub use cgroup::ControlGroupSampler;
+pub use gpu::GpuSampler;
 pub use host::{FilesystemSampler, HostSampler};
 pub use metric::{Kind, Metric, Scope, Unit, UnknownMetric};
 pub use process::{MAX_PROCESSES, ProcessId, ProcessSampler, WatchedProcess};

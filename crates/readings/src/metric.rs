@@ -220,6 +220,28 @@ metrics! {
     ControlGroupOomKills "cgroup_oom_kills_total" ControlGroup Counter Count "Processes killed in a control group because memory ran out";
     GpuUtilization "gpu_utilization_ratio" Gpu Gauge Ratio "Share of time in which at least one kernel ran on the GPU: says nothing of how much of it was used";
     GpuMemoryUsed "gpu_memory_used_ratio" Gpu Gauge Ratio "Share of the GPU's memory in use";
+    GpuMemoryBusy "gpu_memory_busy_ratio" Gpu Gauge Ratio "Share of time in which the GPU's memory was read or written: says nothing of how much of its bandwidth was used";
+    GpuMemoryUsedBytes "gpu_memory_used_bytes" Gpu Gauge Bytes "Memory of the GPU in use, without what the driver holds back";
+    GpuMemoryTotal "gpu_memory_total_bytes" Gpu Gauge Bytes "Memory that the GPU has";
+    GpuTemperature "gpu_temperature_celsius" Gpu Gauge Celsius "Temperature of the GPU";
+    GpuPower "gpu_power_watts" Gpu Gauge Watts "Power that the GPU and its board draw";
+    GpuPowerLimit "gpu_power_limit_watts" Gpu Gauge Watts "Power that the GPU is allowed to draw";
+    GpuEnergy "gpu_energy_joules_total" Gpu Counter Joules "Energy that the GPU has drawn since its driver was loaded";
+    GpuClock "gpu_clock_hertz" Gpu Gauge Hertz "Clock of the GPU's multiprocessors";
+    GpuMemoryClock "gpu_memory_clock_hertz" Gpu Gauge Hertz "Clock of the GPU's memory";
+    GpuThrottled "gpu_throttled_ratio" Gpu Gauge Ratio "Share of the last interval in which the GPU was held below the clocks it wanted, by the reason that held it longest: power, heat, board or reliability";
+    GpuPowerThrottledTime "gpu_power_throttled_seconds_total" Gpu Counter Seconds "Time in which the GPU was held back to stay within its power limit";
+    GpuThermalThrottledTime "gpu_thermal_throttled_seconds_total" Gpu Counter Seconds "Time in which the GPU was held back because it was hot";
+    GpuEccCorrected "gpu_ecc_corrected_errors_total" Gpu Counter Count "Errors of the GPU's memory that were corrected, since its driver was loaded";
+    GpuEccUncorrected "gpu_ecc_uncorrected_errors_total" Gpu Counter Count "Errors of the GPU's memory that could not be corrected, since its driver was loaded";
+    GpuSmActive "gpu_sm_active_ratio" Gpu Gauge Ratio "Share of time in which a multiprocessor had work, averaged over all of the GPU (Hopper and newer)";
+    GpuSmOccupancy "gpu_sm_occupancy_ratio" Gpu Gauge Ratio "Warps resident on the multiprocessors against the most that fit: how much of the GPU was used (Hopper and newer)";
+    GpuTensorActive "gpu_tensor_active_ratio" Gpu Gauge Ratio "Share of time in which tensor cores worked (Hopper and newer)";
+    GpuMemoryBandwidth "gpu_memory_bandwidth_ratio" Gpu Gauge Ratio "Share of the GPU's memory bandwidth in use (Hopper and newer)";
+    ProcessGpuMemory "process_gpu_memory_bytes" Process Gauge Bytes "Memory that a process holds on all GPUs together";
+    ProcessGpuUtilization "process_gpu_utilization_ratio" Process Gauge Ratio "Share of time in which a kernel of a process ran, on the GPU that it keeps busiest";
+    ServiceGpuMemory "service_gpu_memory_bytes" Service Gauge Bytes "Memory that the processes of a service hold on all GPUs together";
+    ServiceGpuUtilization "service_gpu_utilization_ratio" Service Gauge Ratio "Share of time in which a kernel of a service ran, on the GPU that its processes keep busiest";
 }
 
 impl fmt::Display for Metric {

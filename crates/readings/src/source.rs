@@ -8,7 +8,7 @@ use std::{
 use crate::{Gap, Metric, Reading, Scope, Subject, file::ReadError};
 
 /// How long a source that this host does not have is left alone.
-const UNSUPPORTED_RETRY: Duration = Duration::from_secs(60);
+pub(crate) const UNSUPPORTED_RETRY: Duration = Duration::from_secs(60);
 /// Part of the interval by which a source may be read early, so that a clock that ticks unevenly leaves no turn out.
 const EARLY_PART: u32 = 10;
 
@@ -92,11 +92,13 @@ pub enum Source {
     Listeners,
     /// The files of control groups.
     ControlGroups,
+    /// NVIDIA's management library.
+    Gpu,
 }
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Cpu,
         Self::Memory,
         Self::MemoryEvents,
@@ -110,6 +112,7 @@ impl Source {
         Self::ProcessDetails,
         Self::Listeners,
         Self::ControlGroups,
+        Self::Gpu,
     ];
 
     /// Its name in status, log and JSON.
@@ -128,6 +131,7 @@ impl Source {
             Self::ProcessDetails => "process_details",
             Self::Listeners => "listeners",
             Self::ControlGroups => "cgroups",
+            Self::Gpu => "gpu",
         }
     }
 
@@ -135,15 +139,17 @@ impl Source {
     pub fn interval(self) -> Duration {
         Duration::from_secs(match self {
             Self::Cpu | Self::Memory | Self::Pressure | Self::Load | Self::Processes | Self::Listeners => 1,
+            // A round of questions costs the driver far more than a file costs the kernel.
+            Self::Gpu => 2,
             Self::Disks | Self::Network | Self::OpenFiles | Self::MemoryEvents | Self::ControlGroups => 5,
             Self::Filesystems | Self::ProcessDetails => 10,
         })
     }
 
-    /// The source of a metric; none for what GPUs say, which is read otherwise.
-    pub fn of(metric: Metric) -> Option<Self> {
+    /// The source of a metric.
+    pub fn of(metric: Metric) -> Self {
         use Metric as M;
-        Some(match metric {
+        match metric {
             M::HostMemoryUsed
             | M::HostMemoryTotal
             | M::HostMemoryAvailable
@@ -182,6 +188,9 @@ impl Source {
             | M::ProcessVoluntarySwitches
             | M::ProcessInvoluntarySwitches => Self::ProcessDetails,
             M::ProcessListenDelay => Self::Listeners,
+            M::ProcessGpuMemory | M::ProcessGpuUtilization | M::ServiceGpuMemory | M::ServiceGpuUtilization => {
+                Self::Gpu
+            }
             other => match other.scope() {
                 Scope::Host | Scope::Core => Self::Cpu,
                 Scope::Disk => Self::Disks,
@@ -189,9 +198,9 @@ impl Source {
                 Scope::Filesystem => Self::Filesystems,
                 Scope::Service | Scope::Process => Self::Processes,
                 Scope::ControlGroup => Self::ControlGroups,
-                Scope::Gpu => return None,
+                Scope::Gpu => Self::Gpu,
             },
-        })
+        }
     }
 }
 
@@ -206,6 +215,16 @@ impl fmt::Display for Source {
 pub enum SourceState {
     /// It was read. Single values may be missing.
     Active,
+    /// This host has nothing that it could tell of, and nothing is wrong with that.
+    Absent {
+        /// What was looked for, in one line.
+        reason: String,
+    },
+    /// It was asked and has not answered yet.
+    Late {
+        /// What does not answer, in one line.
+        reason: String,
+    },
     /// This host does not have it.
     Unsupported {
         /// Why, in one line.
@@ -222,8 +241,8 @@ impl SourceState {
     /// What a value that is missing is, while its source is in this state.
     pub fn gap(&self) -> Gap {
         match self {
-            Self::Unsupported { .. } => Gap::Unsupported,
-            Self::Active | Self::Failed { .. } => Gap::NoData,
+            Self::Absent { .. } | Self::Unsupported { .. } => Gap::Unsupported,
+            Self::Active | Self::Late { .. } | Self::Failed { .. } => Gap::NoData,
         }
     }
 }
@@ -235,6 +254,8 @@ pub struct SourceReport<'a> {
     pub source: Source,
     /// How the last reading went.
     pub state: &'a SourceState,
+    /// What an operator can do about it; empty if nothing is known.
+    pub remedy: &'static str,
     /// Subjects beyond the bound that the last reading left out.
     pub left_out: u64,
 }
@@ -306,6 +327,7 @@ impl Schedule {
         self.state.as_ref().map(|state| SourceReport {
             source: self.source,
             state,
+            remedy: "",
             left_out: self.left_out,
         })
     }
@@ -354,18 +376,16 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_of_a_sampler_has_a_source_that_is_read_as_often() {
-        for &metric in Metric::ALL {
-            assert_eq!(Source::of(metric).is_none(), metric.scope() == Scope::Gpu, "{metric}");
-        }
+    fn every_source_gives_metrics() {
         for source in Source::ALL {
             assert!(
-                Metric::ALL.iter().any(|&metric| Source::of(metric) == Some(source)),
+                Metric::ALL.iter().any(|&metric| Source::of(metric) == source),
                 "{source} gives nothing"
             );
         }
-        assert_eq!(Source::of(Metric::ServiceCpu), Some(Source::Processes));
-        assert_eq!(Source::of(Metric::ProcessThreads), Some(Source::ProcessDetails));
+        assert_eq!(Source::of(Metric::ServiceCpu), Source::Processes);
+        assert_eq!(Source::of(Metric::ProcessThreads), Source::ProcessDetails);
+        assert_eq!(Source::of(Metric::ServiceGpuMemory), Source::Gpu);
     }
 
     #[test]

@@ -36,9 +36,10 @@ pub(super) fn observe(
         })
         .collect();
     for &metric in metrics {
-        let Some(source) = Source::of(metric).filter(|source| fails(*source)) else {
+        let source = Source::of(metric);
+        if !fails(source) {
             continue;
-        };
+        }
         let of_metric = || series.series().filter(|series| series.metric == metric);
         let Some(last_round) = of_metric().filter_map(|series| series.latest_at()).max() else {
             continue;

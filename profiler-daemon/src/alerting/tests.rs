@@ -157,7 +157,7 @@ fn an_alert_without_data_fires_on_while_its_source_fails() {
     let folder = tempfile::tempdir().unwrap();
     let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
     desk.run(Some(0.9), 40);
-    let source = Source::of(host_cpu().metric).expect("it has a source");
+    let source = Source::of(host_cpu().metric);
     let failed = PartState::Failed {
         reason: "/proc/stat: EIO".to_owned(),
         remedy: String::new(),

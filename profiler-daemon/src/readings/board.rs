@@ -11,9 +11,6 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::command::Member;
 
-/// Interval of what has no source of its own.
-const USUAL_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What reading has done and cost since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -63,7 +60,7 @@ impl Board {
     pub fn put(&self, readings: &[Reading], at: Duration) {
         let mut series = self.series();
         for reading in readings {
-            let interval = Source::of(reading.metric).map_or(USUAL_INTERVAL, Source::interval);
+            let interval = Source::of(reading.metric).interval();
             series.record(reading.metric, &reading.subject, reading.value, at, interval);
         }
     }

@@ -24,29 +24,37 @@ impl Reports {
 
     /// Tells what is new.
     pub(super) fn tell<'a>(&mut self, reports: impl Iterator<Item = SourceReport<'a>>) {
-        for SourceReport { source, state, .. } in reports {
+        for SourceReport {
+            source, state, remedy, ..
+        } in reports
+        {
             let is_new = match self.told.get(&source) {
                 Some(told) => told != state,
                 None => *state != SourceState::Active,
             };
             if is_new {
                 self.told.insert(source, state.clone());
-                self.health.report(Part::ReadingsOf(source), part_state(state));
+                self.health.report(Part::ReadingsOf(source), part_state(state, remedy));
             }
         }
     }
 }
 
-fn part_state(state: &SourceState) -> PartState {
+fn part_state(state: &SourceState, remedy: &str) -> PartState {
     match state {
         SourceState::Active => PartState::Active,
+        SourceState::Absent { reason } => PartState::Disabled { reason: reason.clone() },
+        SourceState::Late { reason } => PartState::Late {
+            reason: reason.clone(),
+            remedy: remedy.to_owned(),
+        },
         SourceState::Unsupported { reason } => PartState::Unsupported {
             reason: reason.clone(),
-            remedy: String::new(),
+            remedy: remedy.to_owned(),
         },
         SourceState::Failed { reason } => PartState::Failed {
             reason: reason.clone(),
-            remedy: String::new(),
+            remedy: remedy.to_owned(),
         },
     }
 }
@@ -63,6 +71,7 @@ mod tests {
             let report = SourceReport {
                 source,
                 state,
+                remedy: "look",
                 left_out: 0,
             };
             reports.tell([report].into_iter());
@@ -80,7 +89,15 @@ mod tests {
         };
         assert!(matches!(
             tell(Source::Pressure, &unsupported),
-            Some(PartState::Unsupported { .. })
+            Some(PartState::Unsupported { remedy, .. }) if remedy == "look"
         ));
+        let late = SourceState::Late {
+            reason: "GPU-1 does not answer".to_owned(),
+        };
+        assert!(matches!(tell(Source::Gpu, &late), Some(PartState::Late { remedy, .. }) if remedy == "look"));
+        let absent = SourceState::Absent {
+            reason: "no NVIDIA GPU".to_owned(),
+        };
+        assert!(matches!(tell(Source::Gpu, &absent), Some(PartState::Disabled { .. })));
     }
 }

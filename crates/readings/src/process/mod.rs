@@ -50,7 +50,7 @@ impl ProcessId {
         Duration::try_from_secs_f64(self.start_ticks as f64 / facts.ticks_per_second as f64).unwrap_or(Duration::MAX)
     }
 
-    fn subject(self) -> Subject {
+    pub(crate) fn subject(self) -> Subject {
         Subject::Process {
             pid: self.pid,
             start_ticks: self.start_ticks,

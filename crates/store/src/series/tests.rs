@@ -322,7 +322,7 @@ fn hour_of(subject: &Subject) -> usize {
     let mut store = store();
     for second in 1..=3600_u32 {
         for metric in Metric::ALL.iter().filter(|metric| metric.scope() == subject.scope()) {
-            let interval = Source::of(*metric).map_or(SECOND, Source::interval);
+            let interval = Source::of(*metric).interval();
             if u64::from(second) % interval.as_secs() == 0 {
                 store.record(*metric, subject, f64::from(second), at(f64::from(second)), interval);
             }
