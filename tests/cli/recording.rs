@@ -132,8 +132,9 @@ fn anything_else_is_recorded() {
         let lines: Vec<&str> = outcome.stderr.lines().collect();
         assert_eq!(lines.len(), 3, "{name}: {}", outcome.stderr);
         assert_eq!(lines[0], "recording process 4242 (checkout) for 10 s", "{name}");
+        // Less than it waited, if it was late to begin.
         assert!(
-            lines[1].starts_with("process 4242 (checkout) exited after 2"),
+            lines[1].starts_with("process 4242 (checkout) exited after ") && lines[1].contains(" ms;"),
             "{name}: {}",
             lines[1]
         );
