@@ -2,6 +2,7 @@
 
 use profiler_proto::v1;
 use profiler_store::Status as StoreStatus;
+use prost_types::Timestamp;
 
 use super::duration;
 use crate::{
