@@ -48,6 +48,8 @@ pub enum Part {
     Alerts,
     /// gRPC.
     Api,
+    /// The TCP port; named only where one is configured.
+    Tcp,
 }
 
 impl Part {
@@ -67,6 +69,7 @@ impl Part {
             Self::ReadingsOf(source) => readings_of(source),
             Self::Alerts => "alerts",
             Self::Api => "api",
+            Self::Tcp => "tcp",
         }
     }
 }

@@ -16,13 +16,14 @@ mod read;
 mod service;
 mod sinks;
 mod sources;
+mod tcp;
 mod values;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use host::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
 pub use meant::{
-    Alerts, Api, Budget, Config, LimitRule, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Walker,
+    Alerts, Api, Budget, Config, LimitRule, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Tcp, Walker,
     WalkerLoop,
 };
 pub use pattern::{InvalidPattern, Pattern};

@@ -1,6 +1,6 @@
 //! What a configuration means: every value typed, in range, and with its default.
 
-use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use profiler_alerts::Limit;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ pub struct Config {
     pub budget: Budget,
     /// Who may ask, and where.
     pub api: Api,
+    /// Whether and how it may be asked over TCP.
+    pub tcp: Tcp,
     /// What the daemon writes about itself.
     pub log: Log,
     /// What is kept of alerts.
@@ -155,6 +157,19 @@ pub struct Api {
     pub act_group: String,
 }
 
+/// Asking over TCP: gRPC, and Prometheus's text at `/metrics`, by callers that show a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    /// Where to listen; nowhere without it.
+    pub listen: Option<SocketAddr>,
+    /// The file that the token is in.
+    pub token_file: PathBuf,
+    /// Allow an address that other hosts may reach.
+    pub allow_remote: bool,
+    /// Whoever has the token may also profile; otherwise only read.
+    pub allow_profile: bool,
+}
+
 /// What the daemon writes about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -265,6 +280,7 @@ impl Default for Config {
                 read_group: "profiler".to_owned(),
                 act_group: "profiler-admin".to_owned(),
             },
+            tcp: Tcp::default(),
             log: Log {
                 format: LogFormat::Auto,
                 level: LogLevel::Info,

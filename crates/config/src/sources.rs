@@ -103,6 +103,7 @@ impl Sources {
             config.sinks = right(sinks.finish(), &mut errors);
             config.limits = right(limits.finish(&config.sinks), &mut errors);
             errors.extend(contradiction(&config));
+            errors.extend(crate::tcp::contradiction(&config.tcp));
         }
         if errors.is_empty() {
             Ok(config)

@@ -11,6 +11,7 @@ use crate::{
     pattern::Patterns,
     service::Services,
     sinks::WrittenSink,
+    tcp::WrittenTcp,
     values::{AbsolutePath, ExternalUrl, GroupName, Integer, Period, Size, SocketPath},
 };
 
@@ -26,8 +27,8 @@ const SHARD_BYTES: u64 = profiler_common::limits::ROWS_PER_SHARD as u64 * size_o
 const ALL_SHARDS_BYTES: u64 = profiler_common::limits::MAX_SHARDS as u64 * SHARD_BYTES;
 
 /// The names of the sections, as environment variables have them.
-pub(crate) const SECTIONS: [&str; 9] = [
-    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "log", "alerts",
+pub(crate) const SECTIONS: [&str; 10] = [
+    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "tcp", "log", "alerts",
 ];
 /// The keys outside of sections.
 pub(crate) const TOP_KEYS: [&str; 1] = ["state_dir"];
@@ -44,6 +45,7 @@ pub(crate) struct Written {
     pub(crate) walker: Walker,
     pub(crate) budget: Budget,
     pub(crate) api: Api,
+    pub(crate) tcp: WrittenTcp,
     pub(crate) log: Log,
     pub(crate) alerts: Alerts,
     pub(crate) limits: BTreeMap<Spanned<String>, WrittenLimit>,
@@ -139,6 +141,7 @@ impl Written {
             walker,
             budget,
             api,
+            tcp,
             log,
             alerts,
             limits: _,
@@ -197,6 +200,7 @@ impl Written {
         set(&mut config.api.socket, api.socket.map(|path| path.0));
         set(&mut config.api.read_group, api.read_group.map(|name| name.0));
         set(&mut config.api.act_group, api.act_group.map(|name| name.0));
+        tcp.apply(&mut config.tcp);
         set(&mut config.log.format, log.format);
         set(&mut config.log.level, log.level);
         set(&mut config.alerts.external_url, alerts.external_url.map(|url| url.0));
@@ -263,6 +267,7 @@ impl From<&Config> for Written {
                 read_group: Some(GroupName(config.api.read_group.clone())),
                 act_group: Some(GroupName(config.api.act_group.clone())),
             },
+            tcp: (&config.tcp).into(),
             log: Log {
                 format: Some(config.log.format),
                 level: Some(config.log.level),

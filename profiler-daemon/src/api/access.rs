@@ -26,21 +26,36 @@ pub enum Role {
 /// Which roles a caller has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
-    read_and_profile: bool,
+    read: bool,
+    profile: bool,
     act: bool,
 }
 
 impl Roles {
     /// All roles.
     pub const ALL: Self = Self {
-        read_and_profile: true,
+        read: true,
+        profile: true,
         act: true,
+    };
+    /// Only to read.
+    pub const READ: Self = Self {
+        read: true,
+        profile: false,
+        act: false,
+    };
+    /// All but to act.
+    pub const READ_AND_PROFILE: Self = Self {
+        read: true,
+        profile: true,
+        act: false,
     };
 
     /// Whether the role is among them.
     pub fn has(self, role: Role) -> bool {
         match role {
-            Role::Read | Role::Profile => self.read_and_profile,
+            Role::Read => self.read,
+            Role::Profile => self.profile,
             Role::Act => self.act,
         }
     }
@@ -69,6 +84,12 @@ pub enum AccessDenied {
         role: Role,
         /// Who has it.
         group: String,
+    },
+    /// The token that it shows does not give it.
+    #[error("whoever has the token of the TCP port may not {}; ask over the unix socket", verb(*role))]
+    NotByToken {
+        /// What it lacks.
+        role: Role,
     },
     /// No group would.
     #[error("user {uid} may not {}: only root may, because no group is set up for it", verb(*role))]
@@ -164,8 +185,10 @@ impl Access {
                 .is_some_and(|group| caller.gid == group.gid || caller.groups.contains(&group.gid))
         };
         let act = is_in(&self.act_group);
+        let read = act || is_in(&self.read_group);
         Roles {
-            read_and_profile: act || is_in(&self.read_group),
+            read,
+            profile: read,
             act,
         }
     }

@@ -20,7 +20,10 @@ use tokio::task::JoinHandle;
 use tonic::{
     Status,
     body::Body,
-    codegen::{Body as _, Bytes, http::Response},
+    codegen::{
+        Body as _, Bytes,
+        http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE},
+    },
 };
 
 use super::status::ApiError;
@@ -65,10 +68,7 @@ impl Unread {
             Err(other) => (Bytes::new(), Some(other)),
         };
         let Some(share) = self.share(data.len()) else {
-            return Status::from(ApiError::Unread {
-                limit: MAX_UNREAD_BYTES,
-            })
-            .into_http();
+            return refusal(&parts.headers);
         };
         let answer = Answer {
             data,
@@ -85,6 +85,23 @@ impl Unread {
         // An answer without a body costs nothing.
         (bytes == 0 || before < MAX_UNREAD_BYTES).then_some(share)
     }
+}
+
+/// Whether headers are those of gRPC, where a status is not that of HTTP.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// In place of an answer for which there is no room.
+fn refusal(answer: &HeaderMap) -> Response<Body> {
+    if is_grpc(answer) {
+        let limit = MAX_UNREAD_BYTES;
+        return Status::from(ApiError::Unread { limit }).into_http();
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
 }
 
 /// What is left of an answer.
@@ -179,9 +196,14 @@ mod tests {
     async fn what_is_read_leaves_room_for_more() {
         let unread = Arc::new(Unread::default());
         let first = Arc::clone(&unread).hold(answer(MAX_UNREAD_BYTES), READ_WITHIN).await;
-        let refused = Arc::clone(&unread).hold(answer(1), READ_WITHIN).await;
+        let mut of_grpc = answer(1);
+        let content_type = "application/grpc".parse().unwrap();
+        of_grpc.headers_mut().insert(CONTENT_TYPE, content_type);
+        let refused = Arc::clone(&unread).hold(of_grpc, READ_WITHIN).await;
         let status = Status::from_header_map(refused.headers()).unwrap();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let refused = Arc::clone(&unread).hold(answer(1), READ_WITHIN).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         let (mut body, mut read) = (first.into_body(), 0);
         while let Some(frame) = next(&mut body).await {
             let piece = frame.unwrap().into_data().unwrap();

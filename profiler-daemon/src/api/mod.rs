@@ -1,6 +1,6 @@
 //! gRPC for the command line and dashboards.
 //!
-//! In: requests over a unix socket, each from a peer whose roles are known. Out: answers from the sampling loop, the store
+//! In: requests over a unix socket, and over TCP if so configured, each from a peer whose roles are known. Out: answers from the sampling loop, the store
 //! and the state of the parts. Nothing here touches processes or the kernel's sampling: what the API wants done it asks
 //! of the loop by a command. Only this module names tonic.
 
@@ -11,6 +11,7 @@ mod flush;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod grpc;
+pub mod http;
 mod peer;
 mod server;
 mod socket;

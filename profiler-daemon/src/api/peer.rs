@@ -45,11 +45,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Peer {
     uid: u32,
     roles: Roles,
-    access: Arc<Access>,
+    /// Who has which roles; none where a token decides.
+    access: Option<Arc<Access>>,
     has_asked: Arc<AtomicBool>,
 }
 
 impl Peer {
+    /// Somebody of whom nothing is known, and who may do nothing.
+    pub(super) fn stranger() -> Self {
+        Self {
+            uid: u32::MAX,
+            roles: Roles::default(),
+            access: None,
+            has_asked: Arc::default(),
+        }
+    }
+
+    /// The same with the roles of a token that it showed, on a connection that is in use.
+    pub(super) fn with_token(self, roles: Roles) -> Self {
+        self.has_asked.store(true, Ordering::Relaxed);
+        Self { roles, ..self }
+    }
+
     /// Whether the peer has a role.
     pub(super) fn has(&self, role: Role) -> bool {
         self.roles.has(role)
@@ -59,13 +76,23 @@ impl Peer {
     pub(super) fn require(&self, role: Role) -> Result<(), AccessDenied> {
         match self.has(role) {
             true => Ok(()),
-            false => Err(self.access.denial(self.uid, role)),
+            false => Err(self.denial(role)),
         }
     }
 
     /// Who it is, for what is kept of what it did.
     pub(super) fn who(&self) -> String {
-        format!("uid {}", self.uid)
+        match self.access {
+            Some(_) => format!("uid {}", self.uid),
+            None => "the token of the TCP port".to_owned(),
+        }
+    }
+
+    fn denial(&self, role: Role) -> AccessDenied {
+        match &self.access {
+            Some(access) => access.denial(self.uid, role),
+            None => AccessDenied::NotByToken { role },
+        }
     }
 }
 
@@ -73,7 +100,7 @@ impl Peer {
 pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<Peer, AccessDenied> {
     match request.extensions().get::<Peer>() {
         Some(peer) if peer.has(role) => Ok(peer.clone()),
-        Some(peer) => Err(peer.access.denial(peer.uid, role)),
+        Some(peer) => Err(peer.denial(role)),
         // No connection is served without a peer; if one were, it would have no roles.
         None => Err(AccessDenied::OnlyRoot { uid: u32::MAX, role }),
     }
@@ -81,7 +108,9 @@ pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<Peer, Acces
 
 /// Notes of every request, whatever it is about, that its connection is in use.
 pub(super) fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
-    if let Some(peer) = request.extensions().get::<Peer>() {
+    // A stranger has to show a token first.
+    let peer = request.extensions().get::<Peer>();
+    if let Some(peer) = peer.filter(|peer| peer.access.is_some()) {
         peer.has_asked.store(true, Ordering::Relaxed);
     }
     Ok(request)
@@ -190,7 +219,7 @@ impl Gate {
         let peer = Peer {
             uid,
             roles,
-            access: Arc::clone(&self.access),
+            access: Some(Arc::clone(&self.access)),
             has_asked: Arc::default(),
         };
         Some(PeerStream {
@@ -198,7 +227,7 @@ impl Gate {
             peer,
             patience: Some(Box::pin(tokio::time::sleep(FIRST_REQUEST_WITHIN))),
             _permit: permit,
-            _user_place: user_place,
+            _user_place: Some(user_place),
         })
     }
 }
@@ -220,16 +249,27 @@ fn credentials(stream: &UnixStream) -> io::Result<Credentials> {
 
 /// A connection with its peer.
 #[derive(Debug)]
-pub(super) struct PeerStream {
-    stream: UnixStream,
+pub(super) struct PeerStream<S = UnixStream> {
+    stream: S,
     peer: Peer,
     /// Until the first request: when it is due.
     patience: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
-    _user_place: UserPlace,
+    _user_place: Option<UserPlace>,
 }
 
-impl PeerStream {
+impl<S> PeerStream<S> {
+    /// A connection of which nothing is known.
+    pub(super) fn stranger(stream: S, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            stream,
+            peer: Peer::stranger(),
+            patience: Some(Box::pin(tokio::time::sleep(FIRST_REQUEST_WITHIN))),
+            _permit: permit,
+            _user_place: None,
+        }
+    }
+
     /// Whether the first request is overdue. Until it comes, the task is woken when it is.
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if self.peer.has_asked.load(Ordering::Relaxed) {
@@ -242,7 +282,7 @@ impl PeerStream {
     }
 }
 
-impl Connected for PeerStream {
+impl<S> Connected for PeerStream<S> {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
@@ -250,7 +290,7 @@ impl Connected for PeerStream {
     }
 }
 
-impl AsyncRead for PeerStream {
+impl<S: AsyncRead + Unpin> AsyncRead for PeerStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_overdue(cx) {
@@ -260,13 +300,22 @@ impl AsyncRead for PeerStream {
     }
 }
 
-impl AsyncWrite for PeerStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
+    // One that reads no refusals is not read from either, so that its patience would never be looked at.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        if this.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        if this.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -278,7 +327,11 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        if this.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

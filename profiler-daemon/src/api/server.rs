@@ -13,7 +13,10 @@ use profiler_proto::{
         watch_service_server::{self, WatchServiceServer},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::{Routes, interceptor::InterceptorLayer};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -31,7 +34,8 @@ use super::{
         status::Reports,
         watch::Watches,
     },
-    peer::{self, Gate},
+    http,
+    peer::{self, Gate, PeerStream},
     socket::BoundSocket,
 };
 use crate::health::{Health, Part, PartState};
@@ -76,9 +80,10 @@ pub enum ServeError {
     },
 }
 
-/// Serves on the socket until `shutdown` is done. Removes the socket at the end.
+/// Serves on the socket until `shutdown` is done, and over TCP if so configured. Removes the socket at the end.
 pub async fn serve(
     socket: BoundSocket,
+    tcp: profiler_config::Tcp,
     context: Arc<Context>,
     access: Access,
     shutdown: impl Future<Output = ()>,
@@ -93,8 +98,43 @@ pub async fn serve(
         context: Arc::clone(&context),
         users: Arc::default(),
     };
+    let tcp = http::run(tcp, Arc::clone(&context), stopping.clone());
+    let server = serve_routes(routes, connections, false, async move { stopped(&mut stopping).await });
+    let overdue = async {
+        shutdown.await;
+        stop.send_replace(true);
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
+    };
+    let side_tasks = async {
+        let accept = gate.accept(listener, admitted);
+        let ((), never) = tokio::join!(accept, report_health(&reporter, &context.health));
+        never
+    };
+    // Only the socket's failure ends the other.
+    let served = async { tokio::try_join!(server, async { Ok(tcp.await) }) };
+    tokio::select! {
+        ended = served => ended.map(drop),
+        () = overdue => {
+            tracing::info!("requests in progress were cut off");
+            Ok(())
+        }
+        never = side_tasks => match never {},
+    }
+}
+
+/// Serves on connections, within bounds that hold wherever they come from.
+pub(super) async fn serve_routes<S>(
+    routes: Routes,
+    connections: mpsc::Receiver<io::Result<PeerStream<S>>>,
+    with_http1: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let unread = Arc::new(Unread::default());
     let server = tonic::transport::Server::builder()
+        .accept_http1(with_http1)
         .timeout(REQUEST_TIMEOUT)
         .concurrency_limit_per_connection(MAX_STREAMS_PER_CONNECTION as usize)
         .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
@@ -107,28 +147,8 @@ pub async fn serve(
             async { Ok::<_, Infallible>(held.await) }
         }))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            ReceiverStream::new(connections),
-            async move { stopped(&mut stopping).await },
-        );
-    let overdue = async {
-        shutdown.await;
-        stop.send_replace(true);
-        tokio::time::sleep(SHUTDOWN_GRACE).await;
-    };
-    let side_tasks = async {
-        let accept = gate.accept(listener, admitted);
-        let ((), never) = tokio::join!(accept, report_health(&reporter, &context.health));
-        never
-    };
-    tokio::select! {
-        ended = server => ended.map_err(|source| ServeError::Server { source }),
-        () = overdue => {
-            tracing::info!("requests in progress were cut off");
-            Ok(())
-        }
-        never = side_tasks => match never {},
-    }
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), shutdown);
+    server.await.map_err(|source| ServeError::Server { source })
 }
 
 /// Returns when the daemon is to end.
@@ -138,7 +158,10 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// All services.
-fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Routes, HealthReporter), ServeError> {
+pub(super) fn routes(
+    context: &Arc<Context>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(Routes, HealthReporter), ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -194,7 +217,7 @@ fn routes(context: &Arc<Context>, stop: &watch::Receiver<bool>) -> Result<(Route
 }
 
 /// Tells health checks how the services do, for ever: those that need samples serve while there are any.
-async fn report_health(reporter: &HealthReporter, health: &Health) -> Infallible {
+pub(super) async fn report_health(reporter: &HealthReporter, health: &Health) -> Infallible {
     let mut parts = health.subscribe();
     for service in [
         alert_service_server::SERVICE_NAME,

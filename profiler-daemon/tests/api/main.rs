@@ -4,6 +4,7 @@ mod access;
 mod compare;
 mod discovery;
 mod double;
+mod http;
 mod limits;
 mod alerts;
 mod metrics;

@@ -9,6 +9,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use profiler_alerts::Limit;
 use profiler_config::Config;
+use profiler_config::Tcp;
 use profiler_daemon::{
     alerting::{Alerting, AlertingParts, Sources},
     api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
@@ -34,6 +35,7 @@ pub(crate) struct Server {
     pub(crate) store: SharedStore,
     pub(crate) readings: Arc<Board>,
     pub(crate) health: Arc<Health>,
+    pub(crate) context: Arc<Context>,
     pub(crate) engine: EngineHandle,
     /// The task of the scripted loop.
     pub(crate) engine_task: JoinHandle<()>,
@@ -102,16 +104,23 @@ impl Server {
             Arc::clone(&health),
         ));
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(api::serve(socket, context, access, async {
-            // A test that ends drops the sender.
-            drop(stopped.await);
-        }));
+        let task = tokio::spawn(api::serve(
+            socket,
+            Tcp::default(),
+            Arc::clone(&context),
+            access,
+            async {
+                // A test that ends drops the sender.
+                drop(stopped.await);
+            },
+        ));
         Self {
             directory,
             script,
             store,
             readings,
             health,
+            context,
             engine,
             engine_task,
             stop: Some(stop),
