@@ -46,6 +46,8 @@ pub enum Part {
     ReadingsOf(Source),
     /// Limits held against readings, and the alerts that come of it.
     Alerts,
+    /// Telling of alerts.
+    Sinks,
     /// gRPC.
     Api,
     /// The TCP port; named only where one is configured.
@@ -68,6 +70,7 @@ impl Part {
             Self::Readings => "readings",
             Self::ReadingsOf(source) => readings_of(source),
             Self::Alerts => "alerts",
+            Self::Sinks => "sinks",
             Self::Api => "api",
             Self::Tcp => "tcp",
         }

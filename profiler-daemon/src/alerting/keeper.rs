@@ -96,6 +96,7 @@ impl Keeper {
         let transitions = self.evaluator.evaluate(&observations, now);
         self.take(transitions, now);
         self.take_findings(now);
+        self.health.report(Part::Sinks, self.teller.state());
         if now.since_boot >= self.keep_all_due {
             self.keep_all_due = now.since_boot + KEEP_ALL;
             let live = self.evaluator.save(now.time);

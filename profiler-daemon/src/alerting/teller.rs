@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use profiler_alerts::Alert;
 
-use crate::sinks::{Dispatcher, Notification, Surroundings};
+use crate::{
+    health::PartState,
+    sinks::{Dispatcher, Notification, SinkState, Surroundings},
+};
 
 /// Tells the sinks of a limit of its alerts.
 #[derive(Debug)]
@@ -20,6 +23,30 @@ impl Teller {
             dispatcher,
             host,
             external_url,
+        }
+    }
+
+    /// How well sinks are told; disabled where there are none.
+    pub(super) fn state(&self) -> PartState {
+        let statuses = self.dispatcher.statuses();
+        if statuses.is_empty() {
+            return PartState::Disabled {
+                reason: "no sink is configured and switched on".to_owned(),
+            };
+        }
+        let failing: Vec<String> = statuses
+            .iter()
+            .filter_map(|status| match &status.state {
+                SinkState::Failed { reason, .. } => Some(format!("{}: {reason}", status.name)),
+                SinkState::Active => None,
+            })
+            .collect();
+        match failing.is_empty() {
+            true => PartState::Active,
+            false => PartState::Failed {
+                reason: failing.join("; "),
+                remedy: "`profiler-cli alerts sinks` says more; what is to be told is kept and tried again.".to_owned(),
+            },
         }
     }
 

@@ -137,7 +137,7 @@ fn a_limit_that_is_crossed_fires_in_time_and_resolves() {
 fn an_alert_outlives_the_daemon_and_is_not_told_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
-    assert_eq!(desk.run(Some(0.9), 40), [Change::Pending, Change::Firing]);
+    assert_eq!(desk.run(Some(0.9), 45), [Change::Pending, Change::Firing]);
     let id = desk.alerts()[0].alert.id;
     // As by SIGKILL: nothing is done at the end.
     drop(desk);
@@ -146,10 +146,23 @@ fn an_alert_outlives_the_daemon_and_is_not_told_twice() {
     let alerts = desk.alerts();
     assert_eq!((alerts.len(), alerts[0].alert.id), (1, id));
     assert!(alerts[0].alert.told);
-    assert_eq!(desk.run(Some(0.1), 60), [Change::Resolved]);
+    assert_eq!(desk.run(Some(0.1), 120), [Change::Resolved]);
     drop(desk);
-    let mut desk = Desk::open(folder.path(), Vec::new(), 200);
+    let mut desk = Desk::open(folder.path(), Vec::new(), 400);
     assert_eq!(desk.alerts()[0].alert.id, id, "it is in the history");
+}
+
+#[test]
+fn an_alert_that_nobody_was_told_of_is_told_after_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    // It fires after 31 s, and those who are to be told wait for the evidence.
+    assert_eq!(desk.run(Some(0.9), 32), [Change::Pending, Change::Firing]);
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 40);
+    assert!(!desk.alerts()[0].alert.told);
+    assert_eq!(desk.run(Some(0.9), 2), [Change::Unsilenced]);
+    assert!(desk.alerts()[0].alert.told);
 }
 
 #[test]

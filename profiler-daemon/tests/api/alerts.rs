@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use profiler_daemon::readings::Board;
 use profiler_proto::v1::{
-    Alert, AlertPhase, CreateSilenceRequest, ExpireSilenceRequest, GetAlertRequest, ListAlertsRequest,
-    ListLimitsRequest, ListSilencesRequest, Matcher, Scope, Unit, WatchAlertsRequest,
+    Alert, AlertPhase, CreateSilenceRequest, ExpireSilenceRequest, GetAlertRequest, GetAlertResponse,
+    ListAlertsRequest, ListLimitsRequest, ListSilencesRequest, Matcher, Scope, Unit, WatchAlertsRequest,
     alert_service_client::AlertServiceClient,
 };
 use profiler_readings::{Metric, Reading, Subject};
@@ -47,23 +47,61 @@ async fn alert_in(phase: AlertPhase, server: &Server, share: f64, client: &mut A
     panic!("no alert became {phase:?}");
 }
 
+/// Waits until evidence was gathered.
+async fn evidence_of(id: &str, client: &mut AlertServiceClient<Channel>) -> GetAlertResponse {
+    for _ in 0..200 {
+        let request = GetAlertRequest {
+            id: id.to_owned(),
+            with_evidence: true,
+        };
+        let answer = client.get_alert(request).await.unwrap().into_inner();
+        if answer.evidence.is_some() {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no evidence was gathered");
+}
+
 #[tokio::test]
 async fn a_reading_beyond_its_limit_is_an_alert_until_it_is_back() {
     let (server, mut client) = server().await;
-    let limits = client.list_limits(ListLimitsRequest {}).await.unwrap().into_inner().limits;
+    let limits = client
+        .list_limits(ListLimitsRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .limits;
     assert_eq!(limits.len(), 1);
     assert!(limits[0].meaning.contains("above 70 %"), "{}", limits[0].meaning);
     let mut changes = client.watch_alerts(WatchAlertsRequest {}).await.unwrap().into_inner();
     let firing = alert_in(AlertPhase::Firing, &server, 0.95, &mut client).await;
-    assert_eq!((firing.limit.as_str(), firing.metric.as_str()), ("host_cpu", "host_cpu_busy_ratio"));
+    assert_eq!(
+        (firing.limit.as_str(), firing.metric.as_str()),
+        ("host_cpu", "host_cpu_busy_ratio")
+    );
     assert_eq!((firing.latest, firing.unit()), (Some(0.95), Unit::Ratio));
-    assert_eq!(firing.subject.as_ref().map(|subject| subject.scope()), Some(Scope::Host));
+    assert_eq!(
+        firing.subject.as_ref().map(|subject| subject.scope()),
+        Some(Scope::Host)
+    );
     assert_eq!(firing.labels["alertname"], "host_cpu");
-    let request = GetAlertRequest { id: firing.id.clone() };
-    let one = client.get_alert(request).await.unwrap().into_inner().alert.unwrap();
-    assert_eq!(one.id, firing.id);
+    let one = evidence_of(&firing.id, &mut client).await;
+    assert_eq!(one.alert.unwrap().id, firing.id);
+    assert!(
+        one.findings[0].contains("nothing that was sampled grew"),
+        "{:?}",
+        one.findings
+    );
+    let evidence = one.evidence.unwrap();
+    assert!(evidence.comparison.is_some());
+    let metrics: Vec<&str> = evidence.readings.iter().map(|series| &*series.metric).collect();
+    assert_eq!(metrics, ["host_cpu_busy_ratio"]);
     let resolved = alert_in(AlertPhase::Resolved, &server, 0.1, &mut client).await;
-    assert_eq!((resolved.id.as_str(), resolved.end_reason.as_str()), (firing.id.as_str(), "recovered"));
+    assert_eq!(
+        (resolved.id.as_str(), resolved.end_reason.as_str()),
+        (firing.id.as_str(), "recovered")
+    );
     let mut seen = Vec::new();
     while seen.last().is_none_or(|change| change != "resolved") {
         let message = changes.message().await.unwrap().expect("the stream goes on");
@@ -77,7 +115,10 @@ async fn a_reading_beyond_its_limit_is_an_alert_until_it_is_back() {
 async fn an_alert_that_is_not_kept_and_an_id_that_is_none_are_told_apart() {
     let (_server, mut client) = server().await;
     let mut get = async |id: &str| {
-        let request = GetAlertRequest { id: id.to_owned() };
+        let request = GetAlertRequest {
+            id: id.to_owned(),
+            with_evidence: false,
+        };
         client.get_alert(request).await.unwrap_err()
     };
     assert_eq!(get("00000000000000ff").await.code(), Code::NotFound);
@@ -98,13 +139,22 @@ async fn silences_are_made_listed_and_ended() {
         duration: Some(prost_types::Duration { seconds, nanos: 0 }),
         comment: "load test".to_owned(),
     };
-    let made = client.create_silence(request("alertname", 3600)).await.unwrap().into_inner();
+    let made = client
+        .create_silence(request("alertname", 3600))
+        .await
+        .unwrap()
+        .into_inner();
     let silence = made.silence.unwrap();
     assert!(silence.created_by.starts_with("uid "), "{}", silence.created_by);
     let alert = alert_in(AlertPhase::Firing, &server, 0.95, &mut client).await;
     assert!(alert.silenced);
     let list = |mut client: AlertServiceClient<Channel>| async move {
-        client.list_silences(ListSilencesRequest {}).await.unwrap().into_inner().silences
+        client
+            .list_silences(ListSilencesRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .silences
     };
     assert_eq!(list(client.clone()).await, [silence.clone()]);
     let expire = ExpireSilenceRequest { id: silence.id };
@@ -120,6 +170,9 @@ async fn silences_are_made_listed_and_ended() {
             ..request("alertname", 60)
         },
     ] {
-        assert_eq!(client.create_silence(refused).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            client.create_silence(refused).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
     }
 }

@@ -144,12 +144,13 @@ impl Server {
     }
 }
 
-/// The shipped limit on the host's CPU, that fires at once.
+/// The shipped limit on the host's CPU, that fires and ends at once.
 fn host_cpu() -> Arc<Limit> {
     let config = Config::default();
     let shipped = config.limits_in_force().find(|limit| limit.name == "host_cpu");
     Arc::new(Limit {
         hold_for: Duration::ZERO,
+        keep_firing_for: Duration::ZERO,
         ..Limit::clone(shipped.expect("a shipped limit"))
     })
 }
