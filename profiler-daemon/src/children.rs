@@ -24,7 +24,7 @@ use rustix::{
 };
 
 pub use supervisor::supervise_if_asked;
-pub use trust::{Distrust, check_executable};
+pub use trust::{Distrust, check_executable, check_library};
 
 /// The environment of a program, and all of it.
 const ENVIRONMENT: [(&str, &str); 2] = [

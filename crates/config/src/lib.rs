@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod gpu;
 mod host;
 mod limits;
 mod meant;
@@ -21,6 +22,7 @@ mod values;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use gpu::Gpu;
 pub use host::{MAX_PERF_EVENT_PARANOID, OLDEST_KERNEL};
 pub use meant::{
     Alerts, Api, Budget, Config, LimitRule, Log, LogFormat, LogLevel, Sampling, Store, Symbols, Targets, Tcp, Walker,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Dura
 use profiler_alerts::Limit;
 use serde::{Deserialize, Serialize};
 
-use crate::{NamedService, Pattern, Sink, limits::default_limits, sinks::default_sinks};
+use crate::{Gpu, NamedService, Pattern, Sink, limits::default_limits, sinks::default_sinks};
 
 /// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Config {
     pub walker: Walker,
     /// What the daemon itself may cost.
     pub budget: Budget,
+    /// How GPUs are read.
+    pub gpu: Gpu,
     /// Who may ask, and where.
     pub api: Api,
     /// Whether and how it may be asked over TCP.
@@ -275,6 +277,7 @@ impl Default for Config {
                 averaged_over: Duration::from_secs(10),
                 recover_after: Duration::from_secs(30),
             },
+            gpu: Gpu::default(),
             api: Api {
                 socket: PathBuf::from("/run/profiler/profiler.sock"),
                 read_group: "profiler".to_owned(),

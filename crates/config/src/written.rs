@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use crate::{
     Config, LogFormat, LogLevel, WalkerLoop,
+    gpu::WrittenGpu,
     limits::WrittenLimit,
     pattern::Patterns,
     service::Services,
@@ -27,8 +28,8 @@ const SHARD_BYTES: u64 = profiler_common::limits::ROWS_PER_SHARD as u64 * size_o
 const ALL_SHARDS_BYTES: u64 = profiler_common::limits::MAX_SHARDS as u64 * SHARD_BYTES;
 
 /// The names of the sections, as environment variables have them.
-pub(crate) const SECTIONS: [&str; 10] = [
-    "sampling", "targets", "symbols", "store", "walker", "budget", "api", "tcp", "log", "alerts",
+pub(crate) const SECTIONS: [&str; 11] = [
+    "sampling", "targets", "symbols", "store", "walker", "budget", "gpu", "api", "tcp", "log", "alerts",
 ];
 /// The keys outside of sections.
 pub(crate) const TOP_KEYS: [&str; 1] = ["state_dir"];
@@ -44,6 +45,7 @@ pub(crate) struct Written {
     pub(crate) store: Store,
     pub(crate) walker: Walker,
     pub(crate) budget: Budget,
+    pub(crate) gpu: WrittenGpu,
     pub(crate) api: Api,
     pub(crate) tcp: WrittenTcp,
     pub(crate) log: Log,
@@ -140,6 +142,7 @@ impl Written {
             store,
             walker,
             budget,
+            gpu,
             api,
             tcp,
             log,
@@ -197,6 +200,7 @@ impl Written {
         );
         set(&mut config.budget.averaged_over, budget.averaged_over.map(Period::get));
         set(&mut config.budget.recover_after, budget.recover_after.map(Period::get));
+        gpu.apply(&mut config.gpu);
         set(&mut config.api.socket, api.socket.map(|path| path.0));
         set(&mut config.api.read_group, api.read_group.map(|name| name.0));
         set(&mut config.api.act_group, api.act_group.map(|name| name.0));
@@ -262,6 +266,7 @@ impl From<&Config> for Written {
                 averaged_over: Some(config.budget.averaged_over.into()),
                 recover_after: Some(config.budget.recover_after.into()),
             },
+            gpu: (&config.gpu).into(),
             api: Api {
                 socket: Some(SocketPath(config.api.socket.clone())),
                 read_group: Some(GroupName(config.api.read_group.clone())),

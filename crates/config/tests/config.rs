@@ -96,6 +96,9 @@ fn every_key_is_meant_as_written() {
         max_kernel_bytes = "8MiB"
         averaged_over = "2s"
         recover_after = "5m"
+        [gpu]
+        enabled = false
+        library = "/opt/nvidia/libnvidia-ml.so.1"
         [api]
         socket = "/tmp/x.sock"
         read_group = "staff"
@@ -144,6 +147,11 @@ fn every_key_is_meant_as_written() {
         (config.budget.averaged_over, config.budget.recover_after),
         (Duration::from_secs(2), Duration::from_secs(300))
     );
+    assert!(!config.gpu.enabled);
+    assert_eq!(
+        config.gpu.library.as_deref(),
+        Some(Path::new("/opt/nvidia/libnvidia-ml.so.1"))
+    );
     assert_eq!(config.api.socket, Path::new("/tmp/x.sock"));
     assert_eq!(
         (config.api.read_group.as_str(), config.api.act_group.as_str()),
@@ -168,6 +176,11 @@ fn mistakes_are_named_with_their_line() {
         "[sampling]\n# why\nhz = \"fast\"\n",
         "a.toml:3",
         &["fast", "an integer from 1 to 10000"],
+    );
+    check_mistake(
+        "[gpu]\nlibrary = \"nvml.so\"\n",
+        "a.toml:2",
+        &["nvml.so", "an absolute path"],
     );
     check_mistake("[sampling]\nhz = 0\n", "a.toml:2", &["0", "an integer from 1 to 10000"]);
     check_mistake("[sampling]\nhz = 10001\n", "a.toml:2", &["10001"]);

@@ -1,4 +1,4 @@
-//! Whether nobody but root could have put a program where it is.
+//! Whether nobody but root could have put a program or a library where it is.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Execute permission of anybody.
 const EXECUTABLE: u32 = 0o111;
 
-/// Why a program is not run.
+/// Why a program is not run, or a library not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Distrust {
     /// It is not there.
@@ -54,6 +54,12 @@ pub enum Distrust {
         /// It.
         path: PathBuf,
     },
+    /// It is no library.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// It.
+        path: PathBuf,
+    },
     /// Its links lead nowhere.
     #[error("{}: too many links", path.display())]
     Links {
@@ -67,12 +73,36 @@ pub enum Distrust {
 /// # Errors
 /// What others could have changed.
 pub fn check_executable(path: &Path) -> Result<(), Distrust> {
+    let (path, metadata) = check_file(path)?;
+    if metadata.is_file() && metadata.mode() & EXECUTABLE != 0 {
+        Ok(())
+    } else {
+        Err(Distrust::NotExecutable { path })
+    }
+}
+
+/// Whether root alone could have changed a library, a link to it, or a folder on the way.
+///
+/// # Errors
+/// What others could have changed.
+pub fn check_library(path: &Path) -> Result<(), Distrust> {
+    let (path, metadata) = check_file(path)?;
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(Distrust::NotAFile { path })
+    }
+}
+
+/// Walks to a file, and says where it really is and what it is.
+fn check_file(path: &Path) -> Result<(PathBuf, fs::Metadata), Distrust> {
     if !path.is_absolute() {
         return Err(Distrust::Relative { path: path.to_owned() });
     }
     let mut links = 0;
     let mut walked = PathBuf::from("/");
-    check_owner(&walked, &look(&walked)?)?;
+    let mut found = look(&walked)?;
+    check_owner(&walked, &found)?;
     let mut ahead: VecDeque<OsString> = names(path).collect();
     while let Some(name) = ahead.pop_front() {
         if name == ".." {
@@ -101,11 +131,9 @@ pub fn check_executable(path: &Path) -> Result<(), Distrust> {
             continue;
         }
         check_owner(&walked, &metadata)?;
-        if ahead.is_empty() && !(metadata.is_file() && metadata.mode() & EXECUTABLE != 0) {
-            return Err(Distrust::NotExecutable { path: walked });
-        }
+        found = metadata;
     }
-    Ok(())
+    Ok((walked, found))
 }
 
 /// The parts of a path that name something.
@@ -181,6 +209,10 @@ mod tests {
         assert!(matches!(error("/etc/passwd"), Distrust::NotExecutable { .. }));
         assert!(matches!(error("/no/such/program"), Distrust::Missing { .. }));
         assert!(matches!(error("bin/sh"), Distrust::Relative { .. }));
+        let library = |path: &str| check_library(Path::new(path));
+        library("/etc/passwd").unwrap();
+        assert!(matches!(library("/etc").unwrap_err(), Distrust::NotAFile { .. }));
+        assert!(matches!(library("passwd").unwrap_err(), Distrust::Relative { .. }));
         // A process's own link to where it is: of the kernel's making, and to nothing that can be run.
         error("/proc/self/cwd");
     }

@@ -102,6 +102,7 @@ impl Stages<'_> {
             engine: self.engine.clone(),
             health: Arc::clone(self.health),
             stop: Arc::clone(self.stop),
+            gpu: self.config.gpu.clone(),
         };
         reader.start(Path::new("/")).map_err(start_error)
     }

@@ -4,9 +4,10 @@
 //! In: the files below a root path, and from the sampling loop which processes are watched. Out: series on the [`Board`],
 //! and the state of each source that is not well. It never waits for the sampling loop: a loop that is late makes readings
 //! of new processes late, and no others. File systems have a thread of their own, because a disk that does not answer makes
-//! its reader wait.
+//! its reader wait; GPUs have threads of their own as well, which the sampler starts and never waits for.
 
 mod board;
+mod gpus;
 mod members;
 mod pace;
 mod reports;
@@ -23,7 +24,7 @@ use std::{
 };
 
 use profiler_readings::{
-    ControlGroupSampler, FilesystemSampler, HostFacts, HostSampler, Moment, ProcessSampler, Source,
+    ControlGroupSampler, FilesystemSampler, GpuSampler, HostFacts, HostSampler, Moment, ProcessSampler, Source,
 };
 use profiler_store::SeriesLimits;
 use rustix::time::{ClockId, clock_gettime};
@@ -63,6 +64,8 @@ pub struct Reader {
     pub health: Arc<Health>,
     /// Set to end it.
     pub stop: Arc<AtomicBool>,
+    /// Whether and how GPUs are read.
+    pub gpu: profiler_config::Gpu,
 }
 
 impl Reader {
@@ -86,6 +89,7 @@ impl Reader {
         let mut host = HostSampler::new(root);
         let mut processes = ProcessSampler::new(root, HostFacts::read(), MAX_KEPT_FILES);
         let mut groups = ControlGroupSampler::new(root);
+        let mut gpus = gpus::sampler(&self.gpu, root, &self.health);
         let mut members = Members::new(self.engine.patient());
         let mut reports = Reports::new(Arc::clone(&self.health));
         let mut readings = Vec::new();
@@ -95,14 +99,26 @@ impl Reader {
             if members.follow(now.since_boot) {
                 processes.watch(members.to_read());
                 groups.watch(members.to_read());
+                if let Some(gpus) = &mut gpus {
+                    gpus.watch(members.to_read());
+                }
             }
             host.sample(now, &mut readings);
             processes.sample(now, &mut readings);
             groups.sample(now, &mut readings);
+            if let Some(gpus) = &mut gpus {
+                gpus.sample(now, &mut readings);
+            }
             self.board.put(&readings, now.since_boot);
             self.board.name(members.known());
             readings.clear();
-            reports.tell(host.reports().chain(processes.reports()).chain(groups.report()));
+            let of_gpus = gpus.as_ref().and_then(GpuSampler::report);
+            reports.tell(
+                host.reports()
+                    .chain(processes.reports())
+                    .chain(groups.report())
+                    .chain(of_gpus),
+            );
             if now.since_boot >= expiry_due {
                 expiry_due = now.since_boot + EXPIRY;
                 self.board.series().expire(now.since_boot);
@@ -182,6 +198,7 @@ mod tests {
             engine,
             health: Arc::clone(&health),
             stop: Arc::clone(&stop),
+            gpu: profiler_config::Gpu::default(),
         };
         let threads = reader.start(Path::new("/")).unwrap();
         let member = Member {
