@@ -26,6 +26,7 @@ mod names;
 mod old_kernel;
 mod out_of_memory;
 mod profile;
+mod prometheus;
 mod python;
 mod python_programs;
 mod python_services;

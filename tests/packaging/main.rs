@@ -85,3 +85,19 @@ fn the_units_and_the_default_configuration_name_the_same_places() {
     let state = SERVICE.lines().find_map(|line| line.strip_prefix("StateDirectory="));
     assert!(state.is_some_and(|state| config.contains(&format!("#state_dir = \"/var/lib/{state}\""))));
 }
+
+#[test]
+fn the_rules_for_prometheus_are_rules() {
+    let promtool = match profiler_tests::prometheus::find("promtool") {
+        Ok(promtool) => promtool,
+        Err(reason) => {
+            println!("not run: {reason}");
+            return;
+        }
+    };
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("packaging/prometheus-rules.yml");
+    let mut check = Command::new(promtool);
+    let output = check.args(["check", "rules"]).arg(rules).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+}

@@ -1,4 +1,4 @@
-//! The harness of the tests that run the real daemon: see `daemon`, `programs`, `rights`, and
+//! The harness of the tests that run the real daemon: see `daemon`, `programs`, `rights`, `prometheus`, and
 //! `interpreters`, `python` and `truth` for programs in Python.
 #![forbid(unsafe_code)]
 
@@ -7,6 +7,7 @@ pub mod interpreters;
 mod options;
 pub mod output;
 pub mod programs;
+pub mod prometheus;
 pub mod python;
 mod rights;
 pub mod truth;

@@ -20,6 +20,7 @@ mod interpreters;
 mod licences;
 mod metadata;
 mod privilege;
+mod prometheus;
 mod run;
 mod session;
 mod steps;

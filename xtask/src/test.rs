@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::binaries::Binaries;
 use crate::privilege::{self, Privilege};
 use crate::steps::Steps;
-use crate::{check, command, ebpf, fuzz, interpreters, metadata, vm, workspace};
+use crate::{check, command, ebpf, fuzz, interpreters, metadata, prometheus, vm, workspace};
 
 /// One ring of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -157,6 +157,9 @@ fn kernel(privilege: Privilege, filter: Option<&str>) -> Result<()> {
     let binaries = Binaries::build()?;
     if filter.is_none_or(|filter| filter.contains("python")) {
         interpreters::prepare();
+    }
+    if filter.is_none_or(|filter| filter.contains("prometheus")) {
+        prometheus::prepare();
     }
     let programs = vm::compiled_programs();
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
