@@ -137,7 +137,6 @@ pub async fn run(
     tracing::info!(socket = %socket.path().display(), "serving");
     health.report(Part::Api, PartState::Active);
     manager.ready();
-    let tcp = config.tcp.clone();
     let mut reloader = Reloader {
         config,
         source,
@@ -159,7 +158,7 @@ pub async fn run(
         Arc::clone(&health),
     ));
     let served = tokio::select! {
-        served = api::serve(socket, tcp, context, access, shutdown) => served,
+        served = api::serve(socket, reloader.config.tcp.clone(), context, access, shutdown) => served,
         never = async {
             while hangups.recv().await.is_some() {
                 reloader.reload().await;

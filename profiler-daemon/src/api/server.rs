@@ -111,7 +111,11 @@ pub async fn serve(
         never
     };
     // Only the socket's failure ends the other.
-    let served = async { tokio::try_join!(server, async { Ok(tcp.await) }) };
+    let tcp = async {
+        tcp.await;
+        Ok(())
+    };
+    let served = async { tokio::try_join!(server, tcp) };
     tokio::select! {
         ended = served => ended.map(drop),
         () = overdue => {
