@@ -23,17 +23,17 @@ const TOKEN: &str = "0123456789abcdef-token";
 /// A port of a server with one reading.
 async fn port(server: &Server, allow_profile: bool) -> (SocketAddr, watch::Sender<bool>) {
     let token_file = server.directory.path().join("token");
-    fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-    fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&token_file, format!("{TOKEN}\n")).expect("a token can be written");
+    fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).expect("its mode can be set");
     let config = Tcp {
-        listen: Some("127.0.0.1:0".parse().unwrap()),
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         token_file,
         allow_remote: false,
         allow_profile,
     };
     let door = TcpDoor::open(&config, rustix::process::geteuid().as_raw()).await;
-    let door = door.unwrap().expect("an address is configured");
-    let address = door.address().unwrap();
+    let door = door.expect("a port").expect("an address is configured");
+    let address = door.address().expect("it listens");
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(door.serve(std::sync::Arc::clone(&server.context), stopping));
     let now = Board::now();
@@ -49,15 +49,13 @@ async fn port(server: &Server, allow_profile: bool) -> (SocketAddr, watch::Sende
 
 /// The answer to a request over HTTP/1.1.
 async fn scrape(address: SocketAddr, authorization: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
     let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.expect("it listens");
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
-    tokio::time::timeout(Duration::from_secs(30), read)
-        .await
-        .unwrap()
-        .unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(30), read).await;
+    read.expect("an answer in time").expect("an answer in words");
     answer
 }
 
