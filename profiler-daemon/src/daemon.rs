@@ -127,13 +127,7 @@ pub async fn run(
     threads.push(alerting);
     threads.extend(stages.start(commands)?);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
-    let identity = api::Identity {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel_release: kernel::kernel_release(),
-        started: SystemTime::now(),
-        configuration: Arc::clone(&shown),
-        proc_root: PROC_ROOT.into(),
-    };
+    let identity = identity(Arc::clone(&shown));
     tracing::info!(socket = %socket.path().display(), "serving");
     health.report(Part::Api, PartState::Active);
     manager.ready();
@@ -175,6 +169,17 @@ pub async fn run(
     waker.wake();
     end(threads, engine);
     Ok(served?)
+}
+
+/// What is told of this daemon.
+fn identity(configuration: Arc<Mutex<ShownConfiguration>>) -> api::Identity {
+    api::Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: kernel::kernel_release(),
+        started: SystemTime::now(),
+        configuration,
+        proc_root: PROC_ROOT.into(),
+    }
 }
 
 /// Who may do what. Groups that do not exist are told.

@@ -191,7 +191,7 @@ impl Keeper {
     fn tell_first(&mut self, stored: &Stored, lines: &[String], now: Moment) {
         self.teller.tell(&stored.alert, lines);
         // Only now: a daemon that is killed before it told anybody is to tell after its start.
-        self.keep(&[stored.clone()], now);
+        self.keep(std::slice::from_ref(stored), now);
     }
 
     /// What was found about an alert, for whoever is told.

@@ -11,7 +11,7 @@ use profiler_store::{
     Limits, SeriesLimits, Store,
     state::{AlertQuery, Outbox},
 };
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{AlertingParts, Command, ShownAlert, ShownChange, Sources, keeper::Keeper};
 use crate::{
@@ -28,6 +28,7 @@ struct Desk {
     health: Arc<Health>,
     changes: broadcast::Receiver<ShownChange>,
     second: u64,
+    _commands: mpsc::Receiver<command::Command>,
 }
 
 fn moment(second: u64) -> Moment {
@@ -51,6 +52,8 @@ impl Desk {
         }));
         let health = Arc::new(Health::new());
         let (sender, changes) = broadcast::channel(256);
+        // Nobody answers: evidence never comes, and those who are to be told wait as long as they do.
+        let (engine, commands) = command::channel();
         let outbox = Outbox::open(state_dir).unwrap();
         let settings = sinks::Settings::new("host".to_owned(), String::new());
         let dispatcher = Dispatcher::start(&[], outbox, settings).unwrap();
@@ -63,8 +66,7 @@ impl Desk {
                     max_bytes: 1 << 20,
                 }))),
                 board: Arc::clone(&board),
-                // Nobody answers: nothing is sampled.
-                engine: command::channel().0,
+                engine,
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),
@@ -79,6 +81,7 @@ impl Desk {
             health,
             changes,
             second,
+            _commands: commands,
         }
     }
 

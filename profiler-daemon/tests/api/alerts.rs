@@ -38,7 +38,7 @@ async fn alert_in(phase: AlertPhase, server: &Server, share: f64, client: &mut A
             include_ended: true,
             ..ListAlertsRequest::default()
         };
-        let alerts = client.list_alerts(request).await.unwrap().into_inner().alerts;
+        let alerts = client.list_alerts(request).await.expect("alerts").into_inner().alerts;
         if let Some(alert) = alerts.into_iter().find(|alert| alert.phase() == phase) {
             return alert;
         }
@@ -54,7 +54,7 @@ async fn evidence_of(id: &str, client: &mut AlertServiceClient<Channel>) -> GetA
             id: id.to_owned(),
             with_evidence: true,
         };
-        let answer = client.get_alert(request).await.unwrap().into_inner();
+        let answer = client.get_alert(request).await.expect("an alert").into_inner();
         if answer.evidence.is_some() {
             return answer;
         }
@@ -156,7 +156,7 @@ async fn silences_are_made_listed_and_ended() {
             .into_inner()
             .silences
     };
-    assert_eq!(list(client.clone()).await, [silence.clone()]);
+    assert_eq!(list(client.clone()).await, std::slice::from_ref(&silence));
     let expire = ExpireSilenceRequest { id: silence.id };
     client.expire_silence(expire).await.unwrap();
     assert!(list(client.clone()).await.is_empty());

@@ -47,10 +47,9 @@ async fn server() -> (Server, MetricsServiceClient<Channel>) {
         name: "python".into(),
         service: service.into(),
     };
-    let mut series = server.readings.series();
-    series.set_owner(&process(1), &owner("shop"));
-    series.set_owner(&process(2), &owner("other"));
-    drop(series);
+    for (pid, service) in [(1, "shop"), (2, "other")] {
+        server.readings.series().set_owner(&process(pid), &owner(service));
+    }
     let client = MetricsServiceClient::new(server.client().await);
     (server, client)
 }
@@ -59,9 +58,14 @@ async fn names(client: &mut MetricsServiceClient<Channel>, selector: ReadingSele
     let request = GetSnapshotRequest {
         selector: Some(selector),
     };
-    let readings = client.get_snapshot(request).await.unwrap().into_inner().readings;
+    let readings = client
+        .get_snapshot(request)
+        .await
+        .expect("readings")
+        .into_inner()
+        .readings;
     let name = |reading: profiler_proto::v1::Reading| {
-        let subject = reading.subject.unwrap();
+        let subject = reading.subject.expect("a subject");
         (reading.metric, subject.name, subject.pid)
     };
     readings.into_iter().map(name).collect()
