@@ -16,10 +16,12 @@ use crate::{
     server::{CONFIGURATION, Server},
 };
 
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 9] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "profiler.v1.AlertService",
+    "profiler.v1.MetricsService",
     "profiler.v1.ProcessService",
     "profiler.v1.ProfileService",
     "profiler.v1.StatusService",
