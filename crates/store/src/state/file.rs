@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,7 +66,8 @@ pub(super) fn in_memory() -> Result<Connection, StateError> {
     Ok(connection)
 }
 
-/// Makes an empty file that only its owner can read: what ran on a host is not everybody's business.
+/// Makes an empty file that only its owner can read, in a directory that only its owner can enter, which is made if need be:
+/// what ran on a host is not everybody's business.
 fn create(path: &Path) -> Result<(), StateError> {
     let io = |source: io::Error| StateError::Io {
         path: path.to_path_buf(),
@@ -81,6 +82,10 @@ fn create(path: &Path) -> Result<(), StateError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
+    }
+    if let Some(directory) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(io)?;
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);

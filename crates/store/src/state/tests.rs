@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -400,12 +401,25 @@ fn a_file_damaged_while_in_use_is_renewed() {
 }
 
 #[test]
+fn a_directory_that_is_missing_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("not/there");
+    let mut state = State::open(&missing, BOUNDS).unwrap();
+    assert_eq!(state.condition(), Condition::Kept);
+    state.record(&[firing(1)], at(0)).unwrap();
+    drop(state);
+    assert_eq!(State::open(&missing, BOUNDS).unwrap().live().unwrap(), [firing(1)]);
+    let mode = fs::metadata(&missing).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
 fn without_a_directory_all_is_in_memory() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
     fs::create_dir(directory.path().join(NAME)).unwrap();
-    for place in [file.as_path(), &directory.path().join("missing"), directory.path()] {
+    for place in [file.as_path(), &file.join("below"), directory.path()] {
         let mut state = State::open(place, BOUNDS).unwrap();
         let condition = state.condition();
         assert!(
