@@ -118,19 +118,17 @@ impl Keeper {
         if transitions.is_empty() {
             return;
         }
-        for transition in transitions
-            .iter()
-            .filter(|transition| transition.change == Change::Firing)
-        {
-            self.look_into(transition, now);
+        for transition in &transitions {
+            match transition.change {
+                Change::Firing => self.look_into(transition, now),
+                // What began is told before its end, with evidence or without, and kept before it.
+                Change::Resolved => self.tell_awaiting(transition.stored.alert.id, now),
+                Change::Pending | Change::Unsilenced | Change::Dropped => {}
+            }
         }
         let changed: Vec<Stored> = transitions.iter().map(|transition| transition.stored.clone()).collect();
         self.keep(&changed, now);
         for Transition { change, stored, notify } in transitions {
-            // What began is told before its end, with evidence or without.
-            if change == Change::Resolved {
-                self.tell_awaiting(stored.alert.id, now);
-            }
             if notify && !self.awaiting.contains_key(&stored.alert.id) {
                 let lines = self.lines(stored.alert.id);
                 self.teller.tell(&stored.alert, &lines);

@@ -257,3 +257,29 @@ fn limits_that_are_taken_out_of_force_end_their_alerts() {
     assert_eq!(desk.run(Some(0.9), 5), [Change::Resolved]);
     assert!(desk.ask(|reply| Command::Limits { reply }).is_empty());
 }
+
+#[test]
+fn an_alert_that_ends_before_its_evidence_is_there_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 0);
+    while desk.run(Some(0.9), 1) != [Change::Firing] {
+        assert!(desk.second < 60);
+    }
+    // No evidence is taken between its beginning and this.
+    let none = Command::Configure {
+        limits: Vec::new(),
+        settings: Config::default().alerts,
+    };
+    desk.keeper.answer(none, moment(desk.second));
+    let is_over = |desk: &mut Desk| {
+        let alerts = desk.alerts();
+        assert_eq!(alerts.len(), 1);
+        matches!(alerts[0].alert.phase, Phase::Resolved { .. }) && alerts[0].alert.told
+    };
+    assert!(is_over(&mut desk));
+    desk.run(Some(0.9), 20);
+    assert!(is_over(&mut desk));
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), vec![host_cpu()], 90);
+    assert!(is_over(&mut desk), "the daemon after it does not take it for one that fires");
+}
