@@ -1,5 +1,7 @@
 //! A double of the daemon that answers as its script says.
 
+mod alerts;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -14,6 +16,7 @@ use profiler_proto::v1::{
     MetricDescription, Process, Profile, ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest,
     QueryProfileResponse, Reading, ReadingSelector, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest,
     WatchReadingsResponse,
+    alert_service_server::AlertServiceServer,
     metrics_service_server::{MetricsService, MetricsServiceServer},
     process_service_server::{ProcessService, ProcessServiceServer},
     profile_service_server::{ProfileService, ProfileServiceServer},
@@ -24,6 +27,8 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
+
+pub(crate) use self::alerts::{AlertScript, AskedOfAlerts};
 
 /// What the double answers.
 #[derive(Clone, Debug)]
@@ -40,6 +45,7 @@ pub(crate) struct Script {
     pub(crate) range: Result<GetRangeResponse, Status>,
     /// All that comes on a stream of readings.
     pub(crate) reading_stream: Result<Vec<WatchReadingsResponse>, Status>,
+    pub(crate) alerts: AlertScript,
     /// How long every answer but a watch's takes.
     pub(crate) delay: Duration,
 }
@@ -58,6 +64,7 @@ impl Default for Script {
             readings: Ok(Vec::new()),
             range: Ok(GetRangeResponse::default()),
             reading_stream: Ok(Vec::new()),
+            alerts: AlertScript::default(),
             delay: Duration::ZERO,
         }
     }
@@ -79,6 +86,7 @@ pub(crate) struct Seen {
     pub(crate) queries: Vec<Query>,
     pub(crate) comparisons: Vec<CompareProfilesRequest>,
     pub(crate) readings: Vec<ReadingQuery>,
+    pub(crate) alerts: AskedOfAlerts,
     pub(crate) open_watches: usize,
 }
 
@@ -145,6 +153,7 @@ impl FakeDaemon {
         let service = Service(Arc::clone(&shared));
         runtime.spawn(
             Server::builder()
+                .add_service(AlertServiceServer::new(service.clone()))
                 .add_service(MetricsServiceServer::new(service.clone()))
                 .add_service(ProcessServiceServer::new(service.clone()))
                 .add_service(ProfileServiceServer::new(service.clone()))

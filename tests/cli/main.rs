@@ -8,6 +8,7 @@
     reason = "a test program: the setting for tests does not reach its helpers"
 )]
 
+mod alerts;
 mod diff;
 mod failures;
 mod fake_daemon;

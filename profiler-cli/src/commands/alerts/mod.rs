@@ -151,10 +151,7 @@ fn write_alert(out: &mut impl Write, alert: &Alert) -> io::Result<()> {
     labels.sort();
     let labels: Vec<String> = labels
         .into_iter()
-        .map(|(name, value)| {
-            let (name, value) = (printable(name, MAX_NAME_BYTES), printable(value, MAX_NAME_BYTES));
-            format!("{name}={value:?}")
-        })
+        .map(|(name, value)| format!("{}={}", printable(name, MAX_NAME_BYTES), quoted(value)))
         .collect();
     fact("labels", labels.join(" "))
 }
@@ -278,6 +275,11 @@ fn subject_name(alert: &Alert) -> String {
         Scope::Host => scope.to_owned(),
         _ => format!("{scope} {}", subject.name),
     }
+}
+
+/// A value of a label between quotes, so that where it ends is seen.
+fn quoted(value: &str) -> String {
+    printable(&format!("{value:?}"), MAX_NAME_BYTES).into_owned()
 }
 
 fn value(alert: &Alert, value: Option<f64>) -> String {

@@ -7,7 +7,7 @@ use profiler_proto::v1::{CreateSilenceRequest, Matcher, Silence};
 use super::{
     MAX_NAME_BYTES,
     document::{SilenceDocument, SilencesDocument},
-    time,
+    quoted, time,
 };
 use crate::{
     args::SilenceArgs,
@@ -95,11 +95,11 @@ fn matchers_text(silence: &Silence) -> String {
         .iter()
         .map(|matcher| {
             let sign = if matcher.negated { "!=" } else { "=" };
-            let (label, value) = (
+            format!(
+                "{}{sign}{}",
                 printable(&matcher.label, MAX_NAME_BYTES),
-                printable(&matcher.value, MAX_NAME_BYTES),
-            );
-            format!("{label}{sign}{value:?}")
+                quoted(&matcher.value)
+            )
         })
         .collect();
     matchers.join(" ")
