@@ -178,7 +178,7 @@ fn printed(daemon: &FakeDaemon, arguments: &[&str]) -> String {
     let outcome = program::run(daemon, [&["alerts"], arguments].concat()).expect_success();
     let text = outcome.text();
     let for_people = !arguments.contains(&"--json");
-    let is_plain = |letter: char| letter == '\n' || !letter.is_control() && !(for_people && letter == '\u{202e}');
+    let is_plain = |letter: char| letter == '\n' || !(letter.is_control() || for_people && letter == '\u{202e}');
     assert!(text.chars().all(is_plain), "{text:?}");
     text.to_owned()
 }
