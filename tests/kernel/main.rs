@@ -11,6 +11,7 @@
 )]
 
 mod accounting;
+mod alerts;
 mod budget;
 mod churn;
 mod field;

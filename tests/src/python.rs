@@ -19,7 +19,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 11] = fixtures!(
+const FIXTURES: [(&str, &str); 12] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
@@ -30,6 +30,7 @@ const FIXTURES: [(&str, &str); 11] = fixtures!(
     "service.py",
     "shapes.py",
     "shares.py",
+    "surge.py",
     "truth.py"
 );
 /// What a script may be written beside: the folder for files that come and go, in every root.
