@@ -28,7 +28,7 @@ pub mod stored_rows;
 pub mod symbols;
 pub mod walk;
 
-#[path = "../../profiler-cli/src/convert.rs"]
+#[path = "../../profiler-cli/src/convert/mod.rs"]
 mod cli_convert;
 #[path = "../../crates/unwinding/tests/python/made.rs"]
 #[expect(dead_code, reason = "the tests that it was made for use more of it")]

@@ -15,8 +15,8 @@ use crate::{
     health::{Health, Part, PartState},
     logging::{LevelSwitch, LogError},
     notify::ServiceManager,
-    readings::{self, Board},
     processes,
+    readings::{self, Board},
 };
 
 /// Reads the configuration as at the start; an error says every mistake with its file and line.

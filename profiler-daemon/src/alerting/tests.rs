@@ -281,5 +281,8 @@ fn an_alert_that_ends_before_its_evidence_is_there_is_over() {
     assert!(is_over(&mut desk));
     drop(desk);
     let mut desk = Desk::open(folder.path(), vec![host_cpu()], 90);
-    assert!(is_over(&mut desk), "the daemon after it does not take it for one that fires");
+    assert!(
+        is_over(&mut desk),
+        "the daemon after it does not take it for one that fires"
+    );
 }

@@ -65,7 +65,9 @@ pub(super) enum ApiError {
     #[error("the profile takes {bytes} bytes, and a message at most {limit}: ask for a shorter time")]
     TooLarge { bytes: usize, limit: usize },
     /// The readings do not fit into a message.
-    #[error("{found} {what} are asked for, and an answer has at most {limit}: name metrics or subjects, or a longer step")]
+    #[error(
+        "{found} {what} are asked for, and an answer has at most {limit}: name metrics or subjects, or a longer step"
+    )]
     TooManyReadings { found: u64, what: &'static str, limit: u64 },
     /// Clients do not read what they asked for.
     #[error("answers of more than {limit} bytes wait to be read by those who asked for them: try again when they have")]
@@ -107,7 +109,10 @@ impl ApiError {
             | Self::Sink(TestError::Unknown { .. }) => Code::NotFound,
             Self::Silence(SilenceError::Invalid(InvalidSilence::TooMany)) => Code::ResourceExhausted,
             Self::Silence(SilenceError::Invalid(_)) => Code::InvalidArgument,
-            Self::Sink(TestError::Delivery(_)) | Self::Silence(SilenceError::State(_)) | Self::State(_) | Self::Alerting(_) => Code::Unavailable,
+            Self::Sink(TestError::Delivery(_))
+            | Self::Silence(SilenceError::State(_))
+            | Self::State(_)
+            | Self::Alerting(_) => Code::Unavailable,
             Self::Process(ProcessError::PermissionDenied { .. }) | Self::NotWatched { .. } | Self::Periods(_) => {
                 Code::FailedPrecondition
             }

@@ -321,7 +321,9 @@ fn names_of_processes_go_with_them() {
 fn hour_of(subject: &Subject) -> usize {
     let mut store = store();
     for second in 1..=3600_u32 {
-        for metric in Metric::ALL.iter().filter(|metric| metric.scope() == subject.scope()) {
+        // Of what uses no GPU.
+        let is_usual = |metric: &&Metric| metric.scope() == subject.scope() && Source::of(**metric) != Source::Gpu;
+        for metric in Metric::ALL.iter().filter(is_usual) {
             let interval = Source::of(*metric).interval();
             if u64::from(second) % interval.as_secs() == 0 {
                 store.record(*metric, subject, f64::from(second), at(f64::from(second)), interval);

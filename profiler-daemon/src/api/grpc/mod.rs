@@ -1,7 +1,7 @@
 //! One service for each concern.
 
-mod compare;
 pub(super) mod alerts;
+mod compare;
 pub(super) mod metrics;
 pub(super) mod processes;
 pub(super) mod profiles;

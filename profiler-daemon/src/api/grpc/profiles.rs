@@ -7,8 +7,8 @@ use profiler_profile::{
     render::{RenderError, pprof},
 };
 use profiler_proto::v1::{
-    CompareProfilesRequest, CompareProfilesResponse, ProfileSelector, ProfileView, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
-    profile_service_server::ProfileService,
+    CompareProfilesRequest, CompareProfilesResponse, ProfileSelector, ProfileView, QueryPprofRequest,
+    QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, profile_service_server::ProfileService,
 };
 use profiler_store::{Found, Target};
 use prost::Message;
