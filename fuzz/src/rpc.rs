@@ -7,6 +7,7 @@ use std::{
 
 use arbitrary::Unstructured;
 use profiler_daemon::fuzzing::{check_lease, check_pid, check_query, profile_message};
+use profiler_profile::render::{folded, svg};
 use profiler_proto::v1;
 use profiler_store::{Limits, Store};
 use prost::Message;
@@ -22,6 +23,9 @@ const RENDERED_STACKS: usize = 200;
 pub fn run(data: &[u8]) {
     if let Ok(request) = v1::QueryProfileRequest::decode(data) {
         query(request.selector);
+    }
+    if let Ok(message) = v1::Comparison::decode(data) {
+        comparison(message);
     }
     if let Ok(request) = v1::QueryPprofRequest::decode(data) {
         query(request.selector);
@@ -109,5 +113,21 @@ fn answer(message: v1::Profile, way: u8) {
     assert_eq!(u128::from(profile.samples()), samples);
     if profile.stacks.len() <= RENDERED_STACKS {
         render::check(&profile, way);
+    }
+}
+
+/// What a daemon says of two spans: whatever is in it, it is refused or drawn.
+fn comparison(message: v1::Comparison) {
+    let places = message.nodes.len();
+    let Ok(comparison) = cli_convert::comparison::comparison(message) else {
+        return;
+    };
+    assert!(comparison.nodes.len() <= places);
+    if places <= RENDERED_STACKS {
+        let mut out = Vec::new();
+        // Nothing to draw is no fault.
+        drop(svg::write_difference(&comparison, "a <b> & c", &mut out));
+        drop(folded::write_difference(&comparison, "a <b> & c", &mut out));
+        assert!(String::from_utf8(out).is_ok());
     }
 }
