@@ -49,7 +49,7 @@ pub(super) const TARGETS: [Target; 18] = [
         2 << 10,
         &[
             "crates/profile",
-            "profiler-cli/src/convert.rs",
+            "profiler-cli/src/convert",
             "profiler-daemon/src/api",
         ],
     ),
@@ -60,7 +60,7 @@ pub(super) const TARGETS: [Target; 18] = [
             "crates/store",
             "crates/profile",
             "proto",
-            "profiler-cli/src/convert.rs",
+            "profiler-cli/src/convert",
             "profiler-daemon/src/api",
         ],
     ),
