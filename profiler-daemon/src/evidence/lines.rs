@@ -33,7 +33,11 @@ pub fn lines(evidence: &Evidence) -> Vec<String> {
         }));
     }
     if lines.is_empty() {
-        lines.push(format!("nothing that was sampled grew: {}", evidence.comparison));
+        lines.push(match evidence.comparison.smallest_share {
+            Some(_) => format!("nothing that was sampled grew: {}", evidence.comparison),
+            // Nothing was tested: it says what is missing.
+            None => evidence.comparison.to_string(),
+        });
     }
     if let Some(kept) = &evidence.during {
         lines.extend(heaviest(&kept.profile, kept.left_out));
