@@ -4,7 +4,10 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
+
+use crate::{Metric, Moment, Reading};
 
 /// The tree.
 #[derive(Debug)]
@@ -93,4 +96,33 @@ impl FakeTree {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         symlink(target, path).unwrap();
     }
+}
+
+/// A moment so many seconds after the start of the host.
+pub(crate) fn at(seconds: u64) -> Moment {
+    Moment {
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds),
+        since_boot: Duration::from_secs(seconds),
+    }
+}
+
+/// What a sampler tells at a moment: values that can be, each with that time.
+#[track_caller]
+pub(crate) fn sampled(seconds: u64, sample: impl FnOnce(Moment, &mut Vec<Reading>)) -> Vec<Reading> {
+    let mut readings = Vec::new();
+    sample(at(seconds), &mut readings);
+    for reading in &readings {
+        assert!(reading.value.is_finite() && reading.value >= 0.0, "{reading:?}");
+        assert_eq!(reading.time, at(seconds).time, "{reading:?}");
+    }
+    readings
+}
+
+/// The value of the only reading of a metric.
+#[track_caller]
+pub(crate) fn value(readings: &[Reading], metric: Metric) -> Option<f64> {
+    let mut found = readings.iter().filter(|reading| reading.metric == metric);
+    let first = found.next();
+    assert!(found.next().is_none(), "{metric} twice in {readings:?}");
+    first.map(|reading| reading.value)
 }

@@ -126,13 +126,16 @@ impl Keeper {
                 Change::Pending | Change::Unsilenced | Change::Dropped => {}
             }
         }
-        let changed: Vec<Stored> = transitions.iter().map(|transition| transition.stored.clone()).collect();
-        self.keep(&changed, now);
-        for Transition { change, stored, notify } in transitions {
-            if notify && !self.awaiting.contains_key(&stored.alert.id) {
+        for Transition { stored, notify, .. } in &transitions {
+            if *notify && !self.awaiting.contains_key(&stored.alert.id) {
                 let lines = self.lines(stored.alert.id);
                 self.teller.tell(&stored.alert, &lines);
             }
+        }
+        // After that: a daemon that is killed in between tells twice, and not never.
+        let changed: Vec<Stored> = transitions.iter().map(|transition| transition.stored.clone()).collect();
+        self.keep(&changed, now);
+        for Transition { change, stored, .. } in transitions {
             let shown = self.show(stored.alert);
             // Nobody may be watching.
             let _watchers = self.changes.send(ShownChange { change, shown });

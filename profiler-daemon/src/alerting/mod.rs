@@ -43,6 +43,7 @@ use crate::{
 
 /// Time between two evaluations.
 const EVALUATION: Duration = Duration::from_secs(1);
+
 /// What the thread is made of.
 #[derive(Debug)]
 pub struct AlertingParts {

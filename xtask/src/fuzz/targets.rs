@@ -47,11 +47,7 @@ pub(super) const TARGETS: [Target; 18] = [
     target(
         "render",
         2 << 10,
-        &[
-            "crates/profile",
-            "profiler-cli/src/convert",
-            "profiler-daemon/src/api",
-        ],
+        &["crates/profile", "profiler-cli/src/convert", "profiler-daemon/src/api"],
     ),
     target(
         "rpc",

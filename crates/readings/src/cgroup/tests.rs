@@ -1,9 +1,11 @@
 //! Control groups of fake trees.
 
-use std::time::SystemTime;
-
 use super::*;
-use crate::{Gap, Metric, fake_tree::FakeTree, source::SourceState};
+use crate::{
+    Gap, Metric,
+    fake_tree::{FakeTree, sampled, value},
+    source::SourceState,
+};
 
 const ID: ProcessId = ProcessId {
     pid: 7,
@@ -14,13 +16,6 @@ const V1: &str = "\
 1 0 0:1 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 2 0 0:2 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
 ";
-
-fn at(seconds: u64) -> Moment {
-    Moment {
-        time: SystemTime::UNIX_EPOCH,
-        since_boot: Duration::from_secs(seconds),
-    }
-}
 
 fn sampler(tree: &FakeTree) -> ControlGroupSampler {
     let mut sampler = ControlGroupSampler::new(tree.root());
@@ -34,24 +29,6 @@ fn watched(id: ProcessId) -> WatchedProcess {
         service: Some("web".into()),
         executed: None,
     }
-}
-
-fn sample(sampler: &mut ControlGroupSampler, seconds: u64) -> Vec<Reading> {
-    let mut out = Vec::new();
-    sampler.sample(at(seconds), &mut out);
-    assert!(
-        out.iter()
-            .all(|reading| reading.value.is_finite() && reading.value >= 0.0),
-        "{out:?}"
-    );
-    out
-}
-
-fn value(readings: &[Reading], metric: Metric) -> Option<f64> {
-    let mut found = readings.iter().filter(|reading| reading.metric == metric);
-    let first = found.next();
-    assert!(found.next().is_none(), "{metric} twice in {readings:?}");
-    first.map(|reading| reading.value)
 }
 
 fn memory_v2(tree: &FakeTree, group: &str, usage: u64, inactive: u64, limit: &str, kills: u64) {
@@ -84,6 +61,10 @@ fn tree_v2() -> FakeTree {
     cpu_v2(&tree, "pod/web", "max", 0, 0);
     cpu_v2(&tree, "pod", "150000", 100, 10);
     tree
+}
+
+fn sample(sampler: &mut ControlGroupSampler, seconds: u64) -> Vec<Reading> {
+    sampled(seconds, |now, out| sampler.sample(now, out))
 }
 
 #[test]

@@ -1,27 +1,14 @@
 //! The host of a fake tree.
 
-use std::time::{Duration, SystemTime};
-
 use super::*;
-use crate::{Gap, Metric, Subject, fake_tree::FakeTree, source::SourceState};
-
-fn at(seconds: u64) -> Moment {
-    Moment {
-        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds),
-        since_boot: Duration::from_secs(seconds),
-    }
-}
+use crate::{
+    Gap, Metric, Subject,
+    fake_tree::{FakeTree, at, sampled},
+    source::SourceState,
+};
 
 fn sample(sampler: &mut HostSampler, seconds: u64) -> Vec<Reading> {
-    let mut out = Vec::new();
-    sampler.sample(at(seconds), &mut out);
-    assert!(
-        out.iter()
-            .all(|reading| reading.value.is_finite() && reading.value >= 0.0),
-        "{out:?}"
-    );
-    assert!(out.iter().all(|reading| reading.time == at(seconds).time));
-    out
+    sampled(seconds, |now, out| sampler.sample(now, out))
 }
 
 fn value(readings: &[Reading], metric: Metric, subject: &Subject) -> Option<f64> {

@@ -1,21 +1,16 @@
 //! Processes of fake trees.
 
-use std::time::SystemTime;
-
 use super::*;
-use crate::{Gap, fake_tree::FakeTree, source::SourceState};
+use crate::{
+    Gap,
+    fake_tree::{FakeTree, sampled, value},
+    source::SourceState,
+};
 
 const FACTS: HostFacts = HostFacts {
     ticks_per_second: 100,
     page_bytes: 4096,
 };
-
-fn at(seconds: u64) -> Moment {
-    Moment {
-        time: SystemTime::UNIX_EPOCH,
-        since_boot: Duration::from_secs(seconds),
-    }
-}
 
 /// What a process is made to look like.
 #[derive(Clone, Copy, Debug)]
@@ -77,21 +72,7 @@ fn sampler(tree: &FakeTree) -> ProcessSampler {
 }
 
 fn sample(sampler: &mut ProcessSampler, seconds: u64) -> Vec<Reading> {
-    let mut out = Vec::new();
-    sampler.sample(at(seconds), &mut out);
-    assert!(
-        out.iter()
-            .all(|reading| reading.value.is_finite() && reading.value >= 0.0),
-        "{out:?}"
-    );
-    out
-}
-
-fn value(readings: &[Reading], metric: Metric) -> Option<f64> {
-    let mut found = readings.iter().filter(|reading| reading.metric == metric);
-    let first = found.next();
-    assert!(found.next().is_none(), "{metric} twice in {readings:?}");
-    first.map(|reading| reading.value)
+    sampled(seconds, |now, out| sampler.sample(now, out))
 }
 
 #[test]

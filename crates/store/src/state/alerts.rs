@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, pa
 
 use super::{Bounds, State, StateError, from_ns, to_ns, wire};
 
-/// Most alerts in one answer.
-const MAX_ANSWER: usize = 1000;
+/// Most alerts in one answer: a page of a thousand, and one that tells that there are more.
+const MAX_ANSWER: usize = 1001;
 
 /// Which alerts are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct AlertQuery {
     pub limit_name: Option<String>,
     /// Only those that were live at this time or later.
     pub since: Option<SystemTime>,
-    /// At most so many, and never more than a thousand; all that fit for 0.
+    /// At most so many, and never more than a thousand and one; all that fit for 0.
     pub most: usize,
 }
 

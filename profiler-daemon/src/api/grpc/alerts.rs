@@ -200,12 +200,16 @@ impl AlertService for Alerts {
             }
             .into());
         };
+        let all_live = ListAlertsRequest {
+            page_size: u32::MAX,
+            ..ListAlertsRequest::default()
+        };
         // Before what there is now is asked for: no change is missed, and one may be told twice.
         let changes = self.context.alerting.subscribe();
         let (messages, receiver) = mpsc::channel(1);
         let stream = Stream {
             changes,
-            now: self.list(&ListAlertsRequest::default()).await?,
+            now: self.list(&all_live).await?,
             messages,
             _permit: permit,
         };
