@@ -10,6 +10,9 @@ use profiler_proto::v1;
 
 use super::{MAX_STACK_FRAMES, ProfileError, frames, out_of_range, processes, quality, span, time};
 
+/// Largest amount: more CPUs than a host has.
+const MAX_AMOUNT: f64 = 1e6;
+
 /// Converts and validates a comparison.
 pub(crate) fn comparison(message: v1::Comparison) -> Result<Comparison, ProfileError> {
     let strings: Vec<Arc<str>> = message.strings.into_iter().map(Arc::from).collect();
@@ -58,7 +61,6 @@ fn side(message: v1::ComparedSpan) -> Result<SideFacts, ProfileError> {
 
 fn change(message: Option<&v1::Change>, owner: &'static str) -> Result<Change, ProfileError> {
     let message = message.copied().unwrap_or_default();
-    let is_amount = |value: f64| value.is_finite() && value >= 0.0;
     let test = message.test.map(|test| Test {
         interval: (test.low, test.high),
         p_value: test.p_value,
@@ -81,6 +83,10 @@ fn change(message: Option<&v1::Change>, owner: &'static str) -> Result<Change, P
         },
         test,
     })
+}
+
+fn is_amount(value: f64) -> bool {
+    (0.0..=MAX_AMOUNT).contains(&value)
 }
 
 fn party(message: v1::ComparedParty) -> Result<PartyChange, ProfileError> {
@@ -154,10 +160,7 @@ fn nodes(messages: &[v1::DifferenceNode], frames: &[u32], parties: usize) -> Res
         }
         let frame = frames.get(message.frame as usize).copied();
         let frame = frame.ok_or_else(|| out_of_range("node", position, "frame", message.frame.into(), frames.len()))?;
-        if ![message.own_before, message.own_after]
-            .iter()
-            .all(|value| value.is_finite() && *value >= 0.0)
-        {
+        if !is_amount(message.own_before) || !is_amount(message.own_after) {
             return Err(ProfileError::Value { owner: "nodes" });
         }
         nodes.push(DifferenceNode {
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         type Spoil = fn(&mut v1::Comparison);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 10] = [
             ("node 1 refers to frame 9, and there are 2", |message| {
                 message.nodes[1].frame = 9
             }),
@@ -255,6 +258,16 @@ mod tests {
             }),
             ("a value of its whole is not valid", |message| {
                 message.whole = change_of(-1.0, 0.0)
+            }),
+            ("a value of its parties is not valid", |message| {
+                message.parties[0].change = change_of(0.0, 1e300)
+            }),
+            ("a value of its functions is not valid", |message| {
+                let test = v1::ChangeTest {
+                    low: f64::NEG_INFINITY,
+                    ..v1::ChangeTest::default()
+                };
+                message.functions[0].own.as_mut().unwrap().test = Some(test);
             }),
             ("string 0 is not empty", |message| message.strings[0].push('x')),
         ];

@@ -65,7 +65,8 @@ fn tree(comparison: &Comparison) -> Tree {
     for (index, node) in comparison.nodes.iter().enumerate().rev() {
         totals[index] = totals[index].max(called[index]);
         if let Some(parent) = node.parent {
-            called[parent as usize] += totals[index];
+            let called = &mut called[parent as usize];
+            *called = called.saturating_add(totals[index]);
         }
     }
     let mut numbers: Vec<Option<u32>> = Vec::with_capacity(totals.len());
@@ -186,14 +187,20 @@ fn write_legend(out: &mut dyn Write, y: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// What was there before and is not any more: where each part of the tree that is gone begins.
+/// What was there before and is not any more: where each part of the tree that is gone begins. A caller whose own end cannot
+/// be told from chance does not hide what it called.
 fn gone(comparison: &Comparison) -> Vec<String> {
     let is_gone = |node: &DifferenceNode| node.total.after == 0.0 && node.total.direction == Some(Direction::Shrank);
-    let begins = |node: &&DifferenceNode| {
-        let parent = node.parent.map(|parent| &comparison.nodes[parent as usize]);
-        is_gone(node) && parent.is_none_or(|parent| parent.total.after > 0.0)
-    };
-    let mut nodes: Vec<&DifferenceNode> = comparison.nodes.iter().filter(begins).collect();
+    // Whether each place, or one that it was called from, is gone.
+    let mut in_gone: Vec<bool> = Vec::with_capacity(comparison.nodes.len());
+    let mut nodes: Vec<&DifferenceNode> = Vec::new();
+    for node in &comparison.nodes {
+        let is_told = node.parent.is_some_and(|parent| in_gone[parent as usize]);
+        if is_gone(node) && !is_told {
+            nodes.push(node);
+        }
+        in_gone.push(is_told || is_gone(node));
+    }
     nodes.sort_by(|left, right| right.total.before.total_cmp(&left.total.before));
     let line = |node: &&DifferenceNode| {
         let names = comparison.path(node).map(|frame| name(&function_name(frame)));

@@ -77,6 +77,48 @@ fn width_is_after_and_colour_is_what_changed() {
 }
 
 #[test]
+fn a_caller_in_doubt_does_not_hide_what_is_gone() {
+    let before = fixtures::blocks(
+        &[(&["main", "same"], 100), (&["main", "caller", "old", "older"], 100)],
+        6,
+    );
+    let after = fixtures::blocks(&[(&["main", "same"], 100)], 6);
+    let mut comparison = compare(&before, &after, Scope::Target);
+    let told = |comparison: &Comparison| {
+        let svg = render(comparison);
+        let document = Document::parse(&svg).unwrap();
+        let lines = text_of(&document, "gone").into_iter();
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&comparison), ["gone: 50.00 % of a CPU before: main → caller"]);
+    let index = |comparison: &Comparison, name: &str| {
+        let is_meant = |node: &DifferenceNode| &*comparison.frames[node.frame as usize].function == name;
+        comparison.nodes.iter().position(is_meant).unwrap()
+    };
+    let caller = index(&comparison, "caller");
+    comparison.nodes[caller].total.direction = None;
+    assert_eq!(
+        told(&comparison),
+        ["gone: 50.00 % of a CPU before: main → caller → old"]
+    );
+    // Nor is what a gone caller called told apart, whoever is in doubt between them.
+    comparison.nodes[caller].total.direction = Some(Direction::Shrank);
+    let old = index(&comparison, "old");
+    comparison.nodes[old].total.direction = None;
+    assert_eq!(told(&comparison), ["gone: 50.00 % of a CPU before: main → caller"]);
+}
+
+#[test]
+fn amounts_beyond_all_measure_are_drawn() {
+    let windows = fixtures::blocks(&[(&["main", "a"], 100), (&["main", "b"], 100), (&["other"], 100)], 4);
+    let mut comparison = compare(&windows, &windows, Scope::Target);
+    for node in &mut comparison.nodes {
+        node.total.after = f64::MAX;
+    }
+    assert!(Document::parse(&render(&comparison)).is_ok());
+}
+
+#[test]
 fn nothing_significant_is_all_grey() {
     let before = fixtures::blocks(&[(&["main", "a"], 100), (&["main", "b"], 7)], 6);
     let after = fixtures::blocks(&[(&["main", "a"], 99), (&["main", "b"], 9)], 6);
