@@ -18,8 +18,8 @@ use crate::{
     window::Window,
 };
 
-/// Windows that share a dictionary at most: a minute of windows of the usual length. A dictionary is dropped with the
-/// last of its windows, so that names nobody uses any more go with them.
+/// Windows that share a dictionary at most, idle ones not counted: a minute of windows of the usual length. A dictionary is
+/// dropped with the last window that refers to it, so that names nobody uses any more go with them.
 const WINDOWS_PER_EPOCH: usize = 12;
 /// An epoch also ends when it takes this share of all memory.
 const EPOCH_SHARE: usize = 8;
@@ -74,8 +74,10 @@ struct Kept {
 struct Epoch {
     dictionary: Arc<Dictionary>,
     windows: VecDeque<Kept>,
-    /// Windows taken in, those dropped since included.
+    /// Windows taken in that refer to the dictionary, those dropped since included.
     taken: usize,
+    /// Those of them that are kept.
+    referring: usize,
     window_bytes: usize,
 }
 
@@ -83,6 +85,11 @@ impl Epoch {
     fn bytes(&self) -> usize {
         self.dictionary.bytes() + self.window_bytes
     }
+}
+
+/// Whether nothing was sampled and nothing lost: the window refers to no dictionary.
+fn is_idle(profile: &Profile) -> bool {
+    profile.stacks.is_empty() && profile.processes.is_empty() && profile.quality.lost.is_empty()
 }
 
 fn cost(window: &Window) -> usize {
@@ -125,14 +132,19 @@ impl Store {
             return;
         }
         let epoch = self.open_epoch();
-        // A query that goes on has the dictionary too; it keeps the old one.
-        let window = Window::new(&profile, Arc::make_mut(&mut epoch.dictionary));
+        let window = if is_idle(&profile) {
+            Window::new(&profile, &mut Dictionary::default())
+        } else {
+            epoch.taken += 1;
+            epoch.referring += 1;
+            // A query that goes on has the dictionary too; it keeps the old one.
+            Window::new(&profile, Arc::make_mut(&mut epoch.dictionary))
+        };
         epoch.window_bytes += cost(&window);
         epoch.windows.push_back(Kept {
             window: Arc::new(window),
             since: uptime,
         });
-        epoch.taken += 1;
         self.make_room();
     }
 
@@ -228,6 +240,13 @@ impl Store {
         };
         if let Some(Kept { window, .. }) = epoch.windows.pop_front() {
             epoch.window_bytes -= cost(&window);
+            if !window.is_idle() {
+                epoch.referring -= 1;
+                if epoch.referring == 0 {
+                    // Idle windows may stay for long.
+                    (epoch.dictionary, epoch.taken) = (Arc::default(), 0);
+                }
+            }
         }
         if epoch.windows.is_empty() {
             self.epochs.pop_front();

@@ -119,6 +119,11 @@ impl Window {
         quality
     }
 
+    /// Whether nothing was sampled and nothing lost in it: it refers to no dictionary.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.entries.is_empty() && self.processes.is_empty() && self.lost.is_empty()
+    }
+
     /// How many samples of a period each of this window stands for.
     pub(crate) fn weight(&self, period: Duration) -> Result<u64, PeriodMismatch> {
         let (ours, theirs) = (period.as_nanos(), self.period.as_nanos());

@@ -270,6 +270,74 @@ fn names_that_nobody_uses_any_more_take_no_room() {
     assert!((60_000..200_000).contains(&most), "{most}");
 }
 
+/// A window in which nothing was sampled and nothing lost.
+fn idle(start: u64, end: u64) -> Profile {
+    ProfileBuilder::new(Duration::from_millis(10), at(start), at(end)).build()
+}
+
+#[test]
+fn idle_windows_take_little_room_and_keep_no_names() {
+    let a = process(1, 0, "web");
+    let long = frame(&"n".repeat(100_000));
+    let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(0), at(5));
+    builder.add(&a, &Arc::from("main"), std::iter::once(long), 1);
+    let with_long_name = builder.build();
+    let mut store = Store::new(Limits {
+        retention: Duration::from_secs(600),
+        ..ROOMY
+    });
+    store.insert(with_long_name, up(5));
+    for start in (5..600).step_by(5) {
+        store.insert(idle(start, start + 5), up(start + 5));
+    }
+    let status = store.status();
+    assert_eq!((status.windows, status.oldest), (120, Some(at(0))));
+    assert!((100_000..150_000).contains(&status.bytes), "{status:?}");
+    let answer = ask(&store, Target::Process(1), span(0, 600));
+    assert_eq!(summary(&answer), (Found::Samples, 1, None));
+    assert_eq!((answer.profile.start, answer.profile.end), (at(0), at(600)));
+    let last_minute = ask(&store, Target::Process(1), span(540, 600));
+    assert_eq!(summary(&last_minute), (Found::Empty, 0, None));
+    // The name goes with the only window that refers to it, not with the last of those beside it.
+    store.expire(up(606));
+    let status = store.status();
+    assert_eq!((status.windows, status.oldest), (119, Some(at(5))));
+    assert!(status.bytes < 119 * 300, "{status:?}");
+    assert_eq!(ask(&store, Target::Process(1), span(0, 600)).found, Found::NotFound);
+    // Whoever comes next is named as ever.
+    store.insert(window(600, 605, &[(&a, 3)]), up(610));
+    let answer = ask(&store, Target::Process(1), span(0, 605));
+    assert_eq!(summary(&answer), (Found::Samples, 3, Some(1)));
+    assert_eq!(&*answer.profile.frames[0].function, "f");
+}
+
+#[test]
+fn names_are_shared_across_idle_windows() {
+    let a = process(1, 0, "web");
+    let name = "n".repeat(10_000);
+    let bytes = |idle_between: u64| {
+        let mut store = Store::new(ROOMY);
+        for round in 0..24 {
+            let start = round * (idle_between + 1);
+            let mut builder = ProfileBuilder::new(Duration::from_millis(10), at(start), at(start + 1));
+            builder.add(&a, &Arc::from("main"), std::iter::once(frame(&name)), round + 1);
+            store.insert(builder.build(), up(start));
+            for start in start + 1..=start + idle_between {
+                store.insert(idle(start, start + 1), up(start));
+            }
+        }
+        assert_eq!(ask(&store, Target::Process(1), span(0, 1_000)).profile.samples(), 300);
+        store.status().bytes
+    };
+    let idle_windows = 24 * 11;
+    assert!(
+        bytes(11) < bytes(0) + idle_windows * 300,
+        "{} and {}",
+        bytes(11),
+        bytes(0)
+    );
+}
+
 #[test]
 fn what_was_not_recorded_for_a_process_is_said() {
     let (a, b) = (process(1, 0, "web"), process(2, 0, "web"));

@@ -11,6 +11,7 @@ const MAX_COUNT: u32 = 32;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
+    /// Of its windows that count.
     length: Duration,
     samples: u64,
     cpu_ns: u64,
@@ -21,15 +22,21 @@ struct Block {
 pub(super) struct Blocks {
     blocks: Vec<Block>,
     of_window: Vec<u32>,
+    /// Of all windows.
+    length: Duration,
     /// Blocks that can be compared: a share of nothing cannot.
     count: usize,
 }
 
 impl Blocks {
     pub(super) fn of(windows: &[Window], measure: Measure) -> Self {
-        let all = windows
-            .iter()
-            .fold(Duration::ZERO, |sum, window| sum.saturating_add(window.length));
+        // Of idle time there are no shares: it makes no block long enough.
+        let counted = |window: &Window| match measure {
+            Measure::Share if window.cpu_ns == 0 => Duration::ZERO,
+            Measure::Cores | Measure::Share => window.length,
+        };
+        let sum = Duration::saturating_add;
+        let all = windows.iter().map(counted).fold(Duration::ZERO, sum);
         let shortest = MIN_LENGTH.max(all / MAX_COUNT);
         let mut blocks: Vec<Block> = Vec::new();
         let mut of_window = Vec::with_capacity(windows.len());
@@ -40,10 +47,10 @@ impl Blocks {
             if is_complete && (left >= shortest || blocks.is_empty()) {
                 blocks.push(Block::default());
             }
-            left = left.saturating_sub(window.length);
+            left = left.saturating_sub(counted(window));
             of_window.push(blocks.len() as u32 - 1);
             if let Some(block) = blocks.last_mut() {
-                block.length = block.length.saturating_add(window.length);
+                block.length = block.length.saturating_add(counted(window));
                 block.samples = block.samples.saturating_add(window.samples);
                 block.cpu_ns = block.cpu_ns.saturating_add(window.cpu_ns);
             }
@@ -52,6 +59,7 @@ impl Blocks {
         Self {
             blocks,
             of_window,
+            length: windows.iter().map(|window| window.length).fold(Duration::ZERO, sum),
             count,
         }
     }
@@ -70,9 +78,9 @@ impl Blocks {
         self.of_window[window as usize] as usize
     }
 
+    /// Time that the windows cover, idle or not.
     pub(super) fn length(&self) -> Duration {
-        let sum = |sum: Duration, block: &Block| sum.saturating_add(block.length);
-        self.blocks.iter().fold(Duration::ZERO, sum)
+        self.length
     }
 
     pub(super) fn cpu_ns(&self) -> u64 {
@@ -186,8 +194,9 @@ mod tests {
         // A sample of 10 ms in two seconds.
         assert!((cores.unit(Measure::Cores) - 0.005).abs() < 1e-12);
         let share = Blocks::of(&windows, Measure::Share);
-        assert_eq!(share.count(), 2);
-        assert_eq!(share.values(&row, Measure::Share), [0.5, 0.5]);
+        assert_eq!((share.count(), share.length()), (2, Duration::from_secs(6)));
+        assert_eq!([0, 1, 2].map(|window| share.of_window(window)), [0, 1, 1]);
+        assert_eq!(share.values(&[500_000_000, 1_500_000_000], Measure::Share), [0.5, 0.5]);
         assert!((share.unit(Measure::Share) - 1.0 / 200.0).abs() < 1e-12);
     }
 }

@@ -367,6 +367,48 @@ fn more_load_is_no_change_of_shares() {
 }
 
 #[test]
+fn idle_time_counts_in_cores() {
+    let burning: &[(&[&str], u64)] = &[(&["main", "burn"], 400)];
+    let idle = |count| fixtures::blocks(&[], count);
+    // Ten minutes in which nothing ran, then one in which it burns.
+    let comparison = compare(&idle(300), &fixtures::blocks(burning, 30));
+    assert_eq!((comparison.whole.before, comparison.whole.after), (0.0, 2.0));
+    assert_eq!(flagged(&comparison)[0], ("burn".to_owned(), Direction::Grew));
+    assert_eq!(comparison.before.length, BLOCK * 300);
+    let reverse = compare(&fixtures::blocks(burning, 30), &idle(300));
+    assert_eq!(flagged(&reverse)[0], ("burn".to_owned(), Direction::Shrank));
+    // A burst in each six seconds is a third of what one that goes on is.
+    let bursts = |count: u32| -> Vec<Profile> {
+        let of_three = || [fixtures::blocks(burning, 1), idle(2)].concat();
+        (0..count).flat_map(|_| of_three()).collect()
+    };
+    let comparison = compare(&bursts(10), &fixtures::blocks(burning, 30));
+    let own = comparison.functions[0].own;
+    assert!((own.before - 2.0 / 3.0).abs() < 1e-9 && own.after == 2.0, "{own:?}");
+    assert_eq!(own.direction, Some(Direction::Grew));
+}
+
+#[test]
+fn idle_time_takes_no_blocks_from_shares() {
+    // A minute of work in an hour: of blocks of that hour, one would hold all of it.
+    let (old, new): (&[(&[&str], u64)], &[(&[&str], u64)]) = (&[(&["old"], 300)], &[(&["new"], 300)]);
+    let hour = |stacks| {
+        [
+            fixtures::blocks(&[], 900),
+            fixtures::blocks(stacks, 30),
+            fixtures::blocks(&[], 870),
+        ]
+        .concat()
+    };
+    let of_shares = settings(Measure::Share, Scope::Target);
+    let comparison = compare_with(of_shares, &hour(old), &hour(new));
+    assert_eq!((comparison.before.blocks, comparison.after.blocks), (30, 30));
+    assert_eq!(comparison.before.length, Duration::from_secs(3_600));
+    assert_eq!(comparison.changed(Direction::Grew).count(), 1, "{comparison}");
+    assert_eq!(compare_with(of_shares, &[], &fixtures::blocks(&[], 5)).after.blocks, 0);
+}
+
+#[test]
 fn recursion_and_inlining_count_once() {
     let before = fixtures::blocks(
         &[(&["main", "walk:1", "walk:2", "i:push"], 40), (&["main", "push"], 10)],
