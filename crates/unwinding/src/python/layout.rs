@@ -75,12 +75,7 @@ impl InterpreterObject {
             way,
             lists,
             offsets: self.offsets,
-            strings: Strings {
-                text: self.offsets.string,
-                object: self.offsets.object,
-                text_type: self.text_type.wrapping_add(bias),
-                bytes_type: self.bytes_type.wrapping_add(bias),
-            },
+            strings: self.strings(bias),
             line_format: match self.version.minor {
                 ..=9 => LineFormat::Pairs,
                 10 => LineFormat::Ranges,

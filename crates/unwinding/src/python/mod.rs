@@ -35,5 +35,6 @@ pub use error::PythonError;
 pub use layout::Layout;
 pub use memory::ProcessMemory;
 pub use object::{InterpreterObject, Libc};
+pub use strings::Strings;
 pub use validate::{Validation, WalkedStack};
 pub use version::{Release, Version};

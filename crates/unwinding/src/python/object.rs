@@ -13,6 +13,7 @@ use super::eval;
 use super::image::Image;
 use super::memory::half_at;
 use super::offsets::Offsets;
+use super::strings::Strings;
 use super::tables;
 use super::thread_local::{self, ThreadLocal};
 use super::version::Version;
@@ -46,6 +47,8 @@ pub struct InterpreterObject {
     pub runtime: u64,
     /// Link address of `PyCode_Type`.
     pub code_type: u64,
+    /// Link address of `PyType_Type`, if it is exported.
+    pub type_type: Option<u64>,
     /// Link addresses of the evaluation loop, its parts apart from the others included.
     pub eval_ranges: Vec<Range<u64>>,
     /// By the libraries it says it needs; `None` if it needs neither (a static program).
@@ -98,6 +101,7 @@ impl InterpreterObject {
             free_threaded,
             runtime: runtime.link_address,
             code_type: image.required("PyCode_Type")?.link_address,
+            type_type: image.export("PyType_Type").map(|symbol| symbol.link_address),
             eval_ranges: eval::ranges(&image)?,
             libc: libc(&image),
             text_type: image.required("PyUnicode_Type")?.link_address,
@@ -106,6 +110,16 @@ impl InterpreterObject {
             header,
             thread_local,
         }))
+    }
+
+    /// How strings are told and read in a process that has this object mapped `bias` (wrapping) above its link addresses.
+    pub fn strings(&self, bias: u64) -> Strings {
+        Strings {
+            text: self.offsets.string,
+            object: self.offsets.object,
+            text_type: self.text_type.wrapping_add(bias),
+            bytes_type: self.bytes_type.wrapping_add(bias),
+        }
     }
 }
 

@@ -8,9 +8,9 @@ const MAX_HEADER_BYTES: u32 = 256;
 /// Ends a string that was cut.
 const CUT: char = '…';
 
-/// Where strings are told by.
+/// How the strings of a process are told and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Strings {
+pub struct Strings {
     pub(super) text: Text,
     pub(super) object: Object,
     /// Runtime address of `PyUnicode_Type`.
@@ -21,7 +21,7 @@ pub(super) struct Strings {
 
 impl Strings {
     /// Reads a `str`, of which no more than so many characters are kept.
-    pub(super) fn text(
+    pub fn text(
         &self,
         memory: &(impl ProcessMemory + ?Sized),
         address: u64,
