@@ -10,7 +10,10 @@ use object::{
     pod::{from_bytes, slice_from_all_bytes},
 };
 
-use crate::source::{ReadAt, read_exact_at};
+use crate::{
+    segments,
+    source::{ReadAt, read_exact_at},
+};
 
 /// Section headers that are read; the format's own limit without its extension is 65,279.
 const MAX_SECTIONS: u64 = 65_536;
@@ -91,6 +94,11 @@ impl SectionHeader {
         self.flags & elf::SHF_COMPRESSED.0 != 0
     }
 
+    /// Whether a link address lies in it.
+    fn holds(&self, address: u64) -> bool {
+        (self.address..self.end()).contains(&address)
+    }
+
     /// Link address after the last byte.
     pub(crate) fn end(&self) -> u64 {
         self.address.saturating_add(self.size)
@@ -102,10 +110,12 @@ impl SectionHeader {
 pub(crate) struct Layout {
     pub(crate) machine: u16,
     pub(crate) sections: Vec<SectionHeader>,
+    /// Symbols name their section by its number among these.
+    are_numbered: bool,
 }
 
 impl Layout {
-    /// Reads the headers. An object without section headers has no sections.
+    /// Reads the headers. Of an object without section headers, the sections are those that its program headers stand for.
     pub(crate) fn read(source: &dyn ReadAt) -> Result<Self, ElfError> {
         let mut bytes = [0; size_of::<elf::FileHeader64<LE>>()];
         if source.len() < bytes.len() as u64 {
@@ -125,7 +135,8 @@ impl Layout {
         if table == 0 {
             return Ok(Self {
                 machine,
-                sections: Vec::new(),
+                sections: segments::sections(source, header),
+                are_numbered: false,
             });
         }
         let entry_size = u64::from(header.e_shentsize.get(LE));
@@ -159,13 +170,31 @@ impl Layout {
             None => Vec::new(),
         };
         let sections = headers.into_iter().map(|header| header.named(&names)).collect();
-        Ok(Self { machine, sections })
+        Ok(Self {
+            machine,
+            sections,
+            are_numbered: true,
+        })
     }
 
     /// Drops the sections that `keep` refuses.
     pub(crate) fn keep(&mut self, keep: impl FnMut(&SectionHeader) -> bool) {
         self.sections.retain(keep);
         self.sections.shrink_to_fit();
+    }
+
+    /// The section of code that a symbol lies in, by the number that it gives and by its address. Undefined and absolute
+    /// symbols lie in none.
+    pub(crate) fn code_of_symbol(&self, number: u16, address: u64) -> Option<&SectionHeader> {
+        let section = match self.are_numbered {
+            true => self.sections.get(usize::from(number))?,
+            false if (1..elf::SHN_LORESERVE).contains(&number) => {
+                let mut sections = self.sections.iter();
+                sections.find(|section| section.is_code() && section.holds(address))?
+            }
+            false => return None,
+        };
+        (section.is_code() && section.holds(address)).then_some(section)
     }
 
     /// The lowest link address of code.

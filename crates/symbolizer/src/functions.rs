@@ -254,12 +254,7 @@ fn read_symbols(
 /// The symbol, if it names code.
 fn candidate(layout: &Layout, symbol: &elf::Sym64<LE>, dynamic: bool) -> Option<Candidate> {
     let start = symbol.st_value.get(LE);
-    // Undefined and absolute symbols have no section with this index, or one that is not code.
-    let section = layout
-        .sections
-        .get(usize::from(symbol.st_shndx.get(LE).0))
-        .filter(|section| section.is_code())?;
-    let inside = (section.address..section.end()).contains(&start);
+    let section = layout.code_of_symbol(symbol.st_shndx.get(LE).0, start)?;
     let rank = match symbol.st_info.st_type() {
         elf::STT_FUNC | elf::STT_GNU_IFUNC if symbol.st_info.st_bind() == elf::STB_LOCAL => Rank::Local,
         elf::STT_FUNC | elf::STT_GNU_IFUNC => Rank::Exported,
@@ -267,7 +262,7 @@ fn candidate(layout: &Layout, symbol: &elf::Sym64<LE>, dynamic: bool) -> Option<
         _ => return None,
     };
     let name = symbol.st_name.get(LE);
-    if !inside || name == 0 {
+    if name == 0 {
         return None;
     }
     let end = start.saturating_add(symbol.st_size.get(LE)).min(section.end());

@@ -23,6 +23,7 @@ mod object_symbols;
 mod paged;
 mod perf_map;
 mod plt;
+mod segments;
 mod source;
 mod unnamed;
 

@@ -12,7 +12,7 @@ pub struct Limits {
     /// Bytes of all debug sections of an object together, as they are in the file. They are read in pages and never held.
     pub debug_bytes: u64,
     /// Bytes of compressed debug sections after decompression, all of an object together; these are held in memory
-    /// while a batch is resolved.
+    /// while a batch is resolved, and after it until [`crate::ObjectSymbols::forget_inflated`].
     pub decompressed_bytes: u64,
     /// Work for one call in small steps, of which a core does roughly 50 to 200 million a second.
     pub effort: u64,

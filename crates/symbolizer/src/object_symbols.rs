@@ -4,7 +4,7 @@ use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use crate::{
     demangle::demangle,
-    dwarf::{self, DebugError, UnitIndex},
+    dwarf::{self, DebugError, Inflated, UnitIndex},
     effort::Effort,
     elf::{self, DebugLink, ElfError, Layout},
     functions::{FunctionTable, NameRef, Names},
@@ -54,6 +54,7 @@ pub struct ObjectSymbols {
     /// Why there is no function table.
     functions_error: Option<ElfError>,
     units: Option<UnitIndex>,
+    inflated: Inflated,
     limits: Limits,
 }
 
@@ -79,14 +80,16 @@ impl ObjectSymbols {
             functions,
             functions_error,
             units: None,
+            inflated: Inflated::default(),
             limits: *limits,
         })
     }
 
     /// Names a batch of addresses. `source` must give the bytes that the object was loaded from.
     ///
-    /// The first batch also reads which compilation unit describes which addresses, if the object has debug information;
-    /// [`ObjectSymbols::forget_units`] frees that again.
+    /// The first batch also reads which compilation unit describes which addresses, if the object has debug information, and
+    /// decompresses that where it is compressed; [`ObjectSymbols::forget_units`] and [`ObjectSymbols::forget_inflated`] free
+    /// that again.
     pub fn resolve(&mut self, source: &dyn ReadAt, link_addresses: &[u64]) -> Resolution {
         let effort = Rc::new(Effort::new(self.limits.effort));
         let mut sorted = link_addresses.to_vec();
@@ -97,11 +100,12 @@ impl ObjectSymbols {
             layout,
             functions,
             units,
+            inflated,
             limits,
             ..
         } = self;
         let mut table_names = TableNames::new(functions, source, limits);
-        let debug_error = match dwarf::open(source, layout, limits, &effort) {
+        let debug_error = match dwarf::open(source, layout, limits, &effort, inflated) {
             Ok(Some(dwarf)) => match indexed(units, &dwarf, layout, limits, &effort) {
                 Ok(units) => dwarf::resolve(
                     &dwarf,
@@ -152,11 +156,17 @@ impl ObjectSymbols {
         self.units = None;
     }
 
+    /// Frees debug sections that had to be decompressed; the next batch does it again.
+    pub fn forget_inflated(&mut self) {
+        self.inflated = Inflated::default();
+    }
+
     /// Names from the function table only from now on: for an object whose debug information came to a lasting error.
     pub fn ignore_debug_info(&mut self) {
         self.layout
             .keep(|section| !section.name.starts_with(b".debug_") && !section.name.starts_with(b".zdebug_"));
         self.units = None;
+        self.forget_inflated();
     }
 
     /// Why the object has no function table, if its symbol tables could not be read.
@@ -189,12 +199,17 @@ impl ObjectSymbols {
 
     /// Memory held between batches.
     pub fn memory_bytes(&self) -> usize {
-        self.layout.memory_bytes() + self.functions.memory_bytes() + self.unit_bytes()
+        self.layout.memory_bytes() + self.functions.memory_bytes() + self.unit_bytes() + self.inflated_bytes()
     }
 
     /// The part of [`ObjectSymbols::memory_bytes`] that [`ObjectSymbols::forget_units`] frees.
     pub fn unit_bytes(&self) -> usize {
         self.units.as_ref().map_or(0, UnitIndex::memory_bytes)
+    }
+
+    /// The part of [`ObjectSymbols::memory_bytes`] that [`ObjectSymbols::forget_inflated`] frees.
+    pub fn inflated_bytes(&self) -> usize {
+        self.inflated.memory_bytes()
     }
 }
 

@@ -3,7 +3,7 @@
 //! A section is never held whole (unless it had to be decompressed), so debug information of any size costs
 //! [`PAGE_BYTES`] × [`PAGE_SLOTS`] per section. Every read is paid for with [`Effort`]; when it is spent, reads fail.
 
-use std::{borrow::Cow, cell::RefCell, fmt, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, fmt, rc::Rc, sync::Arc};
 
 use gimli::{Error, LittleEndian, Reader, ReaderOffsetId, Result};
 
@@ -25,7 +25,7 @@ pub(crate) struct Section<'a> {
 }
 
 enum Bytes<'a> {
-    Held(Vec<u8>),
+    Held(Arc<[u8]>),
     Paged {
         source: &'a dyn ReadAt,
         start: u64,
@@ -55,7 +55,7 @@ impl<'a> Section<'a> {
     }
 
     /// Bytes that are in memory already.
-    pub(crate) fn held(bytes: Vec<u8>, effort: Rc<Effort>) -> Rc<Self> {
+    pub(crate) fn held(bytes: Arc<[u8]>, effort: Rc<Effort>) -> Rc<Self> {
         Rc::new(Self {
             length: bytes.len() as u64,
             bytes: Bytes::Held(bytes),

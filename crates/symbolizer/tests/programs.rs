@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -291,6 +292,100 @@ fn c_with_dwarf_3() {
 #[test]
 fn c_with_compressed_sections() {
     check("cc", "calls.c", &["-O2", "-g", "-gz=zlib"], Names::All);
+}
+
+/// Counts the bytes that are read of a file.
+#[derive(Debug)]
+struct Counting {
+    file: FileSource,
+    bytes: Cell<u64>,
+}
+
+impl ReadAt for Counting {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(offset, buffer)?;
+        self.bytes.set(self.bytes.get() + count as u64);
+        Ok(count)
+    }
+}
+
+#[test]
+fn what_was_decompressed_is_kept_until_it_is_to_be_forgotten() {
+    let workshop = Workshop::new();
+    let Some(program) = workshop.compile("g++", "shapes.cpp", &["-O2", "-g", "-gz=zlib"]) else {
+        return;
+    };
+    let source = Counting {
+        file: FileSource::open(&program),
+        bytes: Cell::new(0),
+    };
+    let mut symbols = ObjectSymbols::load(&source, &Limits::default()).unwrap();
+    let addresses = addresses(&program, 16);
+    let resolve = |symbols: &mut ObjectSymbols| {
+        source.bytes.set(0);
+        let frames = symbols.resolve(&source, &addresses).frames;
+        (frames, source.bytes.get())
+    };
+    assert_eq!(symbols.inflated_bytes(), 0);
+    let (frames, bytes) = resolve(&mut symbols);
+    assert!(frames.iter().any(|frames| frames.iter().any(|frame| frame.line > 0)));
+    let inflated = symbols.inflated_bytes();
+    assert!(inflated as u64 > bytes / 2, "{inflated} of {bytes}");
+    assert!(symbols.memory_bytes() > inflated);
+    let (again, bytes_again) = resolve(&mut symbols);
+    assert_eq!(again, frames);
+    assert!(bytes_again < bytes / 2, "{bytes_again} of {bytes}");
+    symbols.forget_inflated();
+    assert_eq!(symbols.inflated_bytes(), 0);
+    let (forgotten, bytes_forgotten) = resolve(&mut symbols);
+    assert_eq!(forgotten, frames);
+    assert!(bytes_forgotten > bytes_again && symbols.inflated_bytes() == inflated);
+}
+
+/// A program of which no more is told than what loads it needs: its exported functions keep their names, the others their
+/// starts.
+#[test]
+fn an_object_without_section_headers() {
+    let check = |options: &[&str], least: [usize; 2]| {
+        let workshop = Workshop::new();
+        let Some(program) = workshop.compile("cc", "calls.c", options) else {
+            return;
+        };
+        let addresses = addresses(&program, 4);
+        let whole = FileSource::open(&program);
+        let mut symbols = ObjectSymbols::load(&whole, &Limits::default()).unwrap();
+        let expected = symbols.resolve(&whole, &addresses).frames;
+        let mut bytes = std::fs::read(&program).unwrap();
+        // e_shoff, e_shnum and e_shstrndx.
+        bytes[0x28..0x30].fill(0);
+        bytes[0x3c..0x40].fill(0);
+        let mut symbols = ObjectSymbols::load(&bytes, &Limits::default()).unwrap();
+        assert!(symbols.functions_error().is_none());
+        let found = symbols.resolve(&bytes, &addresses).frames;
+        let exported = output(Command::new("nm").args(["-D", "--defined-only"]).arg(&program));
+        let exported: Vec<&str> = exported.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+        let (mut named, mut unnamed) = (0, 0);
+        for (found, expected) in found.iter().zip(&expected) {
+            let (found, expected) = (found.first().unwrap(), expected.first().unwrap());
+            if exported.contains(&&*expected.function) {
+                assert_eq!(found.function, expected.function);
+                named += 1;
+            } else {
+                unnamed += usize::from(found.unnamed);
+            }
+        }
+        assert!(
+            named >= least[0] && unnamed >= least[1],
+            "{options:?}: {named}, {unnamed}"
+        );
+    };
+    check(&["-O2", "-rdynamic", "-Wl,--hash-style=gnu"], [20, 0]);
+    check(&["-O2", "-rdynamic", "-Wl,--hash-style=sysv"], [20, 0]);
+    check(&["-O2"], [0, 20]);
 }
 
 #[test]

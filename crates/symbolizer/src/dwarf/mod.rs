@@ -18,7 +18,10 @@ use self::{
     scopes::Scope,
     units::OpenUnits,
 };
-pub(crate) use self::{sections::open, units::UnitIndex};
+pub(crate) use self::{
+    sections::{Inflated, open},
+    units::UnitIndex,
+};
 use crate::{effort::Effort, object_symbols::Frame, paged::PagedReader};
 
 pub(crate) type Dwarf<'a> = gimli::Dwarf<PagedReader<'a>>;

@@ -1,6 +1,6 @@
 //! The debug sections of an object as readers.
 
-use std::{io, rc::Rc};
+use std::{collections::BTreeMap, io, rc::Rc, sync::Arc};
 
 use gimli::SectionId;
 use object::{
@@ -36,12 +36,26 @@ const SECTIONS: [SectionId; 9] = [
     SectionId::DebugStrOffsets,
 ];
 
-/// Opens the debug sections for one batch. `None` if there is no `.debug_info`.
+/// The compressed debug sections of an object as they are after decompression, kept between batches.
+#[derive(Debug, Default)]
+pub(crate) struct Inflated {
+    sections: BTreeMap<SectionId, Arc<[u8]>>,
+}
+
+impl Inflated {
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.sections.values().map(|bytes| bytes.len()).sum()
+    }
+}
+
+/// Opens the debug sections for one batch. `None` if there is no `.debug_info`. Those that have to be decompressed are taken
+/// from `inflated`, or left there.
 pub(crate) fn open<'a>(
     source: &'a dyn ReadAt,
     layout: &Layout,
     limits: &Limits,
     effort: &Rc<Effort>,
+    inflated: &mut Inflated,
 ) -> Result<Option<Dwarf<'a>>, DebugError> {
     if find(layout, SectionId::DebugInfo).is_none() {
         return Ok(None);
@@ -54,11 +68,10 @@ pub(crate) fn open<'a>(
             limit: limits.debug_bytes,
         });
     }
-    let mut decompressed = 0;
     let dwarf = Dwarf::load(|id| {
         let section = match find(layout, id).filter(|_| SECTIONS.contains(&id)) {
-            Some(header) => section(source, header, id, limits, &mut decompressed, effort)?,
-            None => Section::held(Vec::new(), Rc::clone(effort)),
+            Some(header) => section(source, header, id, limits, inflated, effort)?,
+            None => Section::held(Arc::default(), Rc::clone(effort)),
         };
         Ok(PagedReader::new(section))
     })?;
@@ -79,9 +92,12 @@ fn section<'a>(
     header: &SectionHeader,
     id: SectionId,
     limits: &Limits,
-    decompressed: &mut u64,
+    inflated: &mut Inflated,
     effort: &Rc<Effort>,
 ) -> Result<Rc<Section<'a>>, DebugError> {
+    if let Some(bytes) = inflated.sections.get(&id) {
+        return Ok(Section::held(Arc::clone(bytes), Rc::clone(effort)));
+    }
     let failed = |reason: &str| DebugError::Decompress {
         section: id.name(),
         reason: reason.to_owned(),
@@ -112,14 +128,13 @@ fn section<'a>(
     // The compressed bytes are held beside the result for a moment, so they count too.
     let bytes = uncompressed_size
         .saturating_add(header.size)
-        .saturating_add(*decompressed);
+        .saturating_add(inflated.memory_bytes() as u64);
     if bytes > limits.decompressed_bytes {
         return Err(DebugError::CompressedTooLarge {
             bytes,
             limit: limits.decompressed_bytes,
         });
     }
-    *decompressed += uncompressed_size;
     let length = header
         .size
         .checked_sub(header_bytes)
@@ -135,5 +150,7 @@ fn section<'a>(
         uncompressed_size,
     };
     let bytes = compressed.decompress().map_err(|error| failed(&error.to_string()))?;
-    Ok(Section::held(bytes.into_owned(), Rc::clone(effort)))
+    let bytes: Arc<[u8]> = bytes.into_owned().into();
+    inflated.sections.insert(id, Arc::clone(&bytes));
+    Ok(Section::held(bytes, Rc::clone(effort)))
 }
