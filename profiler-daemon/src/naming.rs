@@ -3,7 +3,11 @@
 use std::{
     collections::HashSet,
     path::Path,
-    sync::{Arc, PoisonError, mpsc::Receiver},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
+    },
 };
 
 use crate::{
@@ -26,23 +30,28 @@ pub struct Namer {
     pub health: Arc<Health>,
     /// Where profiles go.
     pub store: SharedStore,
+    /// Set when nobody can ask for profiles any more.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Namer {
-    /// Names windows until nobody sends any more. `proc_root` is where procfs is mounted.
+    /// Names windows until nobody sends any more, or until it is told to stop: what is in memory only is worth nothing then.
+    /// `proc_root` is where procfs is mounted.
     pub fn run(self, proc_root: &Path, windows: &Receiver<Naming>) {
-        let mut symbols = Symbols::new(&self.settings, proc_root);
+        let mut symbols = Symbols::new(&self.settings, proc_root).until(&self.stop);
         let mut has_small_caches = false;
         let mut told = Told::default();
         self.health.report(Part::Symbols, PartState::Active);
         self.tell(&symbols, &mut told);
-        while let Ok(Naming { window, waiting }) = windows.recv() {
+        while let Ok(Naming { window, waiting }) = windows.recv()
+            && !self.stop.load(Ordering::Acquire)
+        {
             if self.health.budget.wants_small_caches() != has_small_caches {
                 has_small_caches = !has_small_caches;
                 // The old ones go before the new ones come.
                 drop(symbols);
                 crate::kernel::give_back_memory();
-                symbols = Symbols::new(&self.settings(has_small_caches), proc_root);
+                symbols = Symbols::new(&self.settings(has_small_caches), proc_root).until(&self.stop);
             }
             let profile = symbols.name(&window);
             self.tell(&symbols, &mut told);

@@ -196,6 +196,7 @@ impl Stages<'_> {
             settings: self.config.symbols.clone(),
             health: Arc::clone(self.health),
             store: Arc::clone(self.store),
+            stop: Arc::clone(self.stop),
         };
         let manager = self.manager;
         let interval = manager.watchdog_interval();

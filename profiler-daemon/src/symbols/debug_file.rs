@@ -7,6 +7,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    sync::atomic::AtomicBool,
 };
 
 use profiler_symbolizer::{DebugHints, Limits, ObjectSymbols, ReadAt};
@@ -30,9 +31,10 @@ pub(super) struct DebugFile {
 }
 
 impl DebugFile {
-    /// Its symbols and its bytes.
-    pub(super) fn parts(&mut self) -> (&mut ObjectSymbols, ObjectFile<'_>) {
-        (&mut self.symbols, ObjectFile::new(self.descriptor.as_fd(), self.length))
+    /// Its symbols and its bytes, which are read until `stop` is set.
+    pub(super) fn parts<'a>(&'a mut self, stop: &'a AtomicBool) -> (&'a mut ObjectSymbols, ObjectFile<'a>) {
+        let file = ObjectFile::new(self.descriptor.as_fd(), self.length);
+        (&mut self.symbols, file.until(stop))
     }
 }
 
@@ -46,6 +48,8 @@ pub(super) struct DebugSearch<'a> {
     pub(super) path: &'a [u8],
     pub(super) identity: FileIdentity,
     pub(super) descriptor: BorrowedFd<'a>,
+    /// Set when nobody waits for names any more.
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl DebugSearch<'_> {
@@ -90,7 +94,7 @@ impl DebugSearch<'_> {
             return Err("it belongs to another user than the object".to_owned());
         }
         let TargetFile { descriptor, identity } = file;
-        let source = ObjectFile::new(descriptor.as_fd(), identity.length);
+        let source = ObjectFile::new(descriptor.as_fd(), identity.length).until(self.stop);
         let symbols = ObjectSymbols::load(&source, limits).map_err(|error| error.to_string())?;
         hints
             .verify(&symbols, &source, limits.debug_bytes)

@@ -8,6 +8,7 @@
 
 mod debug_file;
 mod frame_cache;
+mod kernel_frames;
 mod kernel_names;
 mod object_file;
 mod object_names;

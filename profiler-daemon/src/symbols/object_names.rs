@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use profiler_symbolizer::{DebugError, Limits, ObjectSymbols, ReadAt};
@@ -36,6 +39,8 @@ pub(super) struct ObjectNames {
     limits: Limits,
     max_bytes: usize,
     uses: u64,
+    /// Set when nobody waits for names any more.
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -53,15 +58,27 @@ impl Object {
         ENTRY_BYTES + tables.sum::<usize>()
     }
 
-    fn unit_bytes(&self) -> usize {
-        self.tables().map(ObjectSymbols::unit_bytes).sum()
+    fn inflated_bytes(&self) -> usize {
+        self.tables().map(ObjectSymbols::inflated_bytes).sum()
     }
 
-    fn forget_units(&mut self) {
+    /// Frees decompressed sections, and returns how many bytes those were.
+    fn free_inflated(&mut self) -> usize {
+        let bytes = self.inflated_bytes();
+        self.tables_mut().for_each(ObjectSymbols::forget_inflated);
+        bytes
+    }
+
+    /// Frees the indexes of units, and returns how many bytes those were.
+    fn free_units(&mut self) -> usize {
+        let bytes = self.tables().map(ObjectSymbols::unit_bytes).sum();
+        self.tables_mut().for_each(ObjectSymbols::forget_units);
+        bytes
+    }
+
+    fn tables_mut(&mut self) -> impl Iterator<Item = &mut ObjectSymbols> {
         let debug_file = self.debug_file.as_mut().map(|file| &mut file.symbols);
-        for symbols in self.symbols.iter_mut().chain(debug_file) {
-            symbols.forget_units();
-        }
+        self.symbols.iter_mut().chain(debug_file)
     }
 
     fn tables(&self) -> impl Iterator<Item = &ObjectSymbols> {
@@ -77,7 +94,13 @@ impl ObjectNames {
             limits,
             max_bytes,
             uses: 0,
+            stop: Arc::default(),
         }
+    }
+
+    /// Names nothing more once this is set.
+    pub(super) fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     /// Names addresses of an object; each gets its frames, empty where there is no name. `search` tells where its debug
@@ -101,9 +124,16 @@ impl ObjectNames {
         object.last_use = self.uses;
         let mut frames = Vec::with_capacity(link_addresses.len());
         for batch in link_addresses.chunks(BATCH) {
-            frames.extend(resolve_batch(object, name, source, batch));
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            frames.extend(resolve_batch(object, name, source, batch, &self.stop));
         }
         frames.resize(link_addresses.len(), Frames::default());
+        if object.inflated_bytes() > self.max_bytes / 4 * 3 {
+            // It would push out all others, batch for batch.
+            object.free_inflated();
+        }
         self.trim();
         frames
     }
@@ -136,7 +166,8 @@ impl ObjectNames {
         }
     }
 
-    /// Frees what was not used for longest until the rest fits: first what debug information left, then whole objects.
+    /// Frees what was not used for longest until the rest fits: first what can be decompressed again, then what else debug
+    /// information left, then whole objects.
     fn trim(&mut self) {
         let mut bytes = self.memory_bytes();
         if bytes <= self.max_bytes {
@@ -148,13 +179,12 @@ impl ObjectNames {
             .map(|(key, object)| (object.last_use, *key))
             .collect();
         by_age.sort_unstable_by_key(|(last_use, _)| *last_use);
-        for (_, key) in &by_age {
-            if let Some(object) = self.objects.get_mut(key) {
-                bytes -= object.unit_bytes();
-                object.forget_units();
-            }
-            if bytes <= self.max_bytes {
-                return;
+        for free in [Object::free_inflated, Object::free_units] {
+            for (_, key) in &by_age {
+                bytes -= self.objects.get_mut(key).map_or(0, free);
+                if bytes <= self.max_bytes {
+                    return;
+                }
             }
         }
         for (_, key) in &by_age {
@@ -201,11 +231,17 @@ fn load(name: &Arc<str>, source: &dyn ReadAt, search: Option<DebugSearch<'_>>, l
 }
 
 /// Names a batch of addresses by the debug file first, and by the object where that has nothing.
-fn resolve_batch(object: &mut Object, name: &Arc<str>, source: &dyn ReadAt, link_addresses: &[u64]) -> Vec<Frames> {
+fn resolve_batch(
+    object: &mut Object,
+    name: &Arc<str>,
+    source: &dyn ReadAt,
+    link_addresses: &[u64],
+    stop: &AtomicBool,
+) -> Vec<Frames> {
     let mut frames = vec![Frames::default(); link_addresses.len()];
     let mut errors = Vec::new();
     if let Some(file) = &mut object.debug_file {
-        let (symbols, source) = file.parts();
+        let (symbols, source) = file.parts(stop);
         match resolve_with(symbols, &source, link_addresses) {
             Some((found, error)) => {
                 frames = found;

@@ -4,17 +4,21 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     os::fd::AsFd,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use profiler_common::stop::StopReason;
 use profiler_profile::{Frame, FrameKind, Profile, ProfileBuilder, Quality};
-use profiler_symbolizer::{KernelSymbol, Limits};
+use profiler_symbolizer::Limits;
 
 use super::{
     debug_file::DebugSearch,
     frame_cache::{FrameCache, Frames, ObjectKey},
+    kernel_frames::KernelFrames,
     kernel_names::{KernelNames, KernelNamesError},
     object_file::ObjectFile,
     object_names::{Limitation, ObjectNames},
@@ -27,8 +31,6 @@ use crate::{
     stacks::window::{CodeObject, CodeSource, Location, StackWindow, WindowProcess},
 };
 
-/// Module of the kernel's own code.
-const KERNEL: &str = "[kernel]";
 /// Stands for addresses in no known mapping.
 const UNMAPPED: &str = "[unmapped]";
 /// Longest that a window waits for Python code objects to be read.
@@ -45,6 +47,8 @@ pub struct Symbols {
     perf_maps: PerfMaps,
     vdso: Vec<u8>,
     proc: ProcFs,
+    /// Set when nobody waits for names any more.
+    stop: Arc<AtomicBool>,
 }
 
 /// How a location appears in the profile that is being built.
@@ -82,6 +86,16 @@ impl Symbols {
             // Without it, its functions have no names; its absence is an object that cannot be read.
             vdso: own_vdso(&proc).unwrap_or_default(),
             proc,
+            stop: Arc::default(),
+        }
+    }
+
+    /// Hurries once this is set: what has no name by then stays without one, and no file is read for it any more.
+    pub fn until(self, stop: &Arc<AtomicBool>) -> Self {
+        Self {
+            objects: self.objects.until(Arc::clone(stop)),
+            stop: Arc::clone(stop),
+            ..self
         }
     }
 
@@ -111,10 +125,7 @@ impl Symbols {
         self.kernel.refresh(Instant::now());
         let mut builder = ProfileBuilder::new(window.period, window.start, window.end);
         let named = self.name_locations(window, &mut builder);
-        let mut kernel = KernelFrames {
-            names: &mut self.kernel,
-            numbers: HashMap::new(),
-        };
+        let mut kernel = KernelFrames::new(&mut self.kernel);
         for process in &window.processes {
             let mut quality = stack_quality(process);
             let generated = name_generated(&mut self.perf_maps, &self.proc, process, &mut builder);
@@ -152,7 +163,11 @@ impl Symbols {
     ) -> HashMap<&'w Location, NamedLocation> {
         let mut named: HashMap<&Location, NamedLocation> = HashMap::new();
         let mut pending: HashMap<ObjectKey, Pending<'w>> = HashMap::new();
-        let deadline = Instant::now() + READING;
+        let now = Instant::now();
+        let deadline = match self.stop.load(Ordering::Relaxed) {
+            true => now,
+            false => now + READING,
+        };
         let locations = window.processes.iter().flat_map(|process| {
             let locations = process.stacks.keys().flat_map(|stack| &stack.user);
             locations.map(|location| (Pid(process.label.pid), location))
@@ -205,6 +220,9 @@ impl Symbols {
 
     fn resolve(&mut self, key: ObjectKey, pending: &Pending<'_>) -> Vec<Frames> {
         let addresses: Vec<u64> = pending.locations.iter().map(|(_, address)| *address).collect();
+        if self.stop.load(Ordering::Relaxed) {
+            return vec![Frames::default(); addresses.len()];
+        }
         let object = pending.object;
         match &object.source {
             CodeSource::File {
@@ -212,13 +230,14 @@ impl Symbols {
                 descriptor,
                 path,
             } => {
-                let file = ObjectFile::new(descriptor.as_fd(), identity.length);
+                let file = ObjectFile::new(descriptor.as_fd(), identity.length).until(&self.stop);
                 let search = DebugSearch {
                     proc: &self.proc,
                     pid: pending.pid,
                     path,
                     identity: *identity,
                     descriptor: descriptor.as_fd(),
+                    stop: &self.stop,
                 };
                 self.objects.resolve(key, &object.name, &file, Some(search), &addresses)
             }
@@ -367,33 +386,5 @@ impl NamedLocation {
             frames: [builder.number(frame)].into(),
             is_named: false,
         }
-    }
-}
-
-/// Kernel addresses as frames of the profile that is being built.
-struct KernelFrames<'a> {
-    names: &'a mut KernelNames,
-    numbers: HashMap<u64, u32>,
-}
-
-impl KernelFrames<'_> {
-    fn number(&mut self, runtime_address: u64, builder: &mut ProfileBuilder) -> u32 {
-        if let Some(number) = self.numbers.get(&runtime_address) {
-            return *number;
-        }
-        // An address without a name is not shown: it would tell where the kernel lies, which only root may know.
-        let symbol = self.names.resolve(runtime_address).unwrap_or(KernelSymbol {
-            name: KERNEL,
-            module: None,
-        });
-        let number = builder.number(Frame {
-            kind: FrameKind::Kernel,
-            function: symbol.name.into(),
-            module: symbol.module.unwrap_or(KERNEL).into(),
-            file: Arc::default(),
-            line: 0,
-        });
-        self.numbers.insert(runtime_address, number);
-        number
     }
 }
