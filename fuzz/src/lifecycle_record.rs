@@ -33,6 +33,7 @@ fn check(lifecycle: &Lifecycle, body: &[u8]) {
     let is_named = |number: u32| fields.as_chunks::<4>().0.contains(&number.to_le_bytes());
     let sound = match &lifecycle.event {
         LifecycleEvent::Fork { pid, parent } => pid != parent && is_named(pid.0) && is_named(parent.0),
+        LifecycleEvent::Thread { pid } => is_named(pid.0),
         LifecycleEvent::Exec { pid, name } => is_named(pid.0) && is_text(name),
         LifecycleEvent::Rename { pid, tid, name } => is_named(pid.0) && is_named(*tid) && is_text(name),
         LifecycleEvent::Exit { pid } => is_named(pid.0),

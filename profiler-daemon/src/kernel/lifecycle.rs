@@ -197,10 +197,10 @@ impl Fields<'_> {
     }
 
     fn fork(&self) -> Option<Option<LifecycleEvent>> {
-        let (pid, parent) = (u32_at(self.body, 0)?, u32_at(self.body, 4)?);
-        Some((pid != parent).then_some(LifecycleEvent::Fork {
-            pid: Pid(pid),
-            parent: Pid(parent),
+        let (pid, parent) = (Pid(u32_at(self.body, 0)?), Pid(u32_at(self.body, 4)?));
+        Some(Some(match pid == parent {
+            true => LifecycleEvent::Thread { pid },
+            false => LifecycleEvent::Fork { pid, parent },
         }))
     }
 
@@ -280,7 +280,12 @@ mod tests {
                 parent: Pid(4),
             }),
         );
-        check(RECORD_FORK, 0, &fork(4, 4), None);
+        check(
+            RECORD_FORK,
+            0,
+            &fork(4, 4),
+            Some(LifecycleEvent::Thread { pid: Pid(4) }),
+        );
         let exit = |tid| record(&[5, 1, tid, 1, 0, 0], b"", 77);
         check(RECORD_EXIT, 0, &exit(5), Some(LifecycleEvent::Exit { pid: Pid(5) }));
         check(RECORD_EXIT, 0, &exit(6), None);

@@ -28,12 +28,17 @@ pub struct Lifecycle {
 /// What happened to a process (perf's `PERF_RECORD_FORK`, `COMM`, `EXIT`, `MMAP2`, `LOST`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LifecycleEvent {
-    /// A new process; new threads are not reported.
+    /// A new process.
     Fork {
         /// The new process.
         pid: Pid,
         /// The process that called fork.
         parent: Pid,
+    },
+    /// Another thread of a process.
+    Thread {
+        /// The process.
+        pid: Pid,
     },
     /// The process runs another program from now on: all its mappings are gone.
     Exec {

@@ -29,6 +29,11 @@ impl<T: WalkerTables> Processes<T> {
         let time_ns = record.time_ns;
         match &record.event {
             LifecycleEvent::Fork { pid, parent } => self.on_fork(time_ns, *pid, *parent, now),
+            LifecycleEvent::Thread { pid } => {
+                if let Some(image) = self.image_at_mut(*pid, time_ns) {
+                    image.is_alone = false;
+                }
+            }
             LifecycleEvent::Exec { pid, name } => self.on_exec(time_ns, *pid, name, now),
             LifecycleEvent::Rename { pid, tid, name } => {
                 if *tid == pid.0
@@ -81,6 +86,7 @@ impl<T: WalkerTables> Processes<T> {
             false => Arc::new(parent.mappings.as_of(time_ns)),
         };
         child.tracked = true;
+        child.is_alone = true;
         child.python = parent.python.of_fork();
         child.maps_truncated = parent.maps_truncated;
         child.lists = parent.lists.clone();
@@ -103,6 +109,8 @@ impl<T: WalkerTables> Processes<T> {
     fn on_exec(&mut self, time_ns: u64, pid: Pid, name: &[u8], now: Now) {
         let mut image = Image::new(ImageId(0), pid, time_ns, self.clock.of_monotonic(time_ns), name);
         image.tracked = true;
+        // Of the threads before, only the one that executes is left.
+        image.is_alone = true;
         if let Some(old) = self.running(pid) {
             if old.scanned_ns > time_ns || old.from_ns > time_ns {
                 return;
@@ -129,7 +137,8 @@ impl<T: WalkerTables> Processes<T> {
         }
         let id = image.id;
         let concerns_us = image.walker.has_entry || image.watch.is_wanted();
-        if concerns_us && self.runs_on(id, time_ns) {
+        let may_run_on = !image.is_alone || self.repair_due;
+        if concerns_us && may_run_on && self.runs_on(id, time_ns) {
             if let Some(image) = self.images.get_mut(&id) {
                 image.leader_ended = true;
             }

@@ -21,6 +21,7 @@ use super::{
     templates::Templates,
     walker_tables::WalkerTables,
     watching::Stream,
+    young::Young,
 };
 use crate::{command::WatchId, health::Health, kernel::records::Pid};
 
@@ -120,6 +121,8 @@ pub struct Processes<T> {
     pub(super) unidentified: VecDeque<(u64, ImageId)>,
     /// Images whose interpreter is to be looked at again, with the time.
     pub(super) python_waiting: Vec<(u64, ImageId)>,
+    /// Images that are to be looked at if they live for a moment.
+    pub(super) young: Young,
     /// Stacks that are being read for rows that are missing.
     pub(super) open_looks: usize,
     pub(super) health: Arc<Health>,
@@ -171,6 +174,7 @@ impl<T: WalkerTables> Processes<T> {
             delayed: VecDeque::new(),
             unidentified: VecDeque::new(),
             python_waiting: Vec::new(),
+            young: Young::default(),
             open_looks: 0,
             health,
             tallies: Tallies::default(),

@@ -257,6 +257,8 @@ pub struct Image {
     pub(super) was_sampled: bool,
     /// Its first thread has ended and others may run.
     pub(super) leader_ended: bool,
+    /// It is known from its first moment on, and has never had another thread.
+    pub(super) is_alone: bool,
 }
 
 impl Image {
@@ -291,6 +293,7 @@ impl Image {
             was_in_walker: false,
             was_sampled: false,
             leader_ended: false,
+            is_alone: false,
         }
     }
 

@@ -38,6 +38,11 @@ impl<T: WalkerTables> Processes<T> {
             self.strays.insert(pid);
         }
         let image = self.sampled_image(pid, time_ns)?;
+        let (id, is_first) = (image.id, !image.was_sampled);
+        if is_first {
+            self.look_at_sampled(id);
+        }
+        let image = self.images.get_mut(&id)?;
         image.was_sampled = true;
         image.counts.add(rooted);
         Some(Stamp {

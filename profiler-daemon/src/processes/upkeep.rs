@@ -52,6 +52,7 @@ impl<T: WalkerTables> Processes<T> {
         }
         self.rewrite_waiting(now);
         self.retry_python(now);
+        self.look_at_grown(now);
         if self.repair_due && now.monotonic_ns.saturating_sub(self.last_repair_ns) >= REPAIR_INTERVAL_NS {
             self.repair(now);
         }
@@ -290,6 +291,10 @@ impl<T: WalkerTables> Processes<T> {
             .map(|image| image.id)
             .collect();
         for id in running {
+            if let Some(image) = self.images.get_mut(&id) {
+                // What was lost may have told of a thread.
+                image.is_alone = false;
+            }
             self.repair_image(id, since_ns, now);
         }
         for pid in found {

@@ -257,10 +257,9 @@ impl<T: WalkerTables> Processes<T> {
         } else if let Err(error) = self.track(id, now) {
             self.refuse(id, error.to_string(), false, now);
         } else {
-            self.note_start(id);
             self.watched.insert(id);
             self.request_builds(id);
-            self.identify(id);
+            self.look_soon(id, now);
         }
     }
 
@@ -324,7 +323,7 @@ impl<T: WalkerTables> Processes<T> {
     }
 
     /// Reads when a process started, once.
-    fn note_start(&mut self, id: ImageId) {
+    pub(super) fn note_start(&mut self, id: ImageId) {
         let Some(image) = self.images.get_mut(&id).filter(|image| image.start_ticks.is_none()) else {
             return;
         };
