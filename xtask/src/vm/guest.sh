@@ -54,6 +54,43 @@ stranger_is_refused() {
     [ $? -eq 4 ] && [ ! -s /tmp/stranger.folded ]
 }
 
+# A sink that is a command, for a limit that is always broken.
+tell_a_command() {
+    cat > /usr/bin/told <<'END'
+#!/bin/sh
+{ grep CapEff /proc/self/status; echo "nice $(nice)"; cat; } > /var/lib/profiler/told.part
+mv /var/lib/profiler/told.part /var/lib/profiler/told
+END
+    chmod 755 /usr/bin/told
+    mkdir -p /etc/profiler/config.d
+    cat > /etc/profiler/config.d/told.toml <<'END'
+[limits.any_cpu]
+reading = "host_cpu_busy_ratio"
+above = "1%"
+for = "0s"
+sinks = ["told"]
+
+[sinks.told]
+kind = "command"
+argv = ["/usr/bin/told"]
+timeout = "1m"
+END
+}
+
+# Within the unit's filter of system calls, and with none of what the daemon may do.
+command_is_told() {
+    tries=0
+    until [ -s /var/lib/profiler/told ]; do
+        tries=$((tries + 1))
+        [ $tries -le 300 ] || return 1
+        sleep 1
+    done
+    cat /var/lib/profiler/told
+    echo
+    grep -q '^CapEff:	0000000000000000$' /var/lib/profiler/told && grep -q '^nice 0$' /var/lib/profiler/told &&
+        grep -q any_cpu /var/lib/profiler/told
+}
+
 paranoid() {
     cat /proc/sys/kernel/perf_event_paranoid
 }
@@ -78,6 +115,7 @@ nothing_is_left() {
 service() {
     before=$(loaded_programs)
     level=$(paranoid)
+    tell_a_command
     # Its last step starts the service.
     step "the package installs" dpkg --install "$payload/profiler.deb"
     step "it lets the service sample" [ "$(paranoid)" -eq 2 ]
@@ -89,6 +127,7 @@ service() {
     step "it runs as profiler with six capabilities" service_runs_as_profiler
     step "a member of the group gets a flame graph" member_sees_stacks
     step "anybody else is refused" stranger_is_refused
+    step "a command is told of an alert" command_is_told
     profiler-cli status
     [ "$level" -le 2 ] || step "a level that refuses it is named" default_level_is_named
     step "the service stops" systemctl stop profiler-daemon.service profiler-daemon.socket
