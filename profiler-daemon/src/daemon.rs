@@ -23,11 +23,11 @@ use tokio::signal::unix::Signal;
 use crate::{
     alerting,
     api::{self, SharedStore, ShownConfiguration, access::Access},
-    budget, command,
+    budget, census, command,
     health::{Health, Part, PartState},
     kernel,
     notify::ServiceManager,
-    processes,
+    processes::{self, scan::ProcFs},
     readings::{self, Board},
     reload::{Reloader, Source},
     sinks,
@@ -126,6 +126,8 @@ pub async fn run(
     let (alerting, alerts) = stages.start_alerting(&readings)?;
     threads.push(alerting);
     threads.extend(stages.start(commands)?);
+    let (taking, census) = census::start(ProcFs::new(PROC_ROOT), Arc::clone(&stop)).map_err(threads::start_error)?;
+    threads.push(taking);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = identity(Arc::clone(&shown));
     tracing::info!(socket = %socket.path().display(), "serving");
@@ -149,6 +151,7 @@ pub async fn run(
         store,
         readings,
         alerts,
+        census,
         Arc::clone(&health),
     ));
     let served = tokio::select! {

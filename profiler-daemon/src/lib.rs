@@ -7,6 +7,7 @@ pub mod alerting;
 pub mod api;
 pub mod arguments;
 pub mod budget;
+pub mod census;
 pub mod children;
 pub mod command;
 pub mod daemon;

@@ -1,6 +1,7 @@
 //! Between messages and domain values, both ways.
 
 pub(super) mod alerts;
+pub(super) mod census;
 pub(super) mod comparison;
 pub(super) mod evidence;
 pub(super) mod readings;

@@ -29,7 +29,10 @@ use std::{
 use profiler_store::Store;
 use tokio::sync::Semaphore;
 
-use crate::{alerting::AlertingHandle, command::EngineHandle, evidence::Evidence, health::Health, readings::Board};
+use crate::{
+    alerting::AlertingHandle, census::CensusHandle, command::EngineHandle, evidence::Evidence, health::Health,
+    readings::Board,
+};
 
 pub use server::{ServeError, serve};
 pub use socket::{BindError, BoundSocket, bind, passed};
@@ -83,6 +86,7 @@ pub struct Context {
     health: Arc<Health>,
     readings: Arc<Board>,
     alerting: AlertingHandle,
+    census: CensusHandle,
     flush: flush::Flush,
     queries: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -102,6 +106,7 @@ impl Context {
         store: SharedStore,
         readings: Arc<Board>,
         alerting: AlertingHandle,
+        census: CensusHandle,
         health: Arc<Health>,
     ) -> Self {
         Self {
@@ -111,6 +116,7 @@ impl Context {
             health,
             readings,
             alerting,
+            census,
             flush: flush::Flush::default(),
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),

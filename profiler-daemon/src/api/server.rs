@@ -6,6 +6,7 @@ use profiler_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         alert_service_server::{self, AlertServiceServer},
+        memory_service_server::{self, MemoryServiceServer},
         metrics_service_server::{self, MetricsServiceServer},
         process_service_server::{self, ProcessServiceServer},
         profile_service_server::{self, ProfileServiceServer},
@@ -28,6 +29,7 @@ use super::{
     answers::{self, Unread},
     grpc::{
         alerts::Alerts,
+        memory::Memory,
         metrics::Metrics,
         processes::Processes,
         profiles::{MAX_RESPONSE_BYTES, Profiles},
@@ -197,6 +199,9 @@ pub(super) fn routes(
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES)
     .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let memory = MemoryServiceServer::new(Memory { context: context() })
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let reports = StatusServiceServer::new(Reports { context: context() }).max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::new(profiles)
         .add_service(processes)
@@ -204,6 +209,7 @@ pub(super) fn routes(
         .add_service(reports)
         .add_service(metrics)
         .add_service(alerts)
+        .add_service(memory)
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
             reflection()
@@ -225,6 +231,7 @@ pub(super) async fn report_health(reporter: &HealthReporter, health: &Health) ->
     let mut parts = health.subscribe();
     for service in [
         alert_service_server::SERVICE_NAME,
+        memory_service_server::SERVICE_NAME,
         metrics_service_server::SERVICE_NAME,
         process_service_server::SERVICE_NAME,
         status_service_server::SERVICE_NAME,

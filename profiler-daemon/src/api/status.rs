@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use super::{access::AccessDenied, convert::InvalidRequest};
 use crate::{
     alerting::{AlertingError, SilenceError},
+    census::CensusError,
     command::{EngineError, FlushError, ProcessError, WatchError},
     kernel::records::Pid,
     sinks::TestError,
@@ -41,6 +42,8 @@ pub(super) enum ApiError {
     /// What is kept of alerts cannot be read.
     #[error("alerts cannot be read: {0}")]
     State(#[from] StateError),
+    #[error(transparent)]
+    Census(#[from] CensusError),
     #[error(transparent)]
     Sink(#[from] TestError),
     /// There is no such alert, or it is not kept any more.
@@ -107,6 +110,17 @@ impl ApiError {
             | Self::NoSuchAlert { .. }
             | Self::NoSuchSilence { .. }
             | Self::Sink(TestError::Unknown { .. }) => Code::NotFound,
+            Self::Census(error) => match error {
+                CensusError::NoSuchProcess { .. } => Code::NotFound,
+                CensusError::NotPython { .. }
+                | CensusError::Refused { .. }
+                | CensusError::NoPools { .. }
+                | CensusError::Padded { .. }
+                | CensusError::Unreadable { .. } => Code::FailedPrecondition,
+                CensusError::Ended { .. } | CensusError::Unwanted => Code::Aborted,
+                CensusError::Busy => Code::ResourceExhausted,
+                CensusError::Stopping => Code::Unavailable,
+            },
             Self::Silence(SilenceError::Invalid(InvalidSilence::TooMany)) => Code::ResourceExhausted,
             Self::Silence(SilenceError::Invalid(_)) => Code::InvalidArgument,
             Self::Sink(TestError::Delivery(_))

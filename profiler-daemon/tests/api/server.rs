@@ -13,8 +13,10 @@ use profiler_config::Tcp;
 use profiler_daemon::{
     alerting::{Alerting, AlertingParts, Sources},
     api::{self, Context, Identity, ServeError, SharedStore, ShownConfiguration, access::Access},
+    census,
     command::{self, EngineHandle},
     health::Health,
+    processes::scan::ProcFs,
     readings::Board,
     sinks::{self, Dispatcher},
 };
@@ -95,12 +97,14 @@ impl Server {
         .expect("alerts are kept somewhere");
         // It ends with the last handle.
         std::thread::spawn(|| alerting.run());
+        let (_taking, census) = census::start(ProcFs::new("/proc"), Arc::default()).expect("a thread can start");
         let context = Arc::new(Context::new(
             identity,
             engine.clone(),
             Arc::clone(&store),
             Arc::clone(&readings),
             alerts,
+            census,
             Arc::clone(&health),
         ));
         let (stop, stopped) = oneshot::channel();

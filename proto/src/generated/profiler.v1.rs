@@ -3042,6 +3042,451 @@ pub mod alert_service_server {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CensusRequest {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Compare with the last census of this process that the daemon keeps: of a few processes one each.
+    #[prost(bool, tag = "2")]
+    pub compare: bool,
+    /// And look for who holds new objects of the types that grew most.
+    #[prost(bool, tag = "3")]
+    pub holders: bool,
+    /// Most types that are listed, and most changes; 0 for all.
+    #[prost(uint32, tag = "4")]
+    pub most_types: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CensusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub census: ::core::option::Option<Census>,
+    /// Not set unless it was asked for and there was an earlier census.
+    #[prost(message, optional, tag = "2")]
+    pub difference: ::core::option::Option<CensusDifference>,
+}
+/// The objects of a heap at one time: those of up to 512 bytes, which are in pools. What is larger is not seen.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Census {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// When it began.
+    #[prost(message, optional, tag = "2")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Version of the interpreter.
+    #[prost(string, tag = "3")]
+    pub python_version: ::prost::alloc::string::String,
+    /// By bytes, the most first.
+    #[prost(message, repeated, tag = "4")]
+    pub types: ::prost::alloc::vec::Vec<TypeCount>,
+    /// Types and their objects and bytes that are not listed.
+    #[prost(uint32, tag = "5")]
+    pub unlisted_types: u32,
+    #[prost(uint64, tag = "6")]
+    pub unlisted_objects: u64,
+    #[prost(uint64, tag = "7")]
+    pub unlisted_bytes: u64,
+    /// Objects of types beyond those that are told apart.
+    #[prost(uint64, tag = "8")]
+    pub further_objects: u64,
+    #[prost(uint64, tag = "9")]
+    pub further_bytes: u64,
+    /// Blocks that hold no object: tables of dicts, items of lists, buffers.
+    #[prost(uint64, tag = "10")]
+    pub other_blocks: u64,
+    #[prost(uint64, tag = "11")]
+    pub other_bytes: u64,
+    /// Pools counted, and pools that changed whenever they were read.
+    #[prost(uint64, tag = "12")]
+    pub pools: u64,
+    #[prost(uint64, tag = "13")]
+    pub torn_pools: u64,
+    /// Why it does not show all; empty if it does.
+    #[prost(string, repeated, tag = "14")]
+    pub partial: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What it took: bytes read of the process's memory, and of the kernel's lists of its pages; time, and without pauses.
+    #[prost(uint64, tag = "15")]
+    pub memory_bytes_read: u64,
+    #[prost(uint64, tag = "16")]
+    pub pagemap_bytes_read: u64,
+    #[prost(message, optional, tag = "17")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "18")]
+    pub busy: ::core::option::Option<::prost_types::Duration>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TypeCount {
+    /// With the module for classes of programs. It comes from the process.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub objects: u64,
+    /// Bytes of the blocks that they are in.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CensusDifference {
+    /// When the earlier census began.
+    #[prost(message, optional, tag = "1")]
+    pub earlier_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What changed: by growth of bytes, the most first.
+    #[prost(message, repeated, tag = "2")]
+    pub changes: ::prost::alloc::vec::Vec<TypeChange>,
+    #[prost(uint32, tag = "3")]
+    pub unlisted_changes: u32,
+    #[prost(uint64, tag = "4")]
+    pub other_blocks_before: u64,
+    #[prost(uint64, tag = "5")]
+    pub other_blocks_after: u64,
+    #[prost(uint64, tag = "6")]
+    pub other_bytes_before: u64,
+    #[prost(uint64, tag = "7")]
+    pub other_bytes_after: u64,
+    /// Of the types that grew most.
+    #[prost(message, repeated, tag = "8")]
+    pub holders: ::prost::alloc::vec::Vec<TypeHolders>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TypeChange {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub objects_before: u64,
+    #[prost(uint64, tag = "3")]
+    pub objects_after: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes_before: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes_after: u64,
+}
+/// Who holds new objects of a type, by a few of them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TypeHolders {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// New objects that were looked for, and those of which no holder was found.
+    #[prost(uint32, tag = "2")]
+    pub searched: u32,
+    #[prost(uint32, tag = "3")]
+    pub without_holder: u32,
+    /// That of the most objects first.
+    #[prost(message, repeated, tag = "4")]
+    pub chains: ::prost::alloc::vec::Vec<HolderChain>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HolderChain {
+    /// From the outermost holder to the direct one: `module app, global CACHE`, `dict of 60000 items`. They come from the process.
+    #[prost(string, repeated, tag = "1")]
+    pub steps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of the objects looked for, those that hang on it.
+    #[prost(uint32, tag = "2")]
+    pub objects: u32,
+    /// It begins at a module or a class. Otherwise what holds the outermost was not found: a local variable, C code, or an object larger
+    /// than is seen.
+    #[prost(bool, tag = "3")]
+    pub rooted: bool,
+}
+/// Generated client implementations.
+pub mod memory_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Counts what Python programs hold. All calls need the role `profile`.
+    #[derive(Debug, Clone)]
+    pub struct MemoryServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MemoryServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MemoryServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MemoryServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MemoryServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Counts the objects of a Python process by type, from outside: it is not stopped, and nothing is injected. One census is taken at
+        /// a time; a client that leaves ends it. NOT_FOUND if there is no such process; FAILED_PRECONDITION with the reason if it runs no
+        /// Python, or its heap cannot be counted; RESOURCE_EXHAUSTED while another waits already; ABORTED if the process ends meanwhile.
+        pub async fn census(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CensusRequest>,
+        ) -> std::result::Result<tonic::Response<super::CensusResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.MemoryService/Census",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.MemoryService", "Census"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod memory_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MemoryServiceServer.
+    #[async_trait]
+    pub trait MemoryService: std::marker::Send + std::marker::Sync + 'static {
+        /// Counts the objects of a Python process by type, from outside: it is not stopped, and nothing is injected. One census is taken at
+        /// a time; a client that leaves ends it. NOT_FOUND if there is no such process; FAILED_PRECONDITION with the reason if it runs no
+        /// Python, or its heap cannot be counted; RESOURCE_EXHAUSTED while another waits already; ABORTED if the process ends meanwhile.
+        async fn census(
+            &self,
+            request: tonic::Request<super::CensusRequest>,
+        ) -> std::result::Result<tonic::Response<super::CensusResponse>, tonic::Status>;
+    }
+    /// Counts what Python programs hold. All calls need the role `profile`.
+    #[derive(Debug)]
+    pub struct MemoryServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MemoryServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MemoryServiceServer<T>
+    where
+        T: MemoryService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/profiler.v1.MemoryService/Census" => {
+                    #[allow(non_camel_case_types)]
+                    struct CensusSvc<T: MemoryService>(pub Arc<T>);
+                    impl<
+                        T: MemoryService,
+                    > tonic::server::UnaryService<super::CensusRequest>
+                    for CensusSvc<T> {
+                        type Response = super::CensusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CensusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemoryService>::census(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CensusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MemoryServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "profiler.v1.MemoryService";
+    impl<T> tonic::server::NamedService for MemoryServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListProcessesRequest {
     /// Only this process, watched or not. NOT_FOUND if there is no such process.
     #[prost(uint32, optional, tag = "1")]

@@ -1,0 +1,240 @@
+//! The census of a Python heap: objects by type, what differs from the census before, and who holds what is new.
+//!
+//! In: a process, by request. Out: a [`Taken`], or why there can be none. One thread takes one census at a time, far from the
+//! sampling loop, at the lowest priority and with pauses; it stops when nobody waits for the answer any more. The process is not
+//! stopped and nothing is written into it; what it has in memory is not trusted.
+
+mod pace;
+mod regions;
+mod take;
+mod target;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use profiler_census::{Census, Difference, Holders};
+use tokio::sync::oneshot;
+
+use self::take::{Kept, Taker};
+use crate::{command::Reply, kernel::records::Pid, processes::scan::ProcFs};
+
+/// Requests that may wait for the one in progress.
+const QUEUE: usize = 1;
+/// How often the thread looks whether it is to end.
+const TURN: Duration = Duration::from_millis(250);
+
+/// What is asked for besides the count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Compare with the last census of the process.
+    pub compare: bool,
+    /// And find who holds objects of the types that grew most.
+    pub holders: bool,
+}
+
+/// A census as it was taken.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The process.
+    pub pid: Pid,
+    /// When it started, in ticks since boot.
+    pub start_ticks: u64,
+    /// When the census began.
+    pub time: SystemTime,
+    /// Version of its interpreter.
+    pub python: String,
+    /// What was counted.
+    pub census: Arc<Census>,
+    /// Against the census before, which began at this time; none if there is none of this process, or none was asked for.
+    pub difference: Option<(Difference, SystemTime)>,
+    /// Who holds new objects of the types that grew most.
+    pub holders: Vec<Holders>,
+    /// Why it does not show all; empty if it does.
+    pub partial: Vec<String>,
+    /// What it took.
+    pub cost: Cost,
+}
+
+/// What a census took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Read of the memory of the process.
+    pub memory_bytes: u64,
+    /// Read of what the kernel says of its pages.
+    pub pagemap_bytes: u64,
+    /// From the beginning to the end, pauses included.
+    pub duration: Duration,
+    /// Without the pauses.
+    pub busy: Duration,
+}
+
+/// Why there is no census.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CensusError {
+    /// It does not exist, or is a zombie.
+    #[error("there is no process {pid}")]
+    NoSuchProcess {
+        /// The id asked for.
+        pid: Pid,
+    },
+    /// None of its objects is an interpreter.
+    #[error("process {pid} runs no Python: nothing that it has mapped defines _PyRuntime")]
+    NotPython {
+        /// The process.
+        pid: Pid,
+    },
+    /// Its heap is not one that can be counted.
+    #[error("the heap of process {pid} cannot be counted: {reason}")]
+    Refused {
+        /// The process.
+        pid: Pid,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing is in pools.
+    #[error(
+        "the heap of process {pid} cannot be counted: it has no pools of Python's own allocator, as with PYTHONMALLOC=malloc"
+    )]
+    NoPools {
+        /// The process.
+        pid: Pid,
+    },
+    /// Its blocks have pads.
+    #[error(
+        "the heap of process {pid} cannot be counted: its blocks have the pads of Python's debug allocator, as with \
+         PYTHONMALLOC=debug, PYTHONDEVMODE or a debug build"
+    )]
+    Padded {
+        /// The process.
+        pid: Pid,
+    },
+    /// The daemon may not read what it needs.
+    #[error("the memory of process {pid} cannot be read: {what}: {reason}")]
+    Unreadable {
+        /// The process.
+        pid: Pid,
+        /// What could not be opened.
+        what: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// It is gone, or another program runs in it.
+    #[error("process {pid} ended, or executed another program, while its memory was read")]
+    Ended {
+        /// The process.
+        pid: Pid,
+    },
+    /// As many as may be are in progress or wait.
+    #[error("a census is in progress and another waits already: try again in some seconds")]
+    Busy,
+    /// Who asked has left.
+    #[error("nobody waits for the census any more")]
+    Unwanted,
+    /// The daemon ends.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// An earlier census of the same process.
+#[derive(Clone, Debug)]
+struct Earlier {
+    census: Arc<Census>,
+    time: SystemTime,
+}
+
+#[derive(Debug)]
+struct Request {
+    pid: Pid,
+    options: Options,
+    reply: Reply<Result<Taken, CensusError>>,
+}
+
+/// The askers' end.
+#[derive(Clone, Debug)]
+pub struct CensusHandle {
+    requests: SyncSender<Request>,
+}
+
+impl CensusHandle {
+    /// Asks for a census, and waits for it. Whoever drops the future ends the census.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub async fn take(&self, pid: Pid, options: Options) -> Result<Taken, CensusError> {
+        self.begin(pid, options)?
+            .await
+            .map_err(|oneshot::error::RecvError { .. }| CensusError::Stopping)?
+    }
+
+    /// The same for a thread that may wait.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub fn take_blocking(&self, pid: Pid, options: Options) -> Result<Taken, CensusError> {
+        self.begin(pid, options)?
+            .blocking_recv()
+            .map_err(|oneshot::error::RecvError { .. }| CensusError::Stopping)?
+    }
+
+    fn begin(&self, pid: Pid, options: Options) -> Result<oneshot::Receiver<Result<Taken, CensusError>>, CensusError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { pid, options, reply };
+        self.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => CensusError::Busy,
+            TrySendError::Disconnected(_) => CensusError::Stopping,
+        })?;
+        Ok(answer)
+    }
+}
+
+/// Starts the thread that takes censuses of the processes of a `/proc`.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start(proc: ProcFs, stop: Arc<AtomicBool>) -> io::Result<(JoinHandle<()>, CensusHandle)> {
+    let (requests, waiting) = sync_channel(QUEUE);
+    let thread = thread::Builder::new().name("census".to_owned()).spawn(move || {
+        pace::give_way();
+        answer(&proc, &waiting, &stop);
+    })?;
+    Ok((thread, CensusHandle { requests }))
+}
+
+fn answer(proc: &ProcFs, waiting: &Receiver<Request>, stop: &AtomicBool) {
+    let mut kept = Kept::default();
+    while !stop.load(Ordering::Acquire) {
+        let request = match waiting.recv_timeout(TURN) {
+            Ok(request) => request,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let Request { pid, options, reply } = request;
+        let is_unwanted = || reply.is_closed() || stop.load(Ordering::Acquire);
+        let taker = Taker {
+            proc,
+            pid,
+            options,
+            is_unwanted: &is_unwanted,
+        };
+        let taken = taker.take(|start_ticks| options.compare.then(|| kept.find(pid, start_ticks)).flatten());
+        match &taken {
+            Ok(taken) => {
+                kept.keep(taken);
+                let Cost { memory_bytes, busy, .. } = taken.cost;
+                tracing::info!(pid = pid.0, memory_bytes, ?busy, "a census was taken");
+            }
+            Err(reason) => tracing::info!(pid = pid.0, %reason, "no census was taken"),
+        }
+        if reply.send(taken).is_err() {
+            tracing::trace!("nobody waits for a census any more");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Takes one census: finds the pools of a process, counts what is in them, and looks for who holds what is new.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use profiler_census::{
+    Census, Difference, HEADER_BYTES, Holders, Interpreter, MAX_SEARCHED_TYPES, Pool, PoolFound, Search, Tally,
+    TypeTable, Wanted,
+};
+use profiler_unwinding::python::ProcessMemory as _;
+
+use super::{
+    CensusError, Cost, Earlier, Options, Taken,
+    pace::Pace,
+    regions::{ENTRY_BYTES, PAGE_BYTES, Page, Regions},
+    target::{PacedMemory, Target},
+};
+use crate::{kernel::records::Pid, processes::scan::ProcFs};
+
+/// Longest time of a count, and of the search for holders after it: the answer to a request must begin within half a minute.
+const COUNT_WITHIN: Duration = Duration::from_secs(14);
+const SEARCH_WITHIN: Duration = Duration::from_secs(8);
+/// Pages whose presence is asked for at once: 32 MiB.
+const PAGES_AT_ONCE: u64 = 8192;
+/// Pools of which is remembered where they are, for the search.
+const MAX_POOLS: usize = 1 << 20;
+/// How often a pool is read that changes meanwhile.
+const ATTEMPTS: u32 = 4;
+
+/// What a census of a process is taken with.
+pub(super) struct Taker<'a> {
+    pub(super) proc: &'a ProcFs,
+    pub(super) pid: Pid,
+    pub(super) options: Options,
+    /// Whether nobody waits any more.
+    pub(super) is_unwanted: &'a dyn Fn() -> bool,
+}
+
+/// A census in progress.
+struct Count<'a> {
+    memory: &'a PacedMemory<'a>,
+    pagemap: File,
+    interpreter: Interpreter,
+    tally: Tally,
+    pools: Pools,
+    swapped_pools: u64,
+    pagemap_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+/// Where pools are, for the search.
+#[derive(Debug, Default)]
+struct Pools {
+    addresses: Vec<u64>,
+    left_out: u64,
+}
+
+/// A count that is done.
+struct Counted {
+    census: Arc<Census>,
+    table: TypeTable,
+    pools: Pools,
+    partial: Vec<String>,
+    pagemap_bytes: u64,
+}
+
+impl Taker<'_> {
+    /// Counts, and compares with an earlier count of the same process that `earlier` finds.
+    pub(super) fn take(self, earlier: impl FnOnce(u64) -> Option<Earlier>) -> Result<Taken, CensusError> {
+        let (started, time) = (Instant::now(), SystemTime::now());
+        let target = Target::open(self.proc, self.pid)?;
+        let pace = Pace::new(COUNT_WITHIN, self.is_unwanted);
+        let memory = PacedMemory::new(target.open_file("mem")?, &pace);
+        let (interpreter, python) = target.interpreter(self.proc)?;
+        let Counted {
+            census,
+            table,
+            pools,
+            mut partial,
+            pagemap_bytes,
+        } = self.count(&target, &memory, interpreter)?;
+        let before = earlier(target.start_ticks);
+        let difference = before
+            .as_ref()
+            .map(|before| Difference::between(&before.census, &census));
+        let mut holders = Vec::new();
+        if let (true, Some(before), Some(difference)) = (self.options.holders, &before, &difference) {
+            let search = Search::new(table, wanted(&before.census, &census, difference));
+            memory.is_strict.set(true);
+            pace.extend(SEARCH_WITHIN);
+            holders = find_holders(search, &memory, &pools.addresses, interpreter.pool_bytes());
+            if pace.is_over() {
+                let limit = SEARCH_WITHIN.as_secs();
+                partial.push(format!("the search for holders ended after {limit} s"));
+            }
+            if pools.left_out > 0 {
+                partial.push(format!("{} pools were not searched for holders", pools.left_out));
+            }
+            self.still(&target, &memory, &interpreter)?;
+        }
+        Ok(Taken {
+            pid: self.pid,
+            start_ticks: target.start_ticks,
+            time,
+            python,
+            difference: difference.zip(before.map(|before| before.time)),
+            census,
+            holders,
+            partial,
+            cost: Cost {
+                memory_bytes: memory.bytes(),
+                pagemap_bytes,
+                duration: started.elapsed(),
+                busy: pace.worked(),
+            },
+        })
+    }
+
+    /// Counts all that is in pools.
+    fn count(
+        &self,
+        target: &Target,
+        memory: &PacedMemory<'_>,
+        interpreter: Interpreter,
+    ) -> Result<Counted, CensusError> {
+        let pid = self.pid;
+        let maps = target.open_file("maps")?;
+        let regions = Regions::read(maps, interpreter.pool_bytes()).map_err(|_error| CensusError::Ended { pid })?;
+        let mut count = Count {
+            memory,
+            pagemap: target.open_file("pagemap")?,
+            interpreter,
+            tally: Tally::new(interpreter),
+            pools: Pools::default(),
+            swapped_pools: 0,
+            pagemap_bytes: 0,
+            buffer: vec![0; interpreter.pool_bytes() as usize],
+        };
+        let unread = count.count(&regions.ranges);
+        self.still(target, memory, &interpreter)?;
+        let mut partial = Vec::new();
+        if regions.is_cut {
+            partial.push("its list of mappings is longer than is read".to_owned());
+        }
+        if unread > 0 {
+            let (unread, limit) = (unread >> 20, COUNT_WITHIN.as_secs());
+            partial.push(format!(
+                "{unread} MiB of its address space were not looked at within {limit} s"
+            ));
+        }
+        if count.swapped_pools > 0 {
+            partial.push(format!(
+                "{} pools are swapped out and were not read",
+                count.swapped_pools
+            ));
+        }
+        if count.tally.pools() == 0 {
+            return Err(CensusError::NoPools { pid });
+        }
+        if count.tally.is_padded() {
+            return Err(CensusError::Padded { pid });
+        }
+        let (census, table) = count.tally.finish(memory);
+        if census.torn_pools > 0 {
+            partial.push(format!("{} pools changed whenever they were read", census.torn_pools));
+        }
+        Ok(Counted {
+            census: Arc::new(census),
+            table,
+            pools: count.pools,
+            partial,
+            pagemap_bytes: count.pagemap_bytes,
+        })
+    }
+
+    /// That the process is still the one that was opened, and runs the same program.
+    fn still(&self, target: &Target, memory: &PacedMemory<'_>, interpreter: &Interpreter) -> Result<(), CensusError> {
+        let pid = self.pid;
+        if memory.pace.is_unwanted() {
+            return Err(CensusError::Unwanted);
+        }
+        memory.is_strict.set(false);
+        // Of a program that was replaced, nothing can be read.
+        let is_there = memory.read(interpreter.type_of_types(), &mut [0; 8]);
+        (is_there && target.is_running())
+            .then_some(())
+            .ok_or(CensusError::Ended { pid })
+    }
+}
+
+impl Count<'_> {
+    /// Counts the pools in these ranges, and gives the bytes that there was no time for.
+    fn count(&mut self, ranges: &[Range<u64>]) -> u64 {
+        let mut unread = 0;
+        for range in ranges {
+            let mut next = range.start.next_multiple_of(self.interpreter.pool_bytes());
+            while next < range.end && self.memory.pace.go_on() {
+                let end = range.end.min(next.saturating_add(PAGES_AT_ONCE * PAGE_BYTES));
+                self.count_part(next..end);
+                next = end;
+            }
+            unread += range.end.saturating_sub(next);
+        }
+        unread
+    }
+
+    fn count_part(&mut self, range: Range<u64>) {
+        let pages = (range.end - range.start) / PAGE_BYTES;
+        let mut entries = vec![0; (pages * ENTRY_BYTES) as usize];
+        self.pagemap_bytes += entries.len() as u64;
+        // What was unmapped meanwhile is not there any more.
+        if self
+            .pagemap
+            .read_exact_at(&mut entries, range.start / PAGE_BYTES * ENTRY_BYTES)
+            .is_err()
+        {
+            return;
+        }
+        let entries = entries.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry));
+        let states: Vec<Page> = entries.map(Page::of).collect();
+        let pages_of_pool = (self.interpreter.pool_bytes() / PAGE_BYTES) as usize;
+        let pools = states.chunks_exact(pages_of_pool);
+        for (index, pages) in pools.enumerate() {
+            match pages[0] {
+                Page::Absent => {}
+                Page::Swapped => self.swapped_pools += 1,
+                Page::Present => {
+                    if !self.memory.pace.go_on() {
+                        return;
+                    }
+                    let address = range.start + index as u64 * self.interpreter.pool_bytes();
+                    self.count_pool(address, pages);
+                }
+            }
+        }
+    }
+
+    fn count_pool(&mut self, address: u64, pages: &[Page]) {
+        let mut was_pool = false;
+        for _ in 0..ATTEMPTS {
+            let Some(pool) = self.read_pool(address, pages) else {
+                break;
+            };
+            was_pool = true;
+            let found = self.tally.add_pool(self.memory, &pool, &self.buffer);
+            if found == PoolFound::Counted {
+                if self.pools.addresses.len() < MAX_POOLS {
+                    self.pools.addresses.push(address);
+                } else {
+                    self.pools.left_out += 1;
+                }
+                return;
+            }
+        }
+        if was_pool {
+            self.tally.add_torn();
+        }
+    }
+
+    /// Reads what is in use of a pool, if there is one.
+    fn read_pool(&mut self, address: u64, pages: &[Page]) -> Option<Pool> {
+        let (head, _) = self.buffer.split_at_mut(HEADER_BYTES);
+        if !self.memory.read(address, head) {
+            return None;
+        }
+        let length = Pool::parse(address, head, self.interpreter.pool_bytes())?.used_bytes();
+        let last = (length.saturating_sub(1) as u64 / PAGE_BYTES) as usize;
+        if pages.iter().take(last + 1).any(|page| *page == Page::Swapped) {
+            self.swapped_pools += 1;
+            return None;
+        }
+        read_pool(
+            self.memory,
+            address,
+            length,
+            &mut self.buffer,
+            self.interpreter.pool_bytes(),
+        )
+    }
+}
+
+/// Reads a pool of which so many bytes were in use a moment ago.
+fn read_pool(
+    memory: &PacedMemory<'_>,
+    address: u64,
+    length: usize,
+    buffer: &mut [u8],
+    pool_bytes: u64,
+) -> Option<Pool> {
+    let part = buffer.get_mut(..length)?;
+    memory.read(address, part).then_some(())?;
+    let pool = Pool::parse(address, part, pool_bytes)?;
+    // More may be in use by now.
+    if pool.used_bytes() > length {
+        let rest = buffer.get_mut(length..pool.used_bytes())?;
+        memory.read(address + length as u64, rest).then_some(())?;
+    }
+    Some(pool)
+}
+
+/// A few new objects of the types that grew most.
+fn wanted(before: &Census, after: &Census, difference: &Difference) -> Vec<Wanted> {
+    let grown = difference.grown().filter(|change| change.more_objects() > 0);
+    let wanted = grown.take(MAX_SEARCHED_TYPES).filter_map(|change| {
+        let addresses = after.of(&change.name)?.new_since(before.of(&change.name));
+        let name = Arc::clone(&change.name);
+        (!addresses.is_empty()).then_some(Wanted { name, addresses })
+    });
+    wanted.collect()
+}
+
+fn find_holders(mut search: Search, memory: &PacedMemory<'_>, pools: &[u64], pool_bytes: u64) -> Vec<Holders> {
+    let mut buffer = vec![0; pool_bytes as usize];
+    while search.goes_on() && !memory.pace.is_over() {
+        for address in pools {
+            if memory.pace.is_over() {
+                break;
+            }
+            if let Some(pool) = read_pool(memory, *address, HEADER_BYTES, &mut buffer, pool_bytes) {
+                search.add_pool(memory, &pool, &buffer);
+            }
+        }
+        search.end_round(memory);
+    }
+    // Names are read after the time for the search, too: they are few.
+    memory.is_strict.set(false);
+    search.finish(memory)
+}
+
+/// Counts of the newest census of each of a few processes.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// By process and its start.
+    censuses: BTreeMap<(Pid, u64), (u64, Earlier)>,
+    turn: u64,
+}
+
+impl Kept {
+    /// Processes of which a census is kept.
+    const MOST: usize = 4;
+
+    pub(super) fn find(&self, pid: Pid, start_ticks: u64) -> Option<Earlier> {
+        self.censuses
+            .get(&(pid, start_ticks))
+            .map(|(_, earlier)| earlier.clone())
+    }
+
+    /// Keeps a census in place of the one before of the same process, or of the process that was not asked for longest.
+    pub(super) fn keep(&mut self, taken: &Taken) {
+        self.turn += 1;
+        let earlier = Earlier {
+            census: Arc::clone(&taken.census),
+            time: taken.time,
+        };
+        // What runs under the same id now is another process.
+        self.censuses
+            .retain(|(pid, start), _| *pid != taken.pid || *start == taken.start_ticks);
+        self.censuses
+            .insert((taken.pid, taken.start_ticks), (self.turn, earlier));
+        while self.censuses.len() > Self::MOST {
+            let oldest = self.censuses.iter().min_by_key(|(_, (turn, _))| *turn);
+            let Some(key) = oldest.map(|(key, _)| *key) else { break };
+            self.censuses.remove(&key);
+        }
+    }
+}

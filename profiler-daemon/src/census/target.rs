@@ -1,0 +1,188 @@
+//! The process whose heap is counted: opened once, so that no other can take its place.
+
+use std::{
+    cell::Cell,
+    fs::File,
+    io::Read as _,
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
+};
+
+use object::ReadCache;
+use profiler_census::{Interpreter, Refusal};
+use profiler_unwinding::{
+    Segments,
+    python::{InterpreterObject, ProcessMemory, PythonError},
+};
+use rustix::fs::{Mode, OFlags};
+
+use super::{CensusError, pace::Pace};
+use crate::{
+    kernel::records::{MapRecord, Pid},
+    processes::{
+        files::{BoundedFile, MappedPlace, open_mapped},
+        scan::{ProcFs, ScanError, parse_stat},
+    },
+};
+
+/// Most bytes of `/proc/PID/stat`.
+const MAX_STAT_BYTES: u64 = 64 << 10;
+/// Most bytes that are read of one object to find an interpreter in it.
+const MAX_OBJECT_BYTES: u64 = 64 << 20;
+/// Objects that are looked at for one.
+const MAX_OBJECTS: usize = 512;
+
+/// A process, held by the folder that `/proc` has of it.
+#[derive(Debug)]
+pub(super) struct Target {
+    folder: OwnedFd,
+    pid: Pid,
+    /// In ticks since boot.
+    pub(super) start_ticks: u64,
+}
+
+impl Target {
+    pub(super) fn open(proc: &ProcFs, pid: Pid) -> Result<Self, CensusError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(proc.root().join(pid.to_string()), flags, Mode::empty())
+            .map_err(|_error| CensusError::NoSuchProcess { pid })?;
+        let mut target = Self {
+            folder,
+            pid,
+            start_ticks: 0,
+        };
+        target.start_ticks = target.start().ok_or(CensusError::NoSuchProcess { pid })?;
+        Ok(target)
+    }
+
+    /// When it started; nothing once it has ended.
+    fn start(&self) -> Option<u64> {
+        let mut text = Vec::new();
+        let file = self.file("stat").ok()?;
+        file.take(MAX_STAT_BYTES).read_to_end(&mut text).ok()?;
+        let stat = parse_stat(&text)?;
+        (!stat.zombie || stat.threads > 1).then_some(stat.start_ticks)
+    }
+
+    /// Whether it still runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.start() == Some(self.start_ticks)
+    }
+
+    fn file(&self, name: &str) -> rustix::io::Result<File> {
+        let descriptor = rustix::fs::openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(File::from(descriptor))
+    }
+
+    /// One of its files, or why it cannot be had.
+    pub(super) fn open_file(&self, name: &'static str) -> Result<File, CensusError> {
+        self.file(name).map_err(|error| match error {
+            rustix::io::Errno::SRCH | rustix::io::Errno::NOENT => CensusError::Ended { pid: self.pid },
+            error => CensusError::Unreadable {
+                pid: self.pid,
+                what: name,
+                reason: error.to_string(),
+            },
+        })
+    }
+
+    /// The interpreter that it runs, with the version.
+    pub(super) fn interpreter(&self, proc: &ProcFs) -> Result<(Interpreter, String), CensusError> {
+        let pid = self.pid;
+        let maps = proc.maps(pid).map_err(|error| match error {
+            ScanError::Gone => CensusError::Ended { pid },
+            error => CensusError::Unreadable {
+                pid,
+                what: "maps",
+                reason: error.to_string(),
+            },
+        })?;
+        let mut records: Vec<&MapRecord> = maps.executable.iter().filter(|record| is_file(record)).collect();
+        // The likeliest first; which it is tells its content.
+        records.sort_by_key(|record| !base_name(record).windows(6).any(|part| part == b"python"));
+        records.dedup_by_key(|record| (record.device_inode, record.path.clone()));
+        let mut refused = None;
+        for record in records.into_iter().take(MAX_OBJECTS) {
+            match interpreter_in(proc, pid, record) {
+                None => {}
+                Some(Ok(found)) => return Ok(found),
+                Some(Err(reason)) => refused = refused.or(Some(reason)),
+            }
+        }
+        Err(match refused {
+            Some(reason) => CensusError::Refused { pid, reason },
+            None => CensusError::NotPython { pid },
+        })
+    }
+}
+
+fn is_file(record: &MapRecord) -> bool {
+    record.path.starts_with(b"/") && record.device_inode.is_none_or(|(_, inode)| inode != 0)
+}
+
+fn base_name(record: &MapRecord) -> &[u8] {
+    let end = record.path.iter().rposition(|byte| *byte == b'/');
+    &record.path[end.map_or(0, |end| end + 1)..]
+}
+
+/// The interpreter in an object, or why its heap cannot be counted. Nothing if there is none, or the file cannot be read.
+fn interpreter_in(proc: &ProcFs, pid: Pid, record: &MapRecord) -> Option<Result<(Interpreter, String), String>> {
+    let place = MappedPlace {
+        pid,
+        start: record.start,
+        end: record.start.saturating_add(record.length),
+        device_inode: record.device_inode,
+        path: record.path.clone(),
+    };
+    let file = open_mapped(proc, &place).ok()?;
+    let bounded = BoundedFile::new(&file.descriptor, file.identity.length, MAX_OBJECT_BYTES);
+    let cache = ReadCache::new(bounded);
+    let object = match InterpreterObject::read(&cache) {
+        Ok(object) => object?,
+        // It is no object at all.
+        Err(PythonError::Object(_)) => return None,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let bias = Segments::parse(&cache).ok()?.bias(record.start, record.file_offset)?;
+    let version = object.version.to_string();
+    Some(match Interpreter::of(&object, bias) {
+        Ok(interpreter) => Ok((interpreter, version)),
+        Err(refusal @ (Refusal::FreeThreaded { .. } | Refusal::Version { .. } | Refusal::NoTypeOfTypes)) => {
+            Err(refusal.to_string())
+        }
+    })
+}
+
+/// The memory of a process, read at a pace.
+pub(super) struct PacedMemory<'a> {
+    file: File,
+    pub(super) pace: &'a Pace<'a>,
+    bytes: Cell<u64>,
+    /// Nothing is read any more once the time is over.
+    pub(super) is_strict: Cell<bool>,
+}
+
+impl<'a> PacedMemory<'a> {
+    pub(super) fn new(file: File, pace: &'a Pace<'a>) -> Self {
+        Self {
+            file,
+            pace,
+            bytes: Cell::new(0),
+            is_strict: Cell::new(false),
+        }
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+}
+
+impl ProcessMemory for PacedMemory<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        if !self.pace.go_on() && self.is_strict.get() {
+            return false;
+        }
+        self.bytes.set(self.bytes.get() + buffer.len() as u64);
+        self.file.read_exact_at(buffer, address).is_ok()
+    }
+}
