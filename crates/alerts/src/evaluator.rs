@@ -249,16 +249,26 @@ impl Evaluator {
         self.announce(ended, now)
     }
 
+    /// Whether there can be such a silence, and there is room for it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_silence(&self, silence: &Silence) -> Result<(), InvalidSilence> {
+        silence.check()?;
+        let others = self.silences().filter(|other| other.id != silence.id);
+        if others.count() >= MAX_SILENCES {
+            return Err(InvalidSilence::TooMany);
+        }
+        Ok(())
+    }
+
     /// Keeps alerts that it matches from being told, until its end.
     ///
     /// # Errors
     /// There can be no such silence, or there are too many.
     pub fn add_silence(&mut self, silence: Silence, now: Moment) -> Result<(), InvalidSilence> {
-        silence.check()?;
+        self.check_silence(&silence)?;
         self.silences.retain(|(other, _)| other.id != silence.id);
-        if self.silences.len() >= MAX_SILENCES {
-            return Err(InvalidSilence::TooMany);
-        }
         // The clock on the wall is asked once: a step of it afterwards ends no silence.
         if let Ok(left) = silence.until.duration_since(now.time) {
             self.silences.push((silence, now.since_boot.saturating_add(left)));

@@ -120,6 +120,17 @@ impl Selection {
         }
     }
 
+    /// Without the windows that go on after the span: what comes after it is in none of those that are left.
+    #[must_use]
+    pub fn ended(mut self) -> Self {
+        let end = self.span.end;
+        for part in &mut self.parts {
+            part.windows.retain(|window| window.end <= end);
+        }
+        self.parts.retain(|part| !part.windows.is_empty());
+        self
+    }
+
     /// Merges the target's samples of all windows. Where the rate changed in between, samples of the lower rate count for as
     /// many of the higher one as they stand for.
     pub fn merge(&self) -> Result<Answer, PeriodMismatch> {

@@ -14,7 +14,7 @@ use profiler_store::state::{AlertQuery, State, StateError};
 use tokio::sync::broadcast;
 
 use super::{
-    AlertingParts, StartError, bounds,
+    AlertingParts, EVALUATION, StartError, bounds,
     collector::{self, Collector, Finding},
     command::{AlertWithEvidence, Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
     observe, report,
@@ -90,9 +90,22 @@ impl Keeper {
 
     /// Holds the newest readings against the limits.
     pub(super) fn evaluate(&mut self, now: Moment) {
-        let health = &self.health;
-        let fails = |source: Source| matches!(health.state(Part::ReadingsOf(source)), Some(PartState::Failed { .. }));
-        let observations = observe::observe(&self.board.series(), &self.metrics, now.since_boot, fails);
+        let fails = |part| {
+            matches!(
+                self.health.state(part),
+                Some(PartState::Failed { .. } | PartState::Late { .. })
+            )
+        };
+        // Whoever reads everything may be gone himself.
+        let all_fail = fails(Part::Readings);
+        let live: Vec<_> = self
+            .evaluator
+            .alerts()
+            .map(|alert| (alert.limit.metric, &alert.subject))
+            .collect();
+        let observations = observe::observe(&self.board.series(), &self.metrics, now.since_boot, &live, |source| {
+            all_fail || fails(Part::ReadingsOf(source))
+        });
         let transitions = self.evaluator.evaluate(&observations, now);
         self.take(transitions, now);
         self.take_findings(now);
@@ -148,6 +161,7 @@ impl Keeper {
         let breach = Breach {
             start: alert.began,
             end: now.time,
+            seen_late: Source::of(alert.limit.metric).interval() + EVALUATION,
             subject: alert.subject.clone(),
         };
         if !self.collector.look(alert.id, breach) {
@@ -301,17 +315,20 @@ impl Keeper {
     }
 
     fn silence(&mut self, silence: Silence, now: Moment) -> Result<Silence, SilenceError> {
-        silence.check()?;
-        let silence = self.state.add_silence(silence)?;
-        if let Err(error) = self.evaluator.add_silence(silence.clone(), now) {
-            self.state.remove_silence(silence.id)?;
-            return Err(error.into());
-        }
+        // One that is refused must not be in the file, where it would hold after a restart; and one that cannot be written
+        // does not hold at all.
+        self.evaluator.check_silence(&silence)?;
+        let kept = self.state.add_silence(silence);
+        report(&self.health, self.state.condition());
+        let silence = kept?;
+        self.evaluator.add_silence(silence.clone(), now)?;
         Ok(silence)
     }
 
     fn unsilence(&mut self, id: SilenceId) -> Result<bool, StateError> {
-        self.state.remove_silence(id)?;
+        let removed = self.state.remove_silence(id);
+        report(&self.health, self.state.condition());
+        removed?;
         Ok(self.evaluator.remove_silence(id))
     }
 }

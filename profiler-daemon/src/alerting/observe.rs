@@ -12,11 +12,13 @@ pub(super) fn metrics_of<'a>(limits: impl Iterator<Item = &'a Limit>) -> BTreeSe
 }
 
 /// The newest value of each subject of these metrics. A series that is read no more is left out: its subject is gone, unless
-/// its source fails. Then it is there without a value: nobody can say that it is gone.
+/// its source fails or does not answer. Then it is there without a value: nobody can say that it is gone. Of a source that
+/// has not been read at all since the start, those are there that have `live` alerts.
 pub(super) fn observe(
     series: &SeriesStore,
     metrics: &BTreeSet<Metric>,
     now: Duration,
+    live: &[(Metric, &Subject)],
     fails: impl Fn(Source) -> bool,
 ) -> Vec<Observation> {
     let latest = series.latest(now, |series| metrics.contains(&series.metric));
@@ -42,6 +44,12 @@ pub(super) fn observe(
         }
         let of_metric = || series.series().filter(|series| series.metric == metric);
         let Some(last_round) = of_metric().filter_map(|series| series.latest_at()).max() else {
+            let of_alerts = live.iter().filter(|(of, _)| *of == metric);
+            observations.extend(of_alerts.map(|(_, subject)| Observation {
+                metric,
+                subject: (*subject).clone(),
+                value: Err(Gap::NoData),
+            }));
             continue;
         };
         // What was gone before the source failed is gone.

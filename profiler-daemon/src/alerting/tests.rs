@@ -6,7 +6,7 @@ use std::{
 
 use profiler_alerts::{Change, Limit, Matcher, Moment, Phase};
 use profiler_config::Config;
-use profiler_readings::{Reading, Source, Subject};
+use profiler_readings::{Metric, Reading, Source, Subject};
 use profiler_store::{
     Limits, SeriesLimits, Store,
     state::{AlertQuery, Outbox},
@@ -191,6 +191,54 @@ fn an_alert_without_data_fires_on_while_its_source_fails() {
         kinds.contains(&("no_data", "firing")),
         "the loss has its own: {kinds:?}"
     );
+}
+
+/// What a service has of a card is read with the card. A service comes and goes, but not because the card does.
+#[test]
+fn a_service_on_a_card_that_hangs_or_is_lost_fires_on() {
+    let limit = Arc::new(Limit {
+        metric: Metric::ServiceGpuMemory,
+        ..(*host_cpu()).clone()
+    });
+    let (reason, remedy) = ("GPU-1 does not answer".to_owned(), String::new());
+    let lost = PartState::Failed {
+        reason: reason.clone(),
+        remedy: remedy.clone(),
+    };
+    for state in [PartState::Late { reason, remedy }, lost] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(folder.path(), vec![Arc::clone(&limit)], 0);
+        for _ in 0..40 {
+            let now = moment(desk.second + 1);
+            let reading = Reading {
+                metric: limit.metric,
+                subject: Subject::Service("train".into()),
+                value: 0.9,
+                time: now.time,
+            };
+            desk.board.put(&[reading], now.since_boot);
+            desk.run(None, 1);
+        }
+        desk.health.report(Part::ReadingsOf(Source::Gpu), state.clone());
+        let changes = desk.run(None, 300);
+        assert!(!changes.contains(&Change::Resolved), "{state:?}: {changes:?}");
+        let firing = |desk: &mut Desk| -> Vec<&str> {
+            let alerts = desk.alerts().into_iter().map(|shown| shown.alert);
+            let firing = alerts.filter(|alert| matches!(alert.phase, Phase::Firing { .. }));
+            firing.map(|alert| alert.kind.name()).collect()
+        };
+        assert_eq!(firing(&mut desk), ["no_data", "limit"], "{state:?}");
+        // The daemon after it never had a reading of it.
+        drop(desk);
+        let mut desk = Desk::open(folder.path(), vec![Arc::clone(&limit)], 350);
+        desk.health.report(Part::ReadingsOf(Source::Gpu), state.clone());
+        desk.run(None, 120);
+        assert_eq!(firing(&mut desk), ["no_data", "limit"], "{state:?}");
+        // Once the card can be read again, and the service does not use it, it is over.
+        desk.health.report(Part::ReadingsOf(Source::Gpu), PartState::Active);
+        desk.run(None, 60);
+        assert!(firing(&mut desk).is_empty(), "{state:?}");
+    }
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub struct Breach {
     pub start: SystemTime,
     /// Until when, so far.
     pub end: SystemTime,
+    /// By how much it may have begun earlier: a reading speaks of the time since the one before it, and is held against the
+    /// limit after it was read.
+    pub seen_late: Duration,
     /// Whose reading it is.
     pub subject: Subject,
 }
@@ -126,9 +129,10 @@ pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach) -> Evidence 
         let store = store.lock().unwrap_or_else(PoisonError::into_inner);
         store.select(Target::Everything, span)
     };
-    // The quiet time is what lies before the breach, however much of a long breach is kept.
     let during = select(start, breach.end);
-    let quiet = select(back(breach.start, MAX_QUIET), breach.start);
+    // The quiet time is what lies before the breach, however much of a long breach is kept, and holds nothing of it.
+    let quiet_end = back(breach.start, breach.seen_late);
+    let quiet = select(back(quiet_end, MAX_QUIET), quiet_end).ended();
     let comparison = compare(&quiet, &during);
     let from = back(start, READINGS_BEFORE);
     let step = breach.end.duration_since(from).unwrap_or_default() / READING_STEPS;

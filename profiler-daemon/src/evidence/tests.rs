@@ -101,6 +101,7 @@ impl Host {
         let breach = Breach {
             start,
             end,
+            seen_late: Duration::ZERO,
             subject: Subject::Host,
         };
         (Mutex::new(store), breach)
@@ -179,6 +180,30 @@ fn a_breach_of_something_else_accuses_nobody() {
     }
 }
 
+/// The reading that crossed the limit speaks of the second before it, and was looked at up to a second later. Windows are not
+/// cut: one that goes on into the breach is no quiet one.
+#[test]
+fn the_quiet_time_holds_nothing_of_the_breach() {
+    for (seen_after, seen_late, quiet) in [
+        // On time: all windows before it.
+        (0, 0, QUIET_WINDOWS),
+        // Two seconds after it began, which nobody knows.
+        (2, 2, QUIET_WINDOWS),
+        // As far as is known it may have begun two seconds earlier.
+        (0, 2, QUIET_WINDOWS - 1),
+    ] {
+        let (store, mut breach) = Host::new(7).store(250);
+        breach.start += Duration::from_secs(seen_after);
+        breach.seen_late = Duration::from_secs(seen_late);
+        let evidence = gather(&store, &board(), &breach);
+        let kept = evidence.quiet.expect("a quiet time").profile;
+        assert!(kept.end <= breach.start - breach.seen_late, "{:?}", kept.end);
+        let burnt = kept.frames.iter().any(|frame| &*frame.function == "burn");
+        assert!(!burnt, "seen {seen_after} s after, {seen_late} s late");
+        assert_eq!(evidence.comparison.before.length, WINDOW * quiet);
+    }
+}
+
 #[test]
 fn what_is_kept_is_bounded() {
     let mut store = Store::new(Limits {
@@ -208,6 +233,7 @@ fn what_is_kept_is_bounded() {
     let breach = Breach {
         start: end - WINDOW * 3,
         end,
+        seen_late: Duration::ZERO,
         subject: Subject::Host,
     };
     let evidence = gather(&Mutex::new(store), &board(), &breach);
@@ -266,6 +292,7 @@ fn nothing_kept_is_no_accusation() {
     let breach = Breach {
         start: UNIX_EPOCH,
         end: UNIX_EPOCH + WINDOW,
+        seen_late: Duration::ZERO,
         subject: Subject::Service("\x1b[31m".into()),
     };
     let evidence = gather(&store, &board(), &breach);

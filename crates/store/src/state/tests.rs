@@ -432,21 +432,42 @@ fn without_a_directory_all_is_in_memory() {
     }
 }
 
+/// Has the file grow to so many pages at most: as on a disk that is full, or no longer is.
+fn allow(state: &State, pages: i64) {
+    let pragma = format!("PRAGMA max_page_count = {pages}");
+    let connection = state.database.connection();
+    connection.query_row(&pragma, [], |row| row.get::<_, i64>(0)).unwrap();
+}
+
+/// One that is refused is an error, and holds neither now nor after a restart.
+#[test]
+fn a_silence_on_a_full_disk_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = open(&directory);
+    let kept = state.add_silence(silence(100)).unwrap();
+    allow(&state, 1);
+    // It takes more than the room that is left.
+    let mut long = silence(100);
+    long.comment = "x".repeat(1 << 16);
+    let error = state.add_silence(long.clone()).unwrap_err().to_string();
+    assert!(error.contains("full"), "{error}");
+    assert!(matches!(state.condition(), Condition::Waiting { waiting: 0, .. }));
+    assert_eq!(state.silences(at(0)).unwrap(), std::slice::from_ref(&kept));
+    drop(state);
+    let mut state = open(&directory);
+    assert_eq!(state.silences(at(0)).unwrap(), std::slice::from_ref(&kept));
+    allow(&state, 1 << 20);
+    let second = state.add_silence(long).unwrap();
+    assert_eq!(state.condition(), Condition::Kept);
+    assert_eq!(state.silences(at(0)).unwrap(), [kept, second]);
+}
+
 /// While the disk is full, changes wait; afterwards they are written.
 #[test]
 fn a_full_disk_keeps_changes_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let mut state = open(&directory);
     state.record(&[firing(0)], at(0)).unwrap();
-    let allow = |state: &State, pages: i64| {
-        state
-            .database
-            .connection()
-            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
-                row.get::<_, i64>(0)
-            })
-            .unwrap();
-    };
     allow(&state, 1);
     let many: Vec<Stored> = (1..=50).map(firing).collect();
     let error = state.record(&many, at(1)).unwrap_err().to_string();
