@@ -3,7 +3,7 @@
 use std::fs;
 
 use profiler_proto::v1::{
-    GetConfigResponse, GetStatusResponse, Interpreter, InterpreterState, PartState, Process, Runtime,
+    GetConfigResponse, GetStatusResponse, Interpreter, InterpreterState, Part, PartState, Process, Runtime,
 };
 use serde_json::Value;
 
@@ -209,6 +209,28 @@ fn doctor_is_content_with_a_daemon_that_works() {
             "{name}: {document}"
         );
     }
+}
+
+#[test]
+fn doctor_takes_what_a_host_does_not_measure_for_no_problem() {
+    let mut without_pressure = status();
+    without_pressure.parts.retain(|part| part.state() == PartState::Active);
+    without_pressure.parts.push(Part {
+        name: "readings_pressure".to_owned(),
+        state: PartState::Unsupported.into(),
+        reason: "cannot read /proc/pressure/cpu: No such file or directory (os error 2)".to_owned(),
+        remedy: "boot with psi=1".to_owned(),
+    });
+    let daemon = FakeDaemon::start(Script {
+        status: Ok(without_pressure),
+        ..Script::default()
+    });
+    let (_, document) = findings(&daemon);
+    let (word, check) = verdict(&document, "part readings_pressure").unwrap();
+    assert_eq!((word, &check["remedy"]), ("note", &"boot with psi=1".into()));
+    let shown = program::run(&daemon, ["doctor"]);
+    let lines = shown.text().matches("pressure").count();
+    assert_eq!(lines, 2, "the part and the file, in one line: {}", shown.text());
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! `sample SECONDS PID...` reads once a second and prints metric, subject, number and mean of the values, separated by
 //! tabs, and at the end the CPU time that reading took. `idle THREADS` has threads that wake up now and then, and
-//! `burn PERCENT` keeps that much of a CPU busy; both until they are stopped. `cargo xtask bench readings` runs all three.
+//! `burn PERCENT` keeps that much of a CPU busy; both until they are stopped. `many PROCESSES ROUNDS` reads so many processes of a
+//! made-up `/proc` and prints what a round takes. `cargo xtask bench readings` runs all four.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
@@ -30,6 +31,8 @@ const KEPT_FILES: usize = 1000;
 const SERVICE_PROCESSES: usize = 10;
 /// Pause of a thread that has nothing to do.
 const PAUSE: Duration = Duration::from_millis(200);
+/// When processes that do not exist have started, in clock ticks since boot.
+const START_TICKS: u64 = 1000;
 /// Time in which a burner works for its share.
 const CYCLE: Duration = Duration::from_millis(50);
 
@@ -39,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["sample", seconds, pids @ ..] => sample(seconds.parse()?, pids),
         ["idle", threads] => idle(threads.parse()?),
         ["burn", percent] => burn(percent.parse()?),
-        _ => Err("sample SECONDS PID..., idle THREADS, or burn PERCENT".into()),
+        ["many", processes, rounds] => many(processes.parse()?, rounds.parse()?),
+        _ => Err("sample SECONDS PID..., idle THREADS, burn PERCENT, or many PROCESSES ROUNDS".into()),
     }
 }
 
@@ -111,6 +115,76 @@ fn watched(pids: &[&str]) -> Result<Vec<WatchedProcess>, Box<dyn Error>> {
         });
     }
     Ok(watched)
+}
+
+/// Rounds over processes that only exist as files. Every tenth also reads details.
+fn many(count: u32, rounds: u32) -> Result<(), Box<dyn Error>> {
+    let tree = tempfile::tempdir()?;
+    for pid in 1..=count {
+        put(&tree.path().join(format!("proc/{pid}")), pid, 0)?;
+    }
+    let before = resident_bytes()?;
+    let mut sampler = ProcessSampler::new(tree.path(), HostFacts::read(), KEPT_FILES);
+    sampler.watch((1..=count).map(|pid| WatchedProcess {
+        id: ProcessId {
+            pid,
+            start_ticks: START_TICKS,
+        },
+        service: Some(Arc::from(format!("service{}", pid / SERVICE_PROCESSES as u32))),
+        executed: None,
+    }));
+    let (mut times, mut readings) = (Vec::new(), 0);
+    for round in 1..=rounds {
+        let (begun, mut out) = (clock(ClockId::ThreadCPUTime), Vec::new());
+        let now = Moment {
+            time: SystemTime::now(),
+            since_boot: Duration::from_secs(START_TICKS + u64::from(round)),
+        };
+        sampler.sample(now, &mut out);
+        times.push(clock(ClockId::ThreadCPUTime).saturating_sub(begun));
+        readings = readings.max(out.len());
+    }
+    times.sort_unstable();
+    let (usual, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("round_seconds\t\t{rounds}\t{}", usual.as_secs_f64());
+    println!("longest_round_seconds\t\t{rounds}\t{}", longest.as_secs_f64());
+    println!("readings\t\t{rounds}\t{readings}");
+    println!("bytes\t\t1\t{}", resident_bytes()?.saturating_sub(before));
+    let left_out: u64 = sampler.reports().map(|report| report.left_out).sum();
+    println!("left_out\t\t1\t{left_out}");
+    Ok(())
+}
+
+/// The files of a process that are read.
+fn put(folder: &Path, pid: u32, cpu_ticks: u64) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder.join("fd"))?;
+    for (name, text) in [
+        (
+            "stat",
+            format!("{pid} (p) S 1 1 1 0 -1 0 7 0 3 0 {cpu_ticks} 0 0 0 20 0 1 0 {START_TICKS} 0 0\n"),
+        ),
+        ("statm", "11 10 0 0 0 0 0\n".to_owned()),
+        ("io", "rchar: 1\nread_bytes: 2\nwrite_bytes: 3\n".to_owned()),
+        (
+            "status",
+            "Name:\tp\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t1\n".to_owned(),
+        ),
+        ("fd/0", String::new()),
+    ] {
+        fs::write(folder.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// Anonymous memory of this program.
+fn resident_bytes() -> Result<u64, Box<dyn Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes: u64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .ok_or("no RssAnon")?
+        .parse()?;
+    Ok(kibibytes << 10)
 }
 
 fn idle(threads: usize) -> Result<(), Box<dyn Error>> {

@@ -135,6 +135,16 @@ impl Source {
         }
     }
 
+    /// What an operator can do about a state of it; empty if nothing is known.
+    fn remedy(self, state: &SourceState) -> &'static str {
+        match (self, state) {
+            (Self::Pressure, SourceState::Unsupported { .. }) => {
+                "boot with psi=1, with a kernel built with CONFIG_PSI=y; without it limits on pressure never fire"
+            }
+            _ => "",
+        }
+    }
+
     /// Time from one reading to the next.
     pub fn interval(self) -> Duration {
         Duration::from_secs(match self {
@@ -327,7 +337,7 @@ impl Schedule {
         self.state.as_ref().map(|state| SourceReport {
             source: self.source,
             state,
-            remedy: "",
+            remedy: self.source.remedy(state),
             left_out: self.left_out,
         })
     }
@@ -399,9 +409,11 @@ mod tests {
         assert!(schedule.take_turn(at(1_000)));
         schedule.settle(at(1_000), Err(missing()));
         assert_eq!(schedule.report().unwrap().state.gap(), Gap::Unsupported);
+        assert!(schedule.report().unwrap().remedy.contains("psi=1"));
         assert!(!schedule.take_turn(at(2_000)), "it is left alone");
         assert!(schedule.take_turn(at(61_000)));
         schedule.settle(at(61_000), Ok(3));
+        assert_eq!(schedule.report().unwrap().remedy, "");
         assert_eq!(
             (schedule.report().unwrap().state, schedule.left_out),
             (&SourceState::Active, 3)

@@ -1,6 +1,7 @@
 //! Where readings are put, and where those who ask find them.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -27,6 +28,7 @@ pub struct Tally {
 pub struct Board {
     series: Mutex<SeriesStore>,
     tally: Mutex<Tally>,
+    left_out: Mutex<BTreeMap<Source, u64>>,
 }
 
 impl Board {
@@ -35,6 +37,7 @@ impl Board {
         Self {
             series: Mutex::new(SeriesStore::new(limits)),
             tally: Mutex::default(),
+            left_out: Mutex::default(),
         }
     }
 
@@ -54,6 +57,22 @@ impl Board {
     /// What reading has done.
     pub fn tally(&self) -> Tally {
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sources that leave something out because there is too much of it, and how many processes, disks or whatever it is.
+    pub fn left_out(&self) -> Vec<(Source, u64)> {
+        let left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        left_out.iter().map(|(source, count)| (*source, *count)).collect()
+    }
+
+    /// Notes how much of a source is left out. How much was before.
+    pub(super) fn note_left_out(&self, source: Source, count: u64) -> u64 {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match count {
+            0 => left_out.remove(&source),
+            count => left_out.insert(source, count),
+        };
+        before.unwrap_or_default()
     }
 
     /// Keeps what was read at a moment.

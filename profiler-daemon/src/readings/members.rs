@@ -7,8 +7,10 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::command::{Command, EngineHandle, Member};
 
-/// Time between two questions: a process that is watched anew is read from so much later on.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Time between two questions: a process that is watched anew is read from so much later on, and from one round after that.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Rounds are not quite even; one of them must not leave a question out.
+const EARLY: Duration = Duration::from_millis(100);
 
 /// The watched processes. Asks for them and goes on: the answer is taken when it is there.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Members {
     /// before.
     pub(super) fn follow(&mut self, now: Duration) -> bool {
         let is_new = self.take_answer();
-        if self.asked.is_none() && now >= self.due {
+        if self.asked.is_none() && now + EARLY >= self.due {
             self.due = now + ASK_EVERY;
             // A full queue is counted, and asked again.
             self.asked = self.engine.begin(|reply| Command::ListMembers { reply }).ok();
@@ -82,6 +84,34 @@ impl Members {
 mod tests {
     use super::*;
     use crate::{command, kernel::records::Pid};
+
+    /// A round a second: what is watched when one begins is known to the next, so that a service that listens at once is looked
+    /// at within two seconds.
+    #[test]
+    fn each_round_knows_what_was_watched_at_the_one_before() {
+        let (engine, mut commands) = command::channel();
+        let mut members = Members::new(engine);
+        for second in 1..20_u32 {
+            let is_new = members.follow(Duration::from_millis(
+                u64::from(second) * 1000 + u64::from(second % 2) * 20,
+            ));
+            assert_eq!(is_new, second > 1);
+            assert_eq!(
+                members.known().iter().map(|member| member.pid.0).max().unwrap_or(0),
+                second - 1
+            );
+            let Ok(Command::ListMembers { reply }) = commands.try_recv() else {
+                panic!("it asks in round {second}");
+            };
+            let member = Member {
+                pid: Pid(second),
+                start_ticks: 100,
+                name: Arc::from("a"),
+                service: Arc::from("shop"),
+            };
+            reply.send(vec![member]).unwrap();
+        }
+    }
 
     #[test]
     fn a_loop_that_does_not_answer_is_not_waited_for() {

@@ -91,7 +91,7 @@ impl Reader {
         let mut groups = ControlGroupSampler::new(root);
         let mut gpus = gpus::sampler(&self.gpu, root, &self.health);
         let mut members = Members::new(self.engine.patient());
-        let mut reports = Reports::new(Arc::clone(&self.health));
+        let mut reports = Reports::new(Arc::clone(&self.health), Arc::clone(&self.board));
         let mut readings = Vec::new();
         let mut expiry_due = Duration::ZERO;
         self.health.report(Part::Readings, PartState::Active);
@@ -129,7 +129,7 @@ impl Reader {
     /// Reads file systems until it is told to stop.
     fn read_filesystems(&self, root: &Path) {
         let mut filesystems = FilesystemSampler::new(root);
-        let mut reports = Reports::new(Arc::clone(&self.health));
+        let mut reports = Reports::new(Arc::clone(&self.health), Arc::clone(&self.board));
         let mut readings = Vec::new();
         self.every_round(Source::Filesystems.interval(), |now| {
             filesystems.sample(now, &mut readings);

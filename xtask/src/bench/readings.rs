@@ -1,4 +1,5 @@
-//! Readings next to those of procps and sysstat over the same minute, and what the samplers cost with 200 processes.
+//! Readings next to those of procps and sysstat over the same minute, and what the samplers cost with 200 processes, and with
+//! thousands.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -18,6 +19,9 @@ const IDLE: usize = 197;
 const IDLE_THREADS: &str = "8";
 /// Processes that keep a part of a CPU busy, in percent.
 const BURNERS: [&str; 3] = ["10", "25", "50"];
+/// Processes of a host that has far too many, as files only, and rounds over them.
+const MANY: &str = "5000";
+const ROUNDS: &str = "40";
 /// Until all have started.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long after the minute the tools may take to end.
@@ -72,7 +76,25 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
     let [ours, vmstat, free, pidstat] = &outputs[..] else {
         bail!("{} outputs of four programs", outputs.len());
     };
-    print(&Means(ours), vmstat, free, pidstat, &busy)
+    print(&Means(ours), vmstat, free, pidstat, &busy)?;
+    let mut many = Tool::start(Command::new(&program).args(["many", MANY, ROUNDS]))?;
+    print_many(&Means(&many.finish(interrupt)?))
+}
+
+/// What a host with far too many processes costs.
+fn print_many(ours: &Means<'_>) -> Result<()> {
+    report::head(&format!("readings: {MANY} processes of a made-up /proc"));
+    // Of the rounds, which are a second apart, every tenth also reads what is dearer.
+    for (what, name) in [
+        ("CPU of a round", "round_seconds"),
+        ("of the longest, with details", "longest_round_seconds"),
+    ] {
+        report::fact(what, "ms", 1000.0 * ours.mean(name, "")?);
+    }
+    report::fact("readings of that", "count", ours.mean("readings", "")?);
+    report::fact("memory of the sampler", "MB", ours.mean("bytes", "")? / 1e6);
+    report::fact("left out", "processes", ours.mean("left_out", "")?);
+    Ok(())
 }
 
 fn build() -> Result<PathBuf> {

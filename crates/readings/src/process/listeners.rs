@@ -14,6 +14,9 @@ use crate::file::{LIST_BYTES, ReadError, read_once};
 
 /// How long after its start a program is looked at for a listening socket.
 const LOOK_FOR: Duration = Duration::from_secs(300);
+/// One that is listening when it is first looked at took that long at most. Where the first look is later than this, nothing is
+/// told: it may have been listening all the while.
+const FIRST_LOOK_WITHIN: Duration = Duration::from_secs(4);
 /// What is told may be too much by this, or by a tenth of itself if that is more. Where the look before was longer ago,
 /// nothing is told.
 const PRECISION: Duration = Duration::from_millis(1500);
@@ -59,13 +62,13 @@ impl Listening {
     /// Notes the outcome of a look.
     pub(super) fn note(&mut self, listens: bool, began: Duration, now: Duration) {
         let age = now.saturating_sub(began);
-        let doubt = match *self {
-            Self::NotYet { looked } => now.saturating_sub(looked),
-            _ => age,
+        let is_known = match *self {
+            Self::NotYet { looked } => now.saturating_sub(looked) <= PRECISION.max(age / PRECISION_PART),
+            _ => age <= FIRST_LOOK_WITHIN,
         };
         *self = match listens {
             false => Self::NotYet { looked: now },
-            true if doubt <= PRECISION.max(age / PRECISION_PART) => Self::After(age),
+            true if is_known => Self::After(age),
             true => Self::Untold,
         };
     }
@@ -157,6 +160,9 @@ mod tests {
         let mut late = listening;
         late.note(true, 10 * SECOND, 15 * SECOND);
         assert_eq!(late, Listening::Untold, "it may have listened for five seconds");
+        let mut at_once = listening;
+        at_once.note(true, 10 * SECOND, 13 * SECOND);
+        assert_eq!(at_once.delay(), Some(3 * SECOND), "at most");
         listening.note(false, 10 * SECOND, 15 * SECOND);
         assert!(listening.is_due(10 * SECOND, 16 * SECOND));
         listening.note(true, 10 * SECOND, 16 * SECOND);

@@ -320,6 +320,25 @@ fn the_first_listening_socket_is_told_once_and_repeated_with_the_details() {
 }
 
 #[test]
+fn a_service_that_listens_at_once_is_told_by_its_start() {
+    let tree = FakeTree::new();
+    // It started 100 s after the host, and is found two seconds later.
+    put(
+        &tree,
+        7,
+        Fake {
+            start_ticks: 10_000,
+            ..FAKE
+        },
+    );
+    tree.write("proc/7/net/tcp", "head\n0: A B 0A 0 0 0 0 0 4711 1\n");
+    tree.link("proc/7/fd/3", "socket:[4711]");
+    let mut sampler = sampler(&tree);
+    sampler.watch([watched(7, 10_000, "web")]);
+    assert_eq!(value(&sample(&mut sampler, 102), Metric::ProcessListenDelay), Some(2.0));
+}
+
+#[test]
 fn more_processes_than_descriptors_are_read_all_the_same() {
     let tree = FakeTree::new();
     let ids = 1..=50;

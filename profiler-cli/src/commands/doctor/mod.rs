@@ -24,6 +24,9 @@ const MAX_TEXT_BYTES: usize = 1_000;
 /// One sample in so many may be lost before it is worth a note.
 const TOLERATED_LOSS: u64 = 1_000;
 
+/// How the names of parts begin that read one thing of the host.
+const READINGS: &str = "readings_";
+
 /// What came out of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -131,6 +134,8 @@ fn daemon_checks(status: &GetStatusResponse) -> Vec<Check> {
         checks.push(match part.state() {
             PartState::Active => Check::well(&name, found),
             PartState::Disabled => Check::note(&name, found, &part.remedy),
+            // What this host does not measure is missing, and keeps nothing else from working.
+            PartState::Unsupported if part.name.starts_with(READINGS) => Check::note(&name, found, &part.remedy),
             PartState::Unsupported | PartState::Failed | PartState::Late | PartState::Unspecified => {
                 Check::problem(&name, found, &part.remedy)
             }
