@@ -144,7 +144,12 @@ fn unit(filter: Option<&str>) -> Result<()> {
     if metadata::has_target(&metadata, "profiler-tests", "test", "kernel", true) {
         bail!("tests/Cargo.toml must set `test = false` for the target `kernel`: `cargo test` needs no root");
     }
-    command::run(runner().arg("--workspace").args(filter))?;
+    if filter.is_none_or(|filter| filter.contains("alertmanager") || filter.contains("promtool")) {
+        prometheus::prepare();
+    }
+    let mut tests = runner();
+    tests.env("PATH", profiler_tests::prometheus::path());
+    command::run(tests.arg("--workspace").args(filter))?;
     // nextest does not run the examples in the documentation.
     command::run(
         workspace::cargo()

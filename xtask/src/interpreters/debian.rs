@@ -149,7 +149,7 @@ fn library(root: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Unpacks a package, or one folder of it.
-fn extract(package: &Path, root: &Path, only: Option<&str>) -> Result<()> {
+pub(crate) fn extract(package: &Path, root: &Path, only: Option<&str>) -> Result<()> {
     let mut reader = Command::new("dpkg")
         .arg("--fsys-tarfile")
         .arg(package)
@@ -172,14 +172,14 @@ fn extract(package: &Path, root: &Path, only: Option<&str>) -> Result<()> {
 }
 
 /// A release as the package manager sees it, apart from what it knows of this machine.
-pub(super) struct Release {
+pub(crate) struct Release {
     config: PathBuf,
     archives: PathBuf,
 }
 
 impl Release {
     /// Fetches the index.
-    pub(super) fn open(suite: &str) -> Result<Self> {
+    pub(crate) fn open(suite: &str) -> Result<Self> {
         if !Path::new(KEYS).is_file() {
             bail!("{KEYS} is missing: apt-get install debian-archive-keyring");
         }
@@ -229,7 +229,7 @@ impl Release {
     }
 
     /// Downloads a package without what it depends on.
-    fn download_alone(&self, package: &str) -> Result<PathBuf> {
+    pub(crate) fn download_alone(&self, package: &str) -> Result<PathBuf> {
         let folder = self.archives.join("alone").join(package);
         fs::create_dir_all(&folder).context("cannot make a folder")?;
         quietly(self.apt().current_dir(&folder).args(["download", package]))?;

@@ -1,7 +1,7 @@
 //! Python interpreters for the tests: those of several releases of Debian, unpacked below `target/interpreters`, beside what
 //! is installed anyhow. What cannot be had is named with its reason, and stops nothing.
 
-mod debian;
+pub(crate) mod debian;
 mod free_threaded;
 pub(crate) mod venvs;
 
