@@ -25,6 +25,7 @@ pub mod notify;
 pub mod processes;
 pub mod readings;
 pub mod reload;
+pub mod secrets;
 pub mod sinks;
 pub mod stacks;
 pub mod symbols;

@@ -159,16 +159,22 @@ pub struct Api {
     pub act_group: String,
 }
 
-/// Asking over TCP: gRPC, and Prometheus's text at `/metrics`, by callers that show a token.
+/// Asking over TCP: gRPC, and Prometheus's text at `/metrics`, by callers that show a token or a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Where to listen; nowhere without it.
     pub listen: Option<SocketAddr>,
-    /// The file that the token is in.
+    /// The file that the token is in; empty where none has to be shown.
     pub token_file: PathBuf,
+    /// Our certificate, with those between it and its authority, and its key, in PEM; empty for no TLS.
+    pub certificate_file: PathBuf,
+    /// Its key, in PEM.
+    pub key_file: PathBuf,
+    /// Authorities, in PEM, one of which has to have signed the certificate of a caller; empty where none has to be shown.
+    pub client_ca_file: PathBuf,
     /// Allow an address that other hosts may reach.
     pub allow_remote: bool,
-    /// Whoever has the token may also profile; otherwise only read.
+    /// Whoever is let in may also profile; otherwise only read.
     pub allow_profile: bool,
 }
 

@@ -85,9 +85,9 @@ pub enum AccessDenied {
         /// Who has it.
         group: String,
     },
-    /// The token that it shows does not give it.
-    #[error("whoever has the token of the TCP port may not {}; ask over the unix socket", verb(*role))]
-    NotByToken {
+    /// Nobody has it there.
+    #[error("callers of the TCP port may not {}; ask over the unix socket", verb(*role))]
+    OverTcp {
         /// What it lacks.
         role: Role,
     },

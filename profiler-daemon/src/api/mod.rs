@@ -95,6 +95,7 @@ pub struct Context {
     connections: Arc<Semaphore>,
     next_watch: AtomicU64,
     refused_connections: AtomicU64,
+    failed_handshakes: AtomicU64,
     refused_watches: AtomicU64,
 }
 
@@ -125,6 +126,7 @@ impl Context {
             connections: Arc::new(Semaphore::new(peer::MAX_CONNECTIONS)),
             next_watch: AtomicU64::new(1),
             refused_connections: AtomicU64::new(0),
+            failed_handshakes: AtomicU64::new(0),
             refused_watches: AtomicU64::new(0),
         }
     }

@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Peer {
     uid: u32,
     roles: Roles,
-    /// Who has which roles; none where a token decides.
+    /// Who has which roles; none over TCP, where all who are let in have the same.
     access: Option<Arc<Access>>,
     has_asked: Arc<AtomicBool>,
 }
@@ -61,8 +61,8 @@ impl Peer {
         }
     }
 
-    /// The same with the roles of a token that it showed, on a connection that is in use.
-    pub(super) fn with_token(self, roles: Roles) -> Self {
+    /// The same with the roles of those who may come in where it did, on a connection that is in use.
+    pub(super) fn let_in(self, roles: Roles) -> Self {
         self.has_asked.store(true, Ordering::Relaxed);
         Self { roles, ..self }
     }
@@ -84,14 +84,14 @@ impl Peer {
     pub(super) fn who(&self) -> String {
         match self.access {
             Some(_) => format!("uid {}", self.uid),
-            None => "the token of the TCP port".to_owned(),
+            None => "a caller of the TCP port".to_owned(),
         }
     }
 
     fn denial(&self, role: Role) -> AccessDenied {
         match &self.access {
             Some(access) => access.denial(self.uid, role),
-            None => AccessDenied::NotByToken { role },
+            None => AccessDenied::OverTcp { role },
         }
     }
 }

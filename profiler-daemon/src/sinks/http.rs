@@ -31,10 +31,8 @@ use tokio_rustls::{
     },
 };
 
-use super::{
-    mailbox::DeliveryError,
-    secrets::{self, FileError, Secret},
-};
+use super::mailbox::DeliveryError;
+use crate::secrets::{self, FileError, Secret};
 
 /// What is read of an answer.
 const MAX_ANSWER_BYTES: usize = 4 << 10;

@@ -14,7 +14,6 @@ mod journal;
 mod mailbox;
 mod notification;
 mod queue;
-mod secrets;
 mod target;
 mod webhook;
 

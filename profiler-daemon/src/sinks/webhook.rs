@@ -13,8 +13,8 @@ use super::{
     http::{Client, Post},
     mailbox::DeliveryError,
     notification::{Notification, as_text::rfc3339},
-    secrets,
 };
+use crate::secrets;
 
 /// What Go writes for no time.
 const NEVER: &str = "0001-01-01T00:00:00Z";

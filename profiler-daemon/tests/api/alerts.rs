@@ -9,9 +9,12 @@ use profiler_proto::v1::{
     alert_service_client::AlertServiceClient,
 };
 use profiler_readings::{Metric, Reading, Subject};
-use tonic::{Code, transport::Channel};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
-use crate::server::Server;
+use crate::{http, server::Server};
 
 async fn server() -> (Server, AlertServiceClient<Channel>) {
     let server = Server::start();
@@ -105,6 +108,26 @@ async fn a_reading_beyond_its_limit_is_an_alert_until_it_is_back() {
         seen.push(message.change);
     }
     assert_eq!(seen, ["pending", "firing", "resolved"]);
+}
+
+#[tokio::test]
+async fn what_was_found_is_told_to_those_who_may_profile() {
+    let (server, mut client) = server().await;
+    let firing = alert_in(AlertPhase::Firing, &server, 0.95, &mut client).await;
+    assert!(!evidence_of(&firing.id, &mut client).await.findings.is_empty());
+    for (allow_profile, told) in [(false, false), (true, true)] {
+        let (address, _stop) = http::port(&server, allow_profile).await;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let request = GetAlertRequest {
+            id: firing.id.clone(),
+            with_evidence: false,
+        };
+        let mut client = AlertServiceClient::with_interceptor(channel, http::with_token);
+        let answer = client.get_alert(request).await.unwrap().into_inner();
+        assert_eq!(answer.alert.unwrap().id, firing.id);
+        assert_eq!(!answer.findings.is_empty(), told, "{:?}", answer.findings);
+    }
 }
 
 #[tokio::test]

@@ -18,20 +18,25 @@ use tonic::{Code, Request, Status, transport::Endpoint};
 
 use crate::server::Server;
 
-const TOKEN: &str = "0123456789abcdef-token";
+pub(crate) const TOKEN: &str = "0123456789abcdef-token";
 
 /// A port of a server with one reading.
-async fn port(server: &Server, allow_profile: bool) -> (SocketAddr, watch::Sender<bool>) {
+pub(crate) async fn port(server: &Server, allow_profile: bool) -> (SocketAddr, watch::Sender<bool>) {
     let token_file = server.directory.path().join("token");
     fs::write(&token_file, format!("{TOKEN}\n")).expect("a token can be written");
     fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).expect("its mode can be set");
     let config = Tcp {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         token_file,
-        allow_remote: false,
         allow_profile,
+        ..Tcp::default()
     };
-    let door = TcpDoor::open(&config, rustix::process::geteuid().as_raw()).await;
+    serve(server, config).await
+}
+
+/// The port that this configuration says.
+pub(crate) async fn serve(server: &Server, config: Tcp) -> (SocketAddr, watch::Sender<bool>) {
+    let door = TcpDoor::open(&config).await;
     let door = door.expect("a port").expect("an address is configured");
     let address = door.address().expect("it listens");
     let (stop, stopping) = watch::channel(false);
@@ -45,6 +50,13 @@ async fn port(server: &Server, allow_profile: bool) -> (SocketAddr, watch::Sende
     };
     server.readings.put(&[reading], now.steady);
     (address, stop)
+}
+
+/// Shows the token with a request.
+pub(crate) fn with_token(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let value = format!("Bearer {TOKEN}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", value);
+    Ok(request)
 }
 
 /// The answer to a request over HTTP/1.1.
@@ -90,11 +102,6 @@ async fn a_token_gives_its_roles_over_grpc() {
         let (address, _stop) = port(&server, allow_profile).await;
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint.connect().await.unwrap();
-        let with_token = |mut request: Request<()>| -> Result<Request<()>, Status> {
-            let value = format!("Bearer {TOKEN}").parse().unwrap();
-            request.metadata_mut().insert("authorization", value);
-            Ok(request)
-        };
         let snapshot = GetSnapshotRequest::default;
         let refused = MetricsServiceClient::new(channel.clone())
             .get_snapshot(snapshot())
@@ -109,7 +116,7 @@ async fn a_token_gives_its_roles_over_grpc() {
         assert_eq!(status.code(), expected, "{status}");
         if !allow_profile {
             assert!(
-                status.message().contains("the token of the TCP port may not profile"),
+                status.message().contains("callers of the TCP port may not profile"),
                 "{status}"
             );
         }

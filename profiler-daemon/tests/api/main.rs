@@ -10,4 +10,5 @@ mod limits;
 mod metrics;
 mod profiles;
 mod server;
+mod tls;
 mod watches;

@@ -60,12 +60,16 @@ impl Alerts {
         })
     }
 
-    async fn get(&self, request: &GetAlertRequest) -> Result<GetAlertResponse, ApiError> {
+    async fn get(&self, request: &GetAlertRequest, asker: &peer::Peer) -> Result<GetAlertResponse, ApiError> {
         let id = convert::alert_id(&request.id)?;
         let found = self.context.alerting.ask(|reply| Command::Get { id, reply }).await??;
         let found = found.ok_or_else(|| ApiError::NoSuchAlert { id: id.to_string() })?;
         let alert = convert::alert(&found.shown);
-        let findings = found.lines.clone();
+        // They name functions and stacks.
+        let findings = match asker.has(Role::Profile) {
+            true => found.lines.clone(),
+            false => Vec::new(),
+        };
         let evidence = match request.with_evidence {
             true => blocking(move || Ok(found.unpack().as_deref().and_then(evidence::decode))).await?,
             false => None,
@@ -185,7 +189,7 @@ impl AlertService for Alerts {
         if request.with_evidence {
             peer.require(Role::Profile).map_err(ApiError::from)?;
         }
-        Ok(Response::new(self.get(&request).await?))
+        Ok(Response::new(self.get(&request, &peer).await?))
     }
 
     async fn watch_alerts(

@@ -7,7 +7,7 @@ use std::{
     fmt::Write as _,
 };
 
-use profiler_readings::{Kind, Metric, Scope, Subject};
+use profiler_readings::{Kind, Metric, Scope, Source, Subject};
 use profiler_store::{Latest, SeriesStatus};
 
 use crate::{alerting::LimitInForce, command::EngineStatus, health::OwnCost, readings::Tally};
@@ -28,6 +28,8 @@ pub(super) struct Own<'a> {
     pub(super) cost: Option<OwnCost>,
     pub(super) series: SeriesStatus,
     pub(super) tally: Tally,
+    pub(super) left_out: Vec<(Source, u64)>,
+    pub(super) failed_handshakes: u64,
 }
 
 /// The whole text.
@@ -150,6 +152,17 @@ fn write_own(out: &mut String, own: &Own<'_>) {
         help,
         own.series.dropped.refused as f64,
     );
+    let help = "Callers of the TCP port that TLS did not let in: no certificate, a wrong one, or no TLS";
+    let failed = own.failed_handshakes as f64;
+    one("tls_handshakes_failed_total", Kind::Counter, help, failed);
+    if !own.left_out.is_empty() {
+        let help =
+            "Processes, disks and other subjects that are not read because there are too many, by what reads them";
+        head(out, "readings_left_out", Kind::Gauge, help);
+        for (source, count) in &own.left_out {
+            line(out, "readings_left_out", &label("source", source.name()), *count as f64);
+        }
+    }
     head(out, "build_info", Kind::Gauge, "The version that runs; always 1");
     line(out, "build_info", &label("version", own.version), 1.0);
     if let Some(limits) = &own.limits {
@@ -268,6 +281,8 @@ mod tests {
             cost: Some(OwnCost::default()),
             series: store.status(),
             tally: Tally::default(),
+            left_out: vec![(Source::Processes, 4)],
+            failed_handshakes: 0,
         };
         text(&readings, &own)
     }
@@ -280,6 +295,7 @@ mod tests {
         has("profiler_host_cpu_busy_ratio 0.25");
         has("profiler_service_cpu_cores{service=\"shop\"} 0.25");
         has("profiler_filesystem_used_ratio{mountpoint=\"/var \\\"x\\\"\"} 0.25");
+        has("profiler_readings_left_out{source=\"processes\"} 4");
         has("profiler_samples_lost_total{reason=\"ring_full\"} 3");
         has("profiler_process_cpu_cores{pid=\"30\",name=\"a\\\"b\\\\c\\nd\",service=\"shop\"} 99");
         let processes = text

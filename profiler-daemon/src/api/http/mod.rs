@@ -1,13 +1,19 @@
-//! gRPC and Prometheus's text on one TCP port, for callers that show a token.
+//! gRPC and Prometheus's text on one TCP port, for callers that show a token, a certificate, or both.
 //!
 //! In: connections from anywhere that the configured address can be reached from. Out: what the unix socket serves, to the
-//! roles of the token, and `/metrics`. A caller without the token learns nothing but that it lacks it, and keeps its
-//! connection for seconds.
+//! roles that the configuration gives them, and `/metrics`. A caller without the token learns nothing but that it lacks it, one
+//! without the certificate not even that, and either keeps its connection for seconds.
 
 mod exposition;
+mod tls;
 pub mod token;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -18,19 +24,20 @@ use axum::{
     routing::get,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 
-use self::{
-    exposition::Own,
-    token::{Token, TokenError},
-};
+pub use self::tls::TlsError;
+use self::{exposition::Own, token::Token};
 use super::{
     Context,
     access::Roles,
-    answers,
+    answers, count,
     peer::{Peer, PeerStream},
     server::{self, ServeError},
 };
@@ -39,12 +46,15 @@ use crate::{
     command::Command,
     health::{OwnCost, Part, PartState},
     readings::Board,
+    secrets::FileError,
 };
 
 /// Connections open at one time. They are not those of the unix socket, which strangers must not take.
 const MAX_CONNECTIONS: usize = 32;
 /// How long to leave it when no connection can be accepted, as when all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a caller may take to shake hands, and to show its certificate if it has to.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for the counters of the sampling loop and of the limits, without which the rest is told.
 const LOOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long what was sent may stay unread before the connection is cut: a caller whose host went away, or that asks and
@@ -60,7 +70,13 @@ const METRICS_PATH: &str = "/metrics";
 pub enum TcpError {
     /// The token cannot be had.
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Token(#[from] FileError),
+    /// There is no TLS, and there should be.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nobody would have to show anything.
+    #[error("neither a token nor certificates of callers are asked for")]
+    Open,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -71,19 +87,43 @@ pub enum TcpError {
     },
 }
 
+/// A connection, in the clear or not.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+type Caller = PeerStream<Box<dyn Wire>>;
+
 /// A listener and whom it lets in.
-#[derive(Debug)]
 pub struct TcpDoor {
     listener: TcpListener,
-    token: Arc<Token>,
-    roles: Roles,
+    guard: Guard,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for TcpDoor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TcpDoor")
+            .field("listener", &self.listener)
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TcpDoor {
     /// Listens as the configuration says; none if it says no address.
-    pub async fn open(config: &profiler_config::Tcp, own_uid: u32) -> Result<Option<Self>, TcpError> {
+    pub async fn open(config: &profiler_config::Tcp) -> Result<Option<Self>, TcpError> {
         let Some(address) = config.listen else { return Ok(None) };
-        let token = Arc::new(Token::read(&config.token_file, own_uid)?);
+        let is_named = |path: &std::path::Path| !path.as_os_str().is_empty();
+        let token = match is_named(&config.token_file) {
+            true => Some(Arc::new(Token::read(&config.token_file)?)),
+            false => None,
+        };
+        let tls = tls::acceptor(config)?;
+        let shows_certificate = tls.is_some() && is_named(&config.client_ca_file);
+        if token.is_none() && !shows_certificate {
+            return Err(TcpError::Open);
+        }
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| TcpError::Listen { address, source })?;
         let roles = if config.allow_profile {
@@ -91,7 +131,8 @@ impl TcpDoor {
         } else {
             Roles::READ
         };
-        Ok(Some(Self { listener, token, roles }))
+        let guard = Guard { token, roles };
+        Ok(Some(Self { listener, guard, tls }))
     }
 
     /// The address that it listens on.
@@ -106,21 +147,17 @@ impl TcpDoor {
             context: Arc::clone(&context),
             places: Semaphore::new(MAX_SCRAPES),
         });
-        let guard = Guard {
-            token: self.token,
-            roles: self.roles,
-        };
         let router: Router = routes
             .prepare()
             .into_axum_router()
             .route(METRICS_PATH, get(scrape).with_state(scrapes))
             .fallback(unknown)
-            .layer(middleware::from_fn_with_state(guard, admit));
+            .layer(middleware::from_fn_with_state(self.guard, admit));
         let (admitted, connections) = mpsc::channel(1);
         let shutdown = async move { server::stopped(&mut stopping).await };
         let serve = server::serve_routes(router.into(), connections, true, shutdown);
         let side_tasks = async {
-            let accept = accept(self.listener, admitted);
+            let accept = accept(self.listener, self.tls, &context, admitted);
             tokio::join!(accept, server::report_health(&reporter, &context.health)).1
         };
         tokio::select! {
@@ -131,8 +168,14 @@ impl TcpDoor {
 }
 
 /// Accepts connections until nobody takes them any more.
-async fn accept(listener: TcpListener, admitted: mpsc::Sender<io::Result<PeerStream<TcpStream>>>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    context: &Arc<Context>,
+    admitted: mpsc::Sender<io::Result<Caller>>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut handshakes = JoinSet::new();
     loop {
         // Others wait in the kernel's queue, which is bounded too.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -144,7 +187,14 @@ async fn accept(listener: TcpListener, admitted: mpsc::Sender<io::Result<PeerStr
                     tracing::debug!(%error, "a TCP connection that ended already");
                     continue;
                 }
-                if admitted.send(Ok(PeerStream::stranger(stream, place))).await.is_err() {
+                while handshakes.try_join_next().is_some() {}
+                if let Some(tls) = tls.clone() {
+                    handshakes.spawn(secure(tls, stream, place, Arc::clone(context), admitted.clone()));
+                } else if admitted
+                    .send(Ok(Caller::stranger(Box::new(stream), place)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -156,21 +206,43 @@ async fn accept(listener: TcpListener, admitted: mpsc::Sender<io::Result<PeerStr
     }
 }
 
+/// Shakes hands with a caller, who keeps no other waiting by that, and passes it on.
+async fn secure(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    context: Arc<Context>,
+    admitted: mpsc::Sender<io::Result<Caller>>,
+) {
+    let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await;
+    match shaken.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+        // Nobody takes it when the daemon ends.
+        Ok(stream) => drop(admitted.send(Ok(Caller::stranger(Box::new(stream), place))).await),
+        Err(error) => {
+            count(&context.failed_handshakes);
+            tracing::debug!(%error, "a caller of the TCP port could not be let in");
+        }
+    }
+}
+
 /// Whom requests come in by.
 #[derive(Clone, Debug)]
 struct Guard {
-    token: Arc<Token>,
+    /// What they have to show; none where a certificate, without which there is no connection, is enough.
+    token: Option<Arc<Token>>,
     roles: Roles,
 }
 
-/// Lets a request in with the roles of the token, if it shows it; whatever it asks for, nothing is told otherwise.
+/// Lets a request in, if it shows the token where there is one; whatever it asks for, nothing is told otherwise.
 async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response<Body> {
-    let shown = request.headers().get(header::AUTHORIZATION);
-    if !shown.is_some_and(|shown| guard.token.is_shown_by(shown.as_bytes())) {
-        return refusal(request.headers());
+    if let Some(token) = &guard.token {
+        let shown = request.headers().get(header::AUTHORIZATION);
+        if !shown.is_some_and(|shown| token.is_shown_by(shown.as_bytes())) {
+            return refusal(request.headers());
+        }
     }
     let stranger = request.extensions().get::<Peer>().cloned();
-    let peer = stranger.unwrap_or_else(Peer::stranger).with_token(guard.roles);
+    let peer = stranger.unwrap_or_else(Peer::stranger).let_in(guard.roles);
     request.extensions_mut().insert(peer);
     next.run(request).await
 }
@@ -230,6 +302,8 @@ async fn text(context: &Context) -> String {
         cost: OwnCost::read(&context.identity.proc_root).ok(),
         series: context.readings.series().status(),
         tally: context.readings.tally(),
+        left_out: context.readings.left_out(),
+        failed_handshakes: context.failed_handshakes.load(Ordering::Relaxed),
     };
     let latest = context.readings.series().latest(Board::now().steady, |_| true);
     exposition::text(&latest, &own)
@@ -238,8 +312,7 @@ async fn text(context: &Context) -> String {
 /// Serves over TCP as configured, until it is told to stop. What keeps it from that is a state, and keeps nothing else.
 pub(super) async fn run(config: profiler_config::Tcp, context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
     let health = Arc::clone(&context.health);
-    let own_uid = rustix::process::geteuid().as_raw();
-    let outcome = match TcpDoor::open(&config, own_uid).await {
+    let outcome = match TcpDoor::open(&config).await {
         Ok(None) => Ok(()),
         Ok(Some(door)) => {
             let address = door.address().map(|address| address.to_string()).unwrap_or_default();

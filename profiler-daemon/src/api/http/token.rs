@@ -1,39 +1,14 @@
 //! The token that callers over TCP show.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
+
+use crate::secrets::{self, FileError};
 
 /// Bytes of a token.
 const MIN_BYTES: usize = 16;
 const MAX_BYTES: usize = 4096;
-
-/// Why there is no token.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not what a secret is kept in.
-    #[error("{}: {problem}", path.display())]
-    Unfit {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-}
 
 /// A token. Only its digest is kept, so that it can neither be shown nor compared byte by byte.
 #[derive(Clone)]
@@ -46,40 +21,16 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads a token from a file that only its owner, root or `own_uid`, may read. White space around it does not count.
-    pub fn read(path: &Path, own_uid: u32) -> Result<Self, TokenError> {
-        let read = |source: io::Error| TokenError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
-        let unfit = |problem| TokenError::Unfit {
-            path: path.to_path_buf(),
-            problem,
-        };
-        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| read(errno.into()))?;
-        let file = File::from(file);
-        let metadata = file.metadata().map_err(read)?;
-        if !metadata.is_file() {
-            return Err(unfit("not a regular file"));
-        }
-        if metadata.uid() != 0 && metadata.uid() != own_uid {
-            return Err(unfit("belongs to another user than root or the daemon's own"));
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(unfit(
-                "others than its owner may read or write it; chmod 600 mends that",
-            ));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
+    /// Reads a token from a file that only its owner, root or the daemon's user, may read. White space around it does not
+    /// count.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let bytes = secrets::own_secret(path)?;
         let token = bytes.trim_ascii();
         if !(MIN_BYTES..=MAX_BYTES).contains(&token.len()) {
-            return Err(unfit("a token has 16 to 4096 bytes"));
+            return Err(secrets::contents(path, "a token has 16 to 4096 bytes"));
         }
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err(unfit("a token is of printable ASCII without spaces"));
+            return Err(secrets::contents(path, "a token is of printable ASCII without spaces"));
         }
         Ok(Self(digest(token)))
     }
@@ -110,12 +61,12 @@ mod tests {
 
     use super::*;
 
-    fn read(contents: &str, mode: u32) -> Result<Token, TokenError> {
+    fn read(contents: &str, mode: u32) -> Result<Token, FileError> {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("token");
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        Token::read(&path, rustix::process::geteuid().as_raw())
+        Token::read(&path)
     }
 
     #[test]
@@ -147,12 +98,12 @@ mod tests {
             assert!(read(contents, 0o400).is_err(), "{contents:?}");
         }
         assert!(matches!(
-            Token::read(Path::new("/nowhere/token"), 0),
-            Err(TokenError::Read { .. })
+            Token::read(Path::new("/nowhere/token")),
+            Err(FileError::Read { .. })
         ));
         assert!(matches!(
-            Token::read(Path::new("/dev/null"), 0),
-            Err(TokenError::Unfit { .. })
+            Token::read(Path::new("/dev/null")),
+            Err(FileError::NotRegular { .. })
         ));
     }
 }

@@ -1,7 +1,7 @@
 //! Secrets and certificates, read from files that nobody else can have touched or, of secrets, read.
 //!
-//! They are read for each attempt, so that a new one counts at once, and never shown: what a sink answers may hold them, and
-//! has them taken out.
+//! Those of sinks are read for each attempt, so that a new one counts at once, and never shown: what a sink answers may hold
+//! them, and has them taken out.
 
 use std::{
     fmt,
@@ -10,6 +10,8 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
 
 /// Largest file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -20,26 +22,63 @@ const NOT_FOR_SECRETS: u32 = 0o027;
 /// Others may not write what is trusted.
 const NOT_FOR_CERTIFICATES: u32 = 0o022;
 
+/// Nobody but the owner of what lets others in may do anything with it.
+const NOT_FOR_OWN_SECRETS: u32 = 0o077;
+
 /// Why a file is of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub enum FileError {
+    /// It cannot be read.
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is a folder, a pipe or a device.
     #[error("{}: no regular file", path.display())]
-    NotRegular { path: PathBuf },
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody else owns it.
     #[error("{}: belongs to user {owner}, and must belong to root or to the daemon's own", path.display())]
-    Owner { path: PathBuf, owner: u32 },
-    #[error("{}: mode {:03o} lets others at it: chmod go-w,o-r", path.display(), mode & 0o777)]
-    Mode { path: PathBuf, mode: u32 },
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whom it belongs to.
+        owner: u32,
+    },
+    /// Others may read or write it.
+    #[error("{}: mode {:03o} lets others at it: chmod {allowed:o} mends that", path.display(), mode & 0o777)]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// What would be left of it.
+        allowed: u32,
+    },
+    /// It is no file for this.
     #[error("{}: more than {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It does not hold what it should.
     #[error("{}: not what it should hold: {problem}", path.display())]
-    Contents { path: PathBuf, problem: &'static str },
+    Contents {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 /// A text that is not shown.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,12 +87,12 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
     /// The text without the secret.
-    pub(super) fn taken_out_of(&self, text: &str) -> String {
+    pub(crate) fn taken_out_of(&self, text: &str) -> String {
         if self.0.len() < SHORTEST_SECRET {
             return text.to_owned();
         }
@@ -62,7 +101,7 @@ impl Secret {
 }
 
 /// The first line of a file.
-pub(super) fn first_line(path: &Path) -> Result<Secret, FileError> {
+pub(crate) fn first_line(path: &Path) -> Result<Secret, FileError> {
     let text = text_of(path)?;
     let line = text.lines().next().unwrap_or_default().trim();
     if line.is_empty() {
@@ -72,7 +111,7 @@ pub(super) fn first_line(path: &Path) -> Result<Secret, FileError> {
 }
 
 /// The lines of a file that are `Name: value`.
-pub(super) fn headers(path: &Path) -> Result<Vec<(String, Secret)>, FileError> {
+pub(crate) fn headers(path: &Path) -> Result<Vec<(String, Secret)>, FileError> {
     let text = text_of(path)?;
     let lines = text.lines().map(str::trim);
     lines
@@ -85,15 +124,25 @@ pub(super) fn headers(path: &Path) -> Result<Vec<(String, Secret)>, FileError> {
 }
 
 /// What others may read, but not write.
-pub(super) fn certificates(path: &Path) -> Result<Vec<u8>, FileError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<u8>, FileError> {
     read(path, NOT_FOR_CERTIFICATES)
+}
+
+/// A private key, as it is in its file.
+pub(crate) fn private_key(path: &Path) -> Result<Vec<u8>, FileError> {
+    read(path, NOT_FOR_SECRETS)
+}
+
+/// What callers of the daemon have to show.
+pub(crate) fn own_secret(path: &Path) -> Result<Vec<u8>, FileError> {
+    read(path, NOT_FOR_OWN_SECRETS)
 }
 
 fn text_of(path: &Path) -> Result<String, FileError> {
     String::from_utf8(read(path, NOT_FOR_SECRETS)?).map_err(|_invalid| contents(path, "it is no UTF-8"))
 }
 
-fn contents(path: &Path, problem: &'static str) -> FileError {
+pub(crate) fn contents(path: &Path, problem: &'static str) -> FileError {
     FileError::Contents {
         path: path.to_owned(),
         problem,
@@ -106,11 +155,11 @@ fn read(path: &Path, forbidden: u32) -> Result<Vec<u8>, FileError> {
         path: path_of(),
         source,
     };
-    // A pipe in its place would have the daemon wait.
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    // A pipe in its place would have the daemon wait, and a terminal become its own.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::options()
         .read(true)
-        .custom_flags(nonblock)
+        .custom_flags(flags.bits() as i32)
         .open(path)
         .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
@@ -122,7 +171,8 @@ fn read(path: &Path, forbidden: u32) -> Result<Vec<u8>, FileError> {
         return Err(FileError::Owner { path: path_of(), owner });
     }
     if mode & forbidden != 0 {
-        return Err(FileError::Mode { path: path_of(), mode });
+        let (path, allowed) = (path_of(), mode & 0o777 & !forbidden);
+        return Err(FileError::Mode { path, mode, allowed });
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
