@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     max_functions: 1000,
     max_rows: 4000,
     max_pages: 64,
+    max_undescribed_bytes: 1 << 20,
     max_work_bytes: 1 << 18,
 };
 

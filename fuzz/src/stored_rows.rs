@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     max_functions: 1000,
     max_rows: 100,
     max_pages: 16,
+    max_undescribed_bytes: 0,
     max_work_bytes: 1 << 18,
 };
 const CONTENT: ContentId = ContentId([7; 32]);

@@ -10,10 +10,11 @@ use object::read::ReadRef;
 
 use crate::compile::{CompileError, Limits};
 use crate::elf::{Elf, ElfError, Section64, Segment64};
-use crate::function::{Entries, Entry};
+use crate::function::{Entries, Entry, Listing};
 use crate::identity::ContentId;
 use crate::linkage::LinkageTable;
 use crate::segments::Segments;
+use crate::undescribed::{self, Undescribed};
 
 /// What is read of `.eh_frame_hdr`: version, three encodings, and a pointer of at most 10 bytes (LEB128).
 const EH_FRAME_HDR_BYTES: u64 = 16;
@@ -24,7 +25,9 @@ pub struct CallFrames<'data> {
     bytes: &'data [u8],
     link_address: u64,
     segments: Segments,
+    listing: Listing,
     linkage: Option<LinkageTable>,
+    undescribed: Vec<Undescribed<'data>>,
 }
 
 impl<'data> CallFrames<'data> {
@@ -44,12 +47,17 @@ impl<'data> CallFrames<'data> {
             Some(section) => read_section(&elf, section, limits)?,
             None => read_by_segment(&elf, limits)?,
         };
-        let linkage = LinkageTable::find(&elf, &segments);
+        let listing = Listing::read(bytes, link_address, &segments, limits)?;
+        // Only where no function describes a part of it.
+        let linkage = LinkageTable::find(&elf, &segments).filter(|linkage| !listing.describes_any_of(&linkage.range));
+        let undescribed = undescribed::find(&elf, &segments, &listing.functions, linkage.as_ref(), limits);
         Ok(Self {
             bytes,
             link_address,
             segments,
+            listing,
             linkage,
+            undescribed,
         })
     }
 
@@ -68,9 +76,19 @@ impl<'data> CallFrames<'data> {
         &self.segments
     }
 
-    /// The procedure linkage table, if it has the usual form; call frame information that describes it goes first.
+    /// The functions that are described.
+    pub(crate) fn listing(&self) -> &Listing {
+        &self.listing
+    }
+
+    /// The procedure linkage table, if it has the usual form and nothing describes it.
     pub(crate) fn linkage(&self) -> Option<&LinkageTable> {
         self.linkage.as_ref()
+    }
+
+    /// Code that nothing describes, in the order of addresses.
+    pub(crate) fn undescribed(&self) -> &[Undescribed<'data>] {
+        &self.undescribed
     }
 
     /// The digest under which processes share rows.

@@ -3,6 +3,8 @@
 //! The functions are listed and sorted by address first; then each is evaluated in that order and its rules are laid
 //! out at once, so that nothing but the list of functions and the rows themselves is held.
 
+use std::ops::Range;
+
 use gimli::{
     FrameDescriptionEntry, ReaderOffset, Register, RegisterRule, UnwindContext, UnwindContextStorage, UnwindTableRow,
 };
@@ -11,11 +13,11 @@ use profiler_common::row::{CfaRule, Row};
 use thiserror::Error;
 
 use crate::call_frames::CallFrames;
+use crate::deduced;
 use crate::elf::ElfError;
-use crate::function::{Bytes, Entries, Entry, Function, OutOfWork, Parser};
+use crate::function::{Bytes, Function, OutOfWork, Parser};
 use crate::linkage::LinkageTable;
 use crate::rule::{self, UnsupportedRule};
-use crate::segments::Segments;
 use crate::table::{RowTable, Statistics, TableBuilder};
 
 /// Registers with a rule at one time. A function preserves six registers and a hand-written one perhaps all 32.
@@ -34,19 +36,22 @@ pub struct Limits {
     pub max_rows: u32,
     /// Most pages of 64 KiB from the first code to the last: 8 bytes each.
     pub max_pages: u32,
+    /// Most bytes of code that nothing describes; the rest of it has no rows.
+    pub max_undescribed_bytes: u64,
     /// Most bytes of call frame instructions run, counting those that functions share once for each.
     pub max_work_bytes: u64,
 }
 
 impl Default for Limits {
     /// Room for three times the largest objects in use (libraries of machine learning: 350 thousand functions, 25 MB
-    /// of `.eh_frame`, 5 million rows).
+    /// of `.eh_frame`, 5 million rows), and for what of them is written in assembly (30 MB).
     fn default() -> Self {
         Self {
             max_eh_frame_bytes: 96 << 20,
             max_functions: 1 << 20,
             max_rows: 1 << 24,
             max_pages: 1 << 15,
+            max_undescribed_bytes: 48 << 20,
             max_work_bytes: 256 << 20,
         }
     }
@@ -126,89 +131,46 @@ struct Compiler<'data> {
 
 impl<'data> Compiler<'data> {
     fn new(call_frames: &CallFrames<'data>, limits: &Limits) -> Self {
+        let listing = call_frames.listing();
         Self {
             limits: *limits,
-            parser: Parser::new(call_frames.bytes(), call_frames.link_address(), limits.max_work_bytes),
+            parser: Parser::new(call_frames.bytes(), call_frames.link_address(), listing.work_left),
             context: UnwindContext::new_in(),
             table: TableBuilder::new(*limits),
-            statistics: Statistics::default(),
+            statistics: Statistics {
+                functions_without_code: listing.without_code,
+                functions_malformed: listing.malformed,
+                ..Statistics::default()
+            },
         }
     }
 
     fn run(mut self, call_frames: &CallFrames<'data>) -> Result<RowTable, CompileError> {
-        let mut functions = self.list(call_frames)?;
-        functions.sort_unstable_by_key(|function| (function.start, function.entry));
-        // Only where no function describes a part of it.
-        let linkage = call_frames.linkage().filter(|linkage| {
-            let range = &linkage.range;
-            !functions
-                .iter()
-                .any(|function| function.start < range.end && range.start < function.end)
-        });
-        let before = linkage.map_or(functions.len(), |linkage| {
-            functions.partition_point(|function| function.start < linkage.range.start)
-        });
-        let (before, after) = functions.split_at(before);
-        self.lay_out_all(before)?;
-        for (range, rule) in linkage.into_iter().flat_map(LinkageTable::rules) {
+        let mut others = other_rules(call_frames, &mut self.statistics).into_iter().peekable();
+        for function in &call_frames.listing().functions {
+            while let Some((range, rule)) = others.next_if(|(range, _)| range.start < function.start) {
+                self.table.cover(range, rule)?;
+            }
+            self.lay_out_function(function)?;
+        }
+        for (range, rule) in others {
             self.table.cover(range, rule)?;
         }
-        self.lay_out_all(after)?;
         self.table.finish(self.statistics)
     }
 
-    fn lay_out_all(&mut self, functions: &[Function]) -> Result<(), CompileError> {
-        for function in functions {
-            // Where functions overlap, the one that begins first holds.
-            let start = function.start.max(self.table.end());
-            if start >= function.end {
-                self.statistics.functions_without_code += 1;
-                continue;
-            }
-            match self.entry(function.entry)? {
-                Ok(entry) => self.lay_out(&entry, start, function.end)?,
-                Err(_) => self.statistics.functions_malformed += 1,
-            }
+    fn lay_out_function(&mut self, function: &Function) -> Result<(), CompileError> {
+        // Where functions overlap, the one that begins first holds.
+        let start = function.start.max(self.table.end());
+        if start >= function.end {
+            self.statistics.functions_without_code += 1;
+            return Ok(());
+        }
+        match self.entry(function.entry)? {
+            Ok(entry) => self.lay_out(&entry, start, function.end)?,
+            Err(_) => self.statistics.functions_malformed += 1,
         }
         Ok(())
-    }
-
-    fn list(&mut self, call_frames: &CallFrames<'data>) -> Result<Vec<Function>, CompileError> {
-        let mut functions = Vec::new();
-        let mut entries = Entries::new(call_frames.bytes());
-        for entry in entries.by_ref() {
-            let offset = match entry {
-                Entry::Function(offset) => offset,
-                Entry::Common | Entry::Terminator => continue,
-                Entry::Malformed => {
-                    self.statistics.functions_malformed += 1;
-                    continue;
-                }
-            };
-            match self.entry(offset)? {
-                Ok(entry) => match loaded_part(&entry, call_frames.segments()) {
-                    Some((start, end)) if functions.len() < self.limits.max_functions as usize => {
-                        functions.push(Function {
-                            start,
-                            end,
-                            entry: offset,
-                        });
-                    }
-                    Some(_) => {
-                        return Err(CompileError::TooManyFunctions {
-                            limit: self.limits.max_functions,
-                        });
-                    }
-                    None => self.statistics.functions_without_code += 1,
-                },
-                Err(_) => self.statistics.functions_malformed += 1,
-            }
-        }
-        // An entry that reaches beyond the end, and whatever may have come after it.
-        if call_frames.bytes().len() - entries.position() >= size_of::<u32>() {
-            self.statistics.functions_malformed += 1;
-        }
-        Ok(functions)
     }
 
     /// Lays out the rules of one function for the code from `start` to `end`.
@@ -256,19 +218,26 @@ impl<'data> Compiler<'data> {
     }
 }
 
+/// Rules of what no function describes, in the order of addresses.
+fn other_rules(call_frames: &CallFrames<'_>, statistics: &mut Statistics) -> Vec<(Range<u64>, Row)> {
+    let mut rules: Vec<_> = call_frames
+        .linkage()
+        .into_iter()
+        .flat_map(LinkageTable::rules)
+        .collect();
+    for undescribed in call_frames.undescribed() {
+        let deduced = deduced::deduce(undescribed.bytes, undescribed.start);
+        statistics.functions_deduced += deduced.functions;
+        rules.extend(deduced.rules());
+    }
+    rules.sort_by_key(|(range, _)| range.start);
+    rules
+}
+
 const UNSUPPORTED: Row = Row::marker(0, CfaRule::Unsupported);
 
-fn too_much_work(limits: &Limits) -> CompileError {
+pub(crate) fn too_much_work(limits: &Limits) -> CompileError {
     CompileError::TooMuchWork {
         limit: limits.max_work_bytes,
     }
-}
-
-/// The part of a function that the object loads as code. Linkers leave entries behind for code they removed.
-fn loaded_part(entry: &FrameDescriptionEntry<Bytes<'_>>, segments: &Segments) -> Option<(u64, u64)> {
-    let start = entry.initial_address();
-    let end = start.checked_add(entry.len())?;
-    let segment = segments.containing(start)?;
-    let end = end.min(segment.link_range().end);
-    (start < end).then_some((start, end))
 }

@@ -3,10 +3,15 @@
 //! Comes in: the bytes of `.eh_frame`. Goes out: the functions it describes (frame description entries, FDEs), each
 //! to be parsed again when its rows are wanted. One damaged entry never hides the ones behind it.
 
+use std::ops::Range;
+
 use gimli::{
     BaseAddresses, CommonInformationEntry, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry, LittleEndian,
     UnwindSection,
 };
+
+use crate::compile::{CompileError, Limits, too_much_work};
+use crate::segments::Segments;
 
 /// The bytes of `.eh_frame` as gimli reads them.
 pub(crate) type Bytes<'data> = EndianSlice<'data, LittleEndian>;
@@ -161,4 +166,86 @@ impl<'data> Parser<'data> {
         self.work_left = self.work_left.checked_sub(bytes as u64).ok_or(OutOfWork)?;
         Ok(())
     }
+}
+
+/// All functions of an object.
+#[derive(Clone, Debug)]
+pub(crate) struct Listing {
+    /// Sorted by address.
+    pub(crate) functions: Vec<Function>,
+    /// Entries of functions that the object does not load.
+    pub(crate) without_code: u64,
+    /// Entries that are damaged.
+    pub(crate) malformed: u64,
+    /// What is left of [`Limits::max_work_bytes`].
+    pub(crate) work_left: u64,
+}
+
+impl Listing {
+    /// Lists the functions that call frame information describes.
+    pub(crate) fn read(
+        bytes: &[u8],
+        link_address: u64,
+        segments: &Segments,
+        limits: &Limits,
+    ) -> Result<Self, CompileError> {
+        let mut parser = Parser::new(bytes, link_address, limits.max_work_bytes);
+        let mut entries = Entries::new(bytes);
+        let (mut functions, mut without_code, mut malformed) = (Vec::new(), 0, 0);
+        for entry in entries.by_ref() {
+            let offset = match entry {
+                Entry::Function(offset) => offset,
+                Entry::Common | Entry::Terminator => continue,
+                Entry::Malformed => {
+                    malformed += 1;
+                    continue;
+                }
+            };
+            match parser.entry(offset).map_err(|OutOfWork| too_much_work(limits))? {
+                Ok(entry) => match loaded_part(&entry, segments) {
+                    Some((start, end)) if functions.len() < limits.max_functions as usize => {
+                        functions.push(Function {
+                            start,
+                            end,
+                            entry: offset,
+                        });
+                    }
+                    Some(_) => {
+                        return Err(CompileError::TooManyFunctions {
+                            limit: limits.max_functions,
+                        });
+                    }
+                    None => without_code += 1,
+                },
+                Err(_) => malformed += 1,
+            }
+        }
+        // An entry that reaches beyond the end, and whatever may have come after it.
+        if bytes.len() - entries.position() >= size_of::<u32>() {
+            malformed += 1;
+        }
+        functions.sort_unstable_by_key(|function| (function.start, function.entry));
+        Ok(Self {
+            functions,
+            without_code,
+            malformed,
+            work_left: parser.work_left,
+        })
+    }
+
+    /// Whether a function describes some of a range.
+    pub(crate) fn describes_any_of(&self, range: &Range<u64>) -> bool {
+        self.functions
+            .iter()
+            .any(|function| function.start < range.end && range.start < function.end)
+    }
+}
+
+/// The part of a function that the object loads as code. Linkers leave entries behind for code they removed.
+fn loaded_part(entry: &FrameDescriptionEntry<Bytes<'_>>, segments: &Segments) -> Option<(u64, u64)> {
+    let start = entry.initial_address();
+    let end = start.checked_add(entry.len())?;
+    let segment = segments.containing(start)?;
+    let end = end.min(segment.link_range().end);
+    (start < end).then_some((start, end))
 }

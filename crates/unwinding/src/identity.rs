@@ -7,10 +7,10 @@ use sha2::{Digest, Sha256};
 use crate::call_frames::CallFrames;
 
 /// Goes into each digest, so that ids made for another layout of rows never match.
-const DOMAIN: &[u8] = b"profiler unwind rows 1\0";
+const DOMAIN: &[u8] = b"profiler unwind rows 2\0";
 
 /// A digest (SHA-256) over all that rows are made of: the call frame information, its address, the executable
-/// segments and the procedure linkage table. Objects with equal ids compile to equal rows under equal limits.
+/// segments, the procedure linkage table, and the code that nothing describes. Objects with equal ids compile to equal rows under equal limits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentId(pub [u8; 32]);
 
@@ -32,6 +32,12 @@ impl ContentId {
             .unwrap_or_default();
         digest.update(linkage.start.to_le_bytes());
         digest.update(linkage.end.to_le_bytes());
+        for undescribed in call_frames.undescribed() {
+            digest.update(undescribed.start.to_le_bytes());
+            digest.update((undescribed.bytes.len() as u64).to_le_bytes());
+            digest.update(undescribed.bytes);
+        }
+        digest.update((call_frames.undescribed().len() as u64).to_le_bytes());
         digest.update(call_frames.bytes());
         Self(digest.finalize().into())
     }

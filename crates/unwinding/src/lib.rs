@@ -15,6 +15,7 @@
 mod build_id;
 mod call_frames;
 mod compile;
+mod deduced;
 mod elf;
 mod expression;
 mod function;
@@ -26,6 +27,7 @@ mod rule;
 mod segments;
 mod stored;
 mod table;
+mod undescribed;
 
 pub use build_id::BuildId;
 pub use call_frames::CallFrames;

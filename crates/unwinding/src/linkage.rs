@@ -60,6 +60,17 @@ impl LinkageTable {
     }
 }
 
+/// Link addresses of the sections that hold code.
+pub(crate) fn code_sections<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> impl Iterator<Item = Range<u64>> {
+    elf.section_headers()
+        .iter()
+        .filter(|section| is_code(section))
+        .filter_map(|section| {
+            let start = section.sh_addr.get(LittleEndian);
+            Some(start..start.checked_add(section.sh_size.get(LittleEndian))?)
+        })
+}
+
 fn is_code(section: &Section64) -> bool {
     let flags = section.sh_flags.get(LittleEndian);
     section.sh_type.get(LittleEndian) == SHT_PROGBITS && flags.contains(SHF_ALLOC) && flags.contains(SHF_EXECINSTR)

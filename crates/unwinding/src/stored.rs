@@ -29,14 +29,14 @@ use crate::{
 const MAGIC: &[u8; 8] = b"PROFROWS";
 /// Goes into the digest, so that rows of another release of the compiler are compiled again. To be raised whenever the
 /// compiler makes other rows of the same bytes, or they are laid out in another way.
-const COMPILER: &str = concat!("rows 1 of ", env!("CARGO_PKG_VERSION"), "\0");
+const COMPILER: &str = concat!("rows 2 of ", env!("CARGO_PKG_VERSION"), "\0");
 const DIGEST_BYTES: usize = 32;
 const ID_BYTES: usize = 32;
 /// Where the digested part begins.
 const DIGESTED: usize = MAGIC.len() + DIGEST_BYTES;
 /// Number of the first page, of pages and of rows.
 const COUNTS_BYTES: usize = 16;
-const STATISTICS: usize = 7 + UnsupportedRule::ALL.len();
+const STATISTICS: usize = 8 + UnsupportedRule::ALL.len();
 const HEADER_BYTES: usize = DIGESTED + ID_BYTES + COUNTS_BYTES + STATISTICS * 8;
 
 /// Why bytes are no table.
@@ -212,6 +212,7 @@ impl Statistics {
             self.functions,
             self.functions_without_code,
             self.functions_malformed,
+            self.functions_deduced,
             self.rules,
             self.rules_without_rbp,
             self.code_bytes,
@@ -230,6 +231,7 @@ impl Statistics {
             functions,
             functions_without_code,
             functions_malformed,
+            functions_deduced,
             rules,
             rules_without_rbp,
             code_bytes,
@@ -240,6 +242,7 @@ impl Statistics {
             functions,
             functions_without_code,
             functions_malformed,
+            functions_deduced,
             rules,
             rules_without_rbp,
             code_bytes,

@@ -35,6 +35,8 @@ pub struct Statistics {
     pub functions_without_code: u64,
     /// Functions left out because their description is damaged or of an unknown form; their code has no rows.
     pub functions_malformed: u64,
+    /// Functions that nothing describes and whose rows were deduced from their instructions.
+    pub functions_deduced: u64,
     /// Rules met in the functions, before equal neighbours were merged.
     pub rules: u64,
     /// Rules among them whose `rbp` is lost.

@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     max_functions: 3000,
     max_rows: 5000,
     max_pages: 12,
+    max_undescribed_bytes: 1 << 20,
     max_work_bytes: 1 << 20,
 };
 

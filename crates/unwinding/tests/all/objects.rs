@@ -142,6 +142,7 @@ fn limits_are_errors_and_exact() {
         max_functions: 4,
         max_rows: 8,
         max_pages: 4,
+        max_undescribed_bytes: 1 << 20,
         max_work_bytes: 1000,
     };
     assert!(compile(&*file, &enough).is_ok());
@@ -292,6 +293,7 @@ fn a_huge_sparse_file_is_refused_before_it_is_read() {
     wide.code = vec![(CODE, 3 << 30)];
     let narrow = Limits {
         max_pages: 1 << 10,
+        max_undescribed_bytes: 1 << 20,
         ..limits
     };
     assert_eq!(
@@ -498,4 +500,55 @@ fn a_linkage_table_is_left_alone_if_it_is_described_or_strange() {
     let mut object = Object::new(&eh_frame);
     object.linkage = linkage();
     assert!(gap(&object), "described");
+}
+
+/// `push rbx; sub rsp, 16; add rsp, 16; pop rbx; ret`, from which the rows follow.
+const UNDESCRIBED: [u8; 11] = [0x53, 0x48, 0x83, 0xec, 0x10, 0x48, 0x83, 0xc4, 0x10, 0x5b, 0xc3];
+
+#[test]
+fn code_that_nothing_describes_has_the_rules_that_follow_from_it() {
+    let mut eh_frame = EhFrame::default();
+    let common = eh_frame.common("zR", 16, &usual_start());
+    eh_frame.function(common, CODE, 16, &[]);
+    eh_frame.function(common, LINKAGE + 96, 16, &[]);
+    let mut object = Object::new(&eh_frame);
+    // A section of code of no special form, whose bytes are where the segment has them.
+    object.linkage = vec![0x90; 128];
+    let with_code = |code: &[u8]| {
+        let mut file = object.file();
+        file.resize(LINKAGE as usize, 0);
+        file.extend(code);
+        file.resize(LINKAGE as usize + 128, 0x90);
+        file
+    };
+    let file = with_code(&UNDESCRIBED);
+    let table = compile(&*file, &Limits::default()).unwrap();
+    assert_eq!((table.statistics.functions, table.statistics.functions_deduced), (2, 1));
+    let rsp = |offset| Row::new(0, CfaRule::Rsp, offset, RbpRule::Same, 0).unwrap();
+    let gap = Row::marker(0, CfaRule::Gap);
+    for (offset, expected) in [
+        (0, rsp(8)),
+        (1, rsp(16)),
+        (5, rsp(32)),
+        (9, rsp(16)),
+        (10, rsp(8)),
+        (11, gap),
+        (95, gap),
+        (96, rsp(8)),
+    ] {
+        assert_eq!(table.find(LINKAGE + offset).unwrap().at(0), expected, "offset {offset}");
+    }
+    // Objects that differ in it alone do not share rows, whatever their call frame information says.
+    let id = |file: &[u8]| CallFrames::read(file, &Limits::default()).unwrap().content_id();
+    let mut other = UNDESCRIBED;
+    other[4] = 0x20;
+    assert_ne!(id(&with_code(&other)), id(&file));
+    assert_eq!(id(&with_code(&UNDESCRIBED)), id(&file));
+    // What there is too much of has no rows.
+    let limits = Limits {
+        max_undescribed_bytes: 95,
+        ..Limits::default()
+    };
+    let table = compile(&*file, &limits).unwrap();
+    assert_eq!(table.find(LINKAGE + 1).unwrap().at(0), gap);
 }
