@@ -26,6 +26,10 @@ pub enum Part {
     Configuration,
     /// The programs in the kernel that take stacks.
     Sampling,
+    /// Page faults: which code makes the memory of processes grow.
+    MemoryProfile,
+    /// Hearing of processes that the kernel ends for want of memory.
+    OomKills,
     /// Following processes through their lives.
     Lifecycle,
     /// Finding processes to watch.
@@ -60,6 +64,8 @@ impl Part {
         match self {
             Self::Configuration => "configuration",
             Self::Sampling => "sampling",
+            Self::MemoryProfile => "memory_profile",
+            Self::OomKills => "oom_kills",
             Self::Lifecycle => "lifecycle",
             Self::Discovery => "discovery",
             Self::UnwindTables => "unwind_tables",
@@ -90,6 +96,9 @@ fn readings_of(source: Source) -> &'static str {
         Source::Filesystems => "readings_filesystems",
         Source::Processes => "readings_processes",
         Source::ProcessDetails => "readings_process_details",
+        Source::ProportionalMemory => "readings_proportional_memory",
+        Source::MemoryGrowth => "readings_memory_growth",
+        Source::OomKills => "readings_oom_kills",
         Source::Listeners => "readings_listeners",
         Source::ControlGroups => "readings_cgroups",
         Source::Gpu => "gpu",

@@ -27,6 +27,9 @@ impl Limit {
             self.of_whom(),
             in_words(self.metric, self.level.get()),
         );
+        if self.metric.unit() == Unit::BytesPerHour {
+            sentence.push_str(" beyond doubt");
+        }
         if !self.hold_for.is_zero() {
             add(&mut sentence, format_args!(" for {}", span_in_words(self.hold_for)));
         }
@@ -72,17 +75,10 @@ fn add(sentence: &mut String, words: std::fmt::Arguments<'_>) {
 
 /// A value of a metric as people read it, with its unit; of a counter, a rate.
 pub fn in_words(metric: Metric, value: f64) -> String {
-    const BYTES: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let words = match metric.unit() {
         Unit::Ratio => format!("{} %", short(value * 100.0)),
-        Unit::Bytes => {
-            let (mut value, mut unit) = (value, 0);
-            while value.abs() >= 1024.0 && unit + 1 < BYTES.len() {
-                value /= 1024.0;
-                unit += 1;
-            }
-            format!("{} {}", short(value), BYTES[unit])
-        }
+        Unit::Bytes => size_in_words(value),
+        Unit::BytesPerHour => format!("{} an hour", size_in_words(value)),
         Unit::Seconds => format!("{} s", short(value)),
         Unit::Cores => format!("{} CPUs", short(value)),
         Unit::Count => short(value),
@@ -95,6 +91,17 @@ pub fn in_words(metric: Metric, value: f64) -> String {
         Kind::Gauge => words,
         Kind::Counter => format!("{words} a second"),
     }
+}
+
+/// A number of bytes in its largest unit.
+pub fn size_in_words(bytes: f64) -> String {
+    const BYTES: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes, 0);
+    while value.abs() >= 1024.0 && unit + 1 < BYTES.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{} {}", short(value), BYTES[unit])
 }
 
 /// A number with three digits behind the point at most.

@@ -22,7 +22,7 @@ mod track;
 
 pub use alert::{Alert, AlertId, AlertKind, EndReason, Fingerprint, Held, Phase, Stored};
 pub use evaluator::{Change, Counts, Evaluator, Observation, Settings, Transition};
-pub use explain::{in_words, span_in_words};
+pub use explain::{in_words, size_in_words, span_in_words};
 pub use limit::{Comparison, Level, Limit, Severity, Subjects};
 pub use profiler_readings::Moment;
 pub use silence::{InvalidSilence, Matcher, Silence, SilenceId};

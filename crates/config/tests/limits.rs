@@ -81,6 +81,8 @@ fn the_defaults() {
              for 1 min; told to: journal",
             "memory_pressure: warns when host_memory_pressure_ratio of the host is above 20 % for 30 s, until it is \
              10 % or less for 1 min; told to: journal",
+            "oom_kill: alarms when process_oom_killed of a process is above 0, until it is 0 or less for 1 min; told \
+             to: journal",
             "service_memory: warns when service_memory_limit_ratio of a service is above 90 % for 30 s, until it is \
              85 % or less for 1 min; told to: journal",
         ]

@@ -60,12 +60,15 @@ pub fn process_stat(text: &[u8]) -> Option<(u64, u64, u64)> {
     process::parse_stat(text).map(|stat| (stat.cpu_ticks, stat.threads, stat.start_ticks))
 }
 
-/// Resident pages of `statm`, bytes read of `io`, voluntary switches of `status`.
-pub fn process_files(text: &[u8]) -> [Option<u64>; 3] {
+/// Resident pages of `statm`, bytes read of `io`, voluntary switches and anonymous memory of `status`, and what
+/// `smaps_rollup` shares out.
+pub fn process_files(text: &[u8]) -> [Option<u64>; 5] {
     [
-        process::parse_resident_pages(text),
+        process::parse_resident_pages(text).map(|(resident, _)| resident),
         process::parse_io(text).map(|(read, _)| read),
         process::parse_switches(text).map(|(voluntary, _)| voluntary),
+        process::parse_memory_kinds(text).map(|kinds| kinds.anonymous),
+        process::parse_proportional(text),
     ]
 }
 

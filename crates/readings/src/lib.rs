@@ -12,9 +12,11 @@
 mod cgroup;
 mod file;
 mod gpu;
+mod growth;
 mod host;
 mod metric;
 mod process;
+mod proportional;
 mod reading;
 mod source;
 mod text;
@@ -26,8 +28,10 @@ pub mod fuzzing;
 
 pub use cgroup::ControlGroupSampler;
 pub use gpu::GpuSampler;
+pub use growth::{Pace, SubjectGrowth, Trend, Verdict};
 pub use host::{FilesystemSampler, HostSampler};
 pub use metric::{Kind, Metric, Scope, Unit, UnknownMetric};
 pub use process::{MAX_PROCESSES, ProcessId, ProcessSampler, WatchedProcess};
+pub use proportional::ProportionalSampler;
 pub use reading::{Gap, Reading, Subject};
 pub use source::{HostFacts, Moment, Source, SourceReport, SourceState};

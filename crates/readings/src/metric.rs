@@ -23,6 +23,8 @@ pub enum Unit {
     Joules,
     /// Hertz.
     Hertz,
+    /// Bytes an hour: how fast memory grows.
+    BytesPerHour,
 }
 
 /// How a value moves.
@@ -179,6 +181,13 @@ metrics! {
     FilesystemInodesUsed "filesystem_inodes_ratio" Filesystem Gauge Ratio "Share of a file system's inodes in use";
     ServiceCpu "service_cpu_cores" Service Gauge Cores "CPUs that the processes of a service keep busy";
     ServiceMemory "service_memory_bytes" Service Gauge Bytes "Resident memory of the processes of a service";
+    ServiceMemoryAnonymous "service_memory_anonymous_bytes" Service Gauge Bytes "Resident memory of a service that no file backs";
+    ServiceMemoryFile "service_memory_file_bytes" Service Gauge Bytes "Resident pages of files that the processes of a service map; a page that several map counts for each";
+    ServiceMemoryShared "service_memory_shmem_bytes" Service Gauge Bytes "Resident shared memory of a service; what several processes map counts for each";
+    ServiceSwap "service_swap_bytes" Service Gauge Bytes "Anonymous memory of a service that was swapped out";
+    ServiceMemoryProportional "service_memory_proportional_bytes" Service Gauge Bytes "Resident memory of a service with each page shared out among those that map it (PSS)";
+    ServiceMemoryGrowth "service_memory_growth_bytes_per_hour" Service Gauge BytesPerHour "Certain growth of a service's anonymous memory: the lower end of the 99 % interval, 0 while no growth is proven";
+    ServiceMemoryRoom "service_memory_room_bytes" Service Gauge Bytes "What a service can still take before a memory limit of its control groups; the least of its groups";
     ServiceMemoryLimitUsed "service_memory_limit_ratio" Service Gauge Ratio "Working set of a service against the memory limit of its control group; the highest share of its groups";
     ServiceCpuTime "service_cpu_seconds_total" Service Counter Seconds "CPU time of the processes of a service since it was first seen; those that ended stay counted";
     ServiceProcesses "service_processes" Service Gauge Count "Watched processes of a service";
@@ -196,6 +205,13 @@ metrics! {
     ServiceOomKills "service_oom_kills_total" Service Counter Count "Processes killed in the control groups of a service because memory ran out";
     ProcessCpu "process_cpu_cores" Process Gauge Cores "CPUs that a process keeps busy";
     ProcessMemory "process_memory_bytes" Process Gauge Bytes "Resident memory of a process";
+    ProcessMemoryAnonymous "process_memory_anonymous_bytes" Process Gauge Bytes "Resident memory of a process that no file backs";
+    ProcessMemoryFile "process_memory_file_bytes" Process Gauge Bytes "Resident pages of files that a process maps";
+    ProcessMemoryShared "process_memory_shmem_bytes" Process Gauge Bytes "Resident shared memory of a process";
+    ProcessSwap "process_swap_bytes" Process Gauge Bytes "Anonymous memory of a process that was swapped out";
+    ProcessMemoryProportional "process_memory_proportional_bytes" Process Gauge Bytes "Resident memory of a process with each page shared out among those that map it (PSS)";
+    ProcessMemoryGrowth "process_memory_growth_bytes_per_hour" Process Gauge BytesPerHour "Certain growth of a process's anonymous memory: the lower end of the 99 % interval, 0 while no growth is proven";
+    ProcessOomKilled "process_oom_killed" Process Gauge Count "1 for some seconds after a process was killed because memory ran out";
     ProcessThreads "process_threads" Process Gauge Count "Threads of a process";
     ProcessDescriptors "process_descriptors" Process Gauge Count "Open descriptors of a process";
     ProcessMinorFaults "process_minor_faults_total" Process Counter Count "Page faults that needed no disk";
@@ -298,6 +314,7 @@ mod tests {
                 Unit::Watts => "_watts",
                 Unit::Joules => "_joules",
                 Unit::Hertz => "_hertz",
+                Unit::BytesPerHour => "_bytes_per_hour",
             };
             assert!(stem.ends_with(suffix), "{metric} ends in {suffix}");
         }

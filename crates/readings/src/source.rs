@@ -88,6 +88,12 @@ pub enum Source {
     Processes,
     /// The other files of `/proc/PID`, which cost more.
     ProcessDetails,
+    /// `/proc/PID/smaps_rollup`, which costs most of all.
+    ProportionalMemory,
+    /// What processes held, minute by minute.
+    MemoryGrowth,
+    /// Processes that the kernel kills because memory ran out, as it tells of them.
+    OomKills,
     /// Sockets that processes listen on.
     Listeners,
     /// The files of control groups.
@@ -98,7 +104,7 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Cpu,
         Self::Memory,
         Self::MemoryEvents,
@@ -110,6 +116,9 @@ impl Source {
         Self::Filesystems,
         Self::Processes,
         Self::ProcessDetails,
+        Self::ProportionalMemory,
+        Self::MemoryGrowth,
+        Self::OomKills,
         Self::Listeners,
         Self::ControlGroups,
         Self::Gpu,
@@ -129,6 +138,9 @@ impl Source {
             Self::Filesystems => "filesystems",
             Self::Processes => "processes",
             Self::ProcessDetails => "process_details",
+            Self::ProportionalMemory => "proportional_memory",
+            Self::MemoryGrowth => "memory_growth",
+            Self::OomKills => "oom_kills",
             Self::Listeners => "listeners",
             Self::ControlGroups => "cgroups",
             Self::Gpu => "gpu",
@@ -148,11 +160,19 @@ impl Source {
     /// Time from one reading to the next.
     pub fn interval(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Cpu | Self::Memory | Self::Pressure | Self::Load | Self::Processes | Self::Listeners => 1,
+            Self::Cpu
+            | Self::Memory
+            | Self::Pressure
+            | Self::Load
+            | Self::Processes
+            | Self::OomKills
+            | Self::Listeners => 1,
             // A round of questions costs the driver far more than a file costs the kernel.
             Self::Gpu => 2,
             Self::Disks | Self::Network | Self::OpenFiles | Self::MemoryEvents | Self::ControlGroups => 5,
             Self::Filesystems | Self::ProcessDetails => 10,
+            Self::MemoryGrowth => 60,
+            Self::ProportionalMemory => 300,
         })
     }
 
@@ -180,8 +200,17 @@ impl Source {
             | M::HostIoStalledTime => Self::Pressure,
             M::HostLoad1 | M::HostLoad5 | M::HostLoad15 | M::HostTasks | M::HostUptime => Self::Load,
             M::HostOpenFiles | M::HostOpenFilesUsed => Self::OpenFiles,
-            M::ServiceMemoryLimitUsed | M::ServiceCpuThrottled | M::ServiceOomKills => Self::ControlGroups,
+            M::ServiceMemoryLimitUsed | M::ServiceMemoryRoom | M::ServiceCpuThrottled | M::ServiceOomKills => {
+                Self::ControlGroups
+            }
+            M::ServiceMemoryProportional | M::ProcessMemoryProportional => Self::ProportionalMemory,
+            M::ServiceMemoryGrowth | M::ProcessMemoryGrowth => Self::MemoryGrowth,
+            M::ProcessOomKilled => Self::OomKills,
             M::ServiceThreads
+            | M::ServiceMemoryAnonymous
+            | M::ServiceMemoryFile
+            | M::ServiceMemoryShared
+            | M::ServiceSwap
             | M::ServiceDescriptors
             | M::ServiceMinorFaults
             | M::ServiceMajorFaults
@@ -190,6 +219,10 @@ impl Source {
             | M::ServiceVoluntarySwitches
             | M::ServiceInvoluntarySwitches
             | M::ProcessThreads
+            | M::ProcessMemoryAnonymous
+            | M::ProcessMemoryFile
+            | M::ProcessMemoryShared
+            | M::ProcessSwap
             | M::ProcessDescriptors
             | M::ProcessMinorFaults
             | M::ProcessMajorFaults

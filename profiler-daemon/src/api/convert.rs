@@ -4,6 +4,7 @@ pub(super) mod alerts;
 pub(super) mod census;
 pub(super) mod comparison;
 pub(super) mod evidence;
+pub(super) mod growth;
 pub(super) mod readings;
 mod reports;
 

@@ -6,6 +6,7 @@ use profiler_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         alert_service_server::{self, AlertServiceServer},
+        growth_service_server::{self, GrowthServiceServer},
         memory_service_server::{self, MemoryServiceServer},
         metrics_service_server::{self, MetricsServiceServer},
         process_service_server::{self, ProcessServiceServer},
@@ -29,6 +30,7 @@ use super::{
     answers::{self, Unread},
     grpc::{
         alerts::Alerts,
+        growth::Growth,
         memory::Memory,
         metrics::Metrics,
         processes::Processes,
@@ -199,6 +201,9 @@ pub(super) fn routes(
     })
     .max_decoding_message_size(MAX_REQUEST_BYTES)
     .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let growth = GrowthServiceServer::new(Growth { context: context() })
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let memory = MemoryServiceServer::new(Memory { context: context() })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
@@ -210,6 +215,7 @@ pub(super) fn routes(
         .add_service(metrics)
         .add_service(alerts)
         .add_service(memory)
+        .add_service(growth)
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
             reflection()
@@ -231,6 +237,7 @@ pub(super) async fn report_health(reporter: &HealthReporter, health: &Health) ->
     let mut parts = health.subscribe();
     for service in [
         alert_service_server::SERVICE_NAME,
+        growth_service_server::SERVICE_NAME,
         memory_service_server::SERVICE_NAME,
         metrics_service_server::SERVICE_NAME,
         process_service_server::SERVICE_NAME,

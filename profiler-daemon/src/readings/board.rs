@@ -6,10 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_readings::{Reading, Source, Subject};
+use profiler_readings::{Reading, Source, Subject, SubjectGrowth};
 use profiler_store::{Moment, Owner, SeriesLimits, SeriesStore};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::growth::{self, GrowthReport};
 use crate::command::Member;
 
 /// What reading has done and cost since the start.
@@ -27,6 +28,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Board {
     series: Mutex<SeriesStore>,
+    growth: Mutex<Vec<SubjectGrowth>>,
     tally: Mutex<Tally>,
     left_out: Mutex<BTreeMap<Source, u64>>,
 }
@@ -36,6 +38,7 @@ impl Board {
     pub fn new(limits: SeriesLimits) -> Self {
         Self {
             series: Mutex::new(SeriesStore::new(limits)),
+            growth: Mutex::default(),
             tally: Mutex::default(),
             left_out: Mutex::default(),
         }
@@ -82,6 +85,17 @@ impl Board {
             let interval = Source::of(reading.metric).interval();
             series.record(reading.metric, &reading.subject, reading.value, at, interval);
         }
+    }
+
+    /// Puts verdicts on memory in place of those before.
+    pub fn put_growth(&self, growth: Vec<SubjectGrowth>) {
+        *self.growth.lock().unwrap_or_else(PoisonError::into_inner) = growth;
+    }
+
+    /// The newest verdict on the memory of each process and service, by subject, with what is left for it now.
+    pub fn growth(&self) -> Vec<GrowthReport> {
+        let growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        growth::reports(&growth, &self.series(), Self::now().steady)
     }
 
     /// Notes what is known of processes that are read.

@@ -4,10 +4,11 @@
 //! In: the files below a root path, and from the sampling loop which processes are watched. Out: series on the [`Board`],
 //! and the state of each source that is not well. It never waits for the sampling loop: a loop that is late makes readings
 //! of new processes late, and no others. File systems have a thread of their own, because a disk that does not answer makes
-//! its reader wait; GPUs have threads of their own as well, which the sampler starts and never waits for.
+//! its reader wait, and so has memory as it is shared out, because a process that is stuck does; GPUs have threads of their own as well, which the sampler starts and never waits for.
 
 mod board;
 mod gpus;
+mod growth;
 mod members;
 mod pace;
 mod reports;
@@ -24,12 +25,14 @@ use std::{
 };
 
 use profiler_readings::{
-    ControlGroupSampler, FilesystemSampler, GpuSampler, HostFacts, HostSampler, Moment, ProcessSampler, Source,
+    ControlGroupSampler, FilesystemSampler, GpuSampler, HostFacts, HostSampler, Moment, ProcessSampler,
+    ProportionalSampler, Source,
 };
 use profiler_store::SeriesLimits;
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::board::{Board, Tally};
+pub use self::growth::{GrowthReport, Room, RoomLimit};
 use self::{members::Members, pace::Pace, reports::Reports};
 use crate::{
     command::EngineHandle,
@@ -42,6 +45,8 @@ const RETENTION: Duration = Duration::from_secs(3600);
 const ROUND: Duration = Duration::from_secs(1);
 /// Descriptors of files of processes that stay open, so that reading them costs less: those of 512 processes.
 const MAX_KEPT_FILES: usize = 1024;
+/// Time between two looks for what processes share out.
+const SHARING_ROUND: Duration = Duration::from_secs(2);
 /// Time between two looks for series that are too old.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -81,6 +86,7 @@ impl Reader {
         Ok(vec![
             spawn("readings", Self::read_host)?,
             spawn("filesystems", Self::read_filesystems)?,
+            spawn("proportional", Self::read_proportional)?,
         ])
     }
 
@@ -105,6 +111,9 @@ impl Reader {
             }
             host.sample(now, &mut readings);
             processes.sample(now, &mut readings);
+            if let Some(growth) = processes.new_growth() {
+                self.board.put_growth(growth);
+            }
             groups.sample(now, &mut readings);
             if let Some(gpus) = &mut gpus {
                 gpus.sample(now, &mut readings);
@@ -136,6 +145,23 @@ impl Reader {
             self.board.put(&readings, now.since_boot);
             readings.clear();
             reports.tell(filesystems.report().into_iter());
+        });
+    }
+
+    /// Reads what processes share out until it is told to stop.
+    fn read_proportional(&self, root: &Path) {
+        let mut sampler = ProportionalSampler::new(root, HostFacts::read());
+        let mut members = Members::new(self.engine.patient());
+        let mut reports = Reports::new(Arc::clone(&self.health), Arc::clone(&self.board));
+        let mut readings = Vec::new();
+        self.every_round(SHARING_ROUND, |now| {
+            if members.follow(now.since_boot) {
+                sampler.watch(members.to_read());
+            }
+            sampler.sample(now, &mut readings);
+            self.board.put(&readings, now.since_boot);
+            readings.clear();
+            reports.tell(sampler.report().into_iter());
         });
     }
 

@@ -47,7 +47,7 @@ impl WrittenLevel {
         let as_time = Self::Milliseconds((value * 1e3).round() as u64);
         let best = match metric.unit() {
             Unit::Ratio => as_percent,
-            Unit::Bytes => as_bytes,
+            Unit::Bytes | Unit::BytesPerHour => as_bytes,
             Unit::Seconds => as_time,
             _ => Self::Number(value),
         };
@@ -68,6 +68,9 @@ impl WrittenLevel {
             (Unit::Bytes, Self::Bytes(bytes)) => (Some(bytes as f64), POSITIVE, BYTES),
             (Unit::Bytes, Self::Number(number)) => (Some(number), POSITIVE, BYTES),
             (Unit::Bytes, _) => (None, POSITIVE, BYTES),
+            (Unit::BytesPerHour, Self::Bytes(bytes)) => (Some(bytes as f64), POSITIVE, BYTES_PER_HOUR),
+            (Unit::BytesPerHour, Self::Number(number)) => (Some(number), POSITIVE, BYTES_PER_HOUR),
+            (Unit::BytesPerHour, _) => (None, POSITIVE, BYTES_PER_HOUR),
             (Unit::Seconds, Self::Milliseconds(time)) => (Some(time as f64 / 1e3), POSITIVE, SECONDS),
             (Unit::Seconds, Self::Number(number)) => (Some(number), POSITIVE, SECONDS),
             (Unit::Seconds, _) => (None, POSITIVE, SECONDS),
@@ -89,6 +92,7 @@ impl WrittenLevel {
 const POSITIVE: Range<f64> = 0.0..f64::INFINITY;
 const RATIO: &str = "a share: from \"0%\" to \"100%\", or a number from 0 to 1";
 const BYTES: &str = "a size: as \"2GiB\", or a number of bytes";
+const BYTES_PER_HOUR: &str = "a size that is added in an hour: as \"64MiB\", or a number of bytes";
 const SECONDS: &str = "a duration: as \"500ms\", or a number of seconds";
 const CELSIUS: &str = "a number of degrees Celsius";
 const NUMBER: &str = "a number from 0 on";
@@ -172,6 +176,7 @@ mod tests {
             (Metric::HostCpuBusy, 0.123_456_789_012, "0.123456789012"),
             (Metric::ServiceMemory, 1_610_612_736.0, "1536MiB"),
             (Metric::ServiceMemory, 0.5, "0.5"),
+            (Metric::ServiceMemoryGrowth, 67_108_864.0, "64MiB"),
             (Metric::ServiceCpu, 1.5, "1.5"),
         ] {
             let level = Level::new(value).unwrap();

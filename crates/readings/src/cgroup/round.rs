@@ -75,8 +75,8 @@ impl Round<'_> {
             .extend(known.map(|(metric, value)| now.reading(metric, subject.clone(), value)));
     }
 
-    /// Adds the highest of the values that the groups of each service have.
-    fn push_highest(&mut self, metric: Metric, values: BTreeMap<&Arc<str>, f64>) {
+    /// Adds the values of services, each the worst that its groups have.
+    fn push_worst(&mut self, metric: Metric, values: BTreeMap<&Arc<str>, f64>) {
         let now = self.now;
         let readings = values
             .into_iter()
@@ -93,8 +93,9 @@ impl Round<'_> {
     ) {
         let mut known: BTreeMap<&[u8], Option<Memory>> = BTreeMap::new();
         let mut services = BTreeMap::new();
+        let mut rooms: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
         for (&path, members) in groups {
-            let mut limits: Option<(u64, f64)> = None;
+            let mut limits: Option<Limits> = None;
             for level in levels(path) {
                 let memory = *known.entry(level).or_insert_with(|| {
                     outcome.take(Memory::read(
@@ -103,21 +104,28 @@ impl Round<'_> {
                         self.buffer,
                     ))
                 });
-                let Some((limit, used)) = memory.and_then(|memory| memory.limit.zip(memory.limit_used())) else {
-                    continue;
-                };
-                let (lowest, highest) = limits.unwrap_or((limit, used));
-                limits = Some((lowest.min(limit), highest.max(used)));
+                let here = memory.and_then(|memory| {
+                    let limit = memory.limit?;
+                    Some(Limits {
+                        lowest: limit,
+                        used: memory.limit_used()?,
+                        room: limit.saturating_sub(memory.working_set),
+                    })
+                });
+                limits = limits.into_iter().chain(here).reduce(Limits::tighter);
             }
             let Some(memory) = known.get(path).copied().flatten() else {
                 continue;
             };
             let count = |value: Option<u64>| value.map(|value| value as f64);
-            let used = limits.map(|(_, used)| used);
+            let used = limits.map(|limits| limits.used);
             let values = [
                 (Metric::ControlGroupMemory, count(Some(memory.usage))),
                 (Metric::ControlGroupWorkingSet, count(Some(memory.working_set))),
-                (Metric::ControlGroupMemoryLimit, count(limits.map(|(limit, _)| limit))),
+                (
+                    Metric::ControlGroupMemoryLimit,
+                    count(limits.map(|limits| limits.lowest)),
+                ),
                 (Metric::ControlGroupMemoryLimitUsed, used),
                 (Metric::ControlGroupMemoryHighEvents, count(memory.high_events)),
                 (Metric::ControlGroupMemoryMaxEvents, count(memory.max_events)),
@@ -128,13 +136,19 @@ impl Round<'_> {
                 if let Some(used) = used {
                     raise(services.entry(service).or_insert(used), used);
                 }
+                if let Some(Limits { room, .. }) = limits {
+                    let least = rooms.entry(service).or_insert(room);
+                    *least = room.min(*least);
+                }
                 if let Some(killed) = memory.oom_kills {
                     let kills = kills.entry(Arc::clone(service)).or_default();
                     kills.add(path, killed, self.now.since_boot);
                 }
             }
         }
-        self.push_highest(Metric::ServiceMemoryLimitUsed, services);
+        self.push_worst(Metric::ServiceMemoryLimitUsed, services);
+        let rooms = rooms.into_iter().map(|(service, room)| (service, room as f64));
+        self.push_worst(Metric::ServiceMemoryRoom, rooms.collect());
         self.push_kills(kills);
     }
 
@@ -202,7 +216,7 @@ impl Round<'_> {
                 Some((path.into(), (counts.periods, counts.throttled)))
             })
             .collect();
-        self.push_highest(Metric::ServiceCpuThrottled, services);
+        self.push_worst(Metric::ServiceCpuThrottled, services);
     }
 
     pub(super) fn cpu_time(&mut self, hierarchy: &Hierarchy, groups: &Groups<'_>, outcome: &mut Outcome) {
@@ -210,6 +224,24 @@ impl Round<'_> {
             let seconds = read_cpu_seconds(&hierarchy.folder(path), hierarchy.is_unified, self.buffer);
             let seconds = outcome.take(seconds);
             self.push(path, [(Metric::ControlGroupCpuTime, seconds)]);
+        }
+    }
+}
+
+/// What the limits on memory of a group and those above it leave it.
+#[derive(Clone, Copy)]
+struct Limits {
+    lowest: u64,
+    used: f64,
+    room: u64,
+}
+
+impl Limits {
+    fn tighter(self, other: Self) -> Self {
+        Self {
+            lowest: self.lowest.min(other.lowest),
+            used: self.used.max(other.used),
+            room: self.room.min(other.room),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{PROC_SUPER_MAGIC, statfs};
 
-use super::files::{parse_io, parse_switches};
+use super::files::{MemoryKinds, parse_io, parse_memory_kinds, parse_switches};
 use crate::{
     file::{ReadError, parse_once},
     text,
@@ -28,6 +28,7 @@ pub(crate) struct Details {
     pub(crate) io: Option<(u64, u64)>,
     /// Switches that its threads wanted, and that they did not want.
     pub(crate) switches: Option<(u64, u64)>,
+    pub(crate) memory: Option<MemoryKinds>,
 }
 
 /// Reads details of processes.
@@ -62,6 +63,11 @@ impl DetailReader {
         let io = parse_once(folder.join("io"), &mut self.buffer, parse_io);
         let io = io.map_err(&mut note).ok();
         let descriptors = self.descriptors(&folder.join("fd")).map_err(&mut note).ok().flatten();
+        // A process whose first thread has ended has a status without memory: that is no failure.
+        let memory = parse_once(folder.join("status"), &mut self.buffer, |text| {
+            Some(parse_memory_kinds(text))
+        });
+        let memory = memory.map_err(&mut note).ok().flatten();
         let counted = if threads > MAX_THREADS {
             switches.forget();
             None
@@ -72,6 +78,7 @@ impl DetailReader {
             descriptors,
             io,
             switches: counted,
+            memory,
         };
         (details, error)
     }

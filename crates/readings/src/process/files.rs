@@ -45,11 +45,38 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Resident pages from the text of `/proc/PID/statm`.
-pub(crate) fn parse_resident_pages(text: &[u8]) -> Option<u64> {
+/// Resident pages, and those of them that files or shared memory back, from the text of `/proc/PID/statm`.
+pub(crate) fn parse_resident_pages(text: &[u8]) -> Option<(u64, u64)> {
     let mut words = words(text);
     let (size, resident) = (next_number(&mut words)?, next_number(&mut words)?);
-    (resident <= size).then_some(resident)
+    let shared = next_number(&mut words)?;
+    // The kernel reads its counters one after the other.
+    (resident <= size).then_some((resident, shared.min(resident)))
+}
+
+/// Memory of a process by what backs it, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemoryKinds {
+    pub(crate) anonymous: u64,
+    pub(crate) file: u64,
+    pub(crate) shared: u64,
+    pub(crate) swap: u64,
+}
+
+/// Memory by kind from the text of `/proc/PID/status`; none of a process that has ended but was not waited for.
+pub(crate) fn parse_memory_kinds(text: &[u8]) -> Option<MemoryKinds> {
+    let bytes = |key: &[u8]| keyed(text, key)?.checked_mul(1024);
+    Some(MemoryKinds {
+        anonymous: bytes(b"RssAnon:")?,
+        file: bytes(b"RssFile:")?,
+        shared: bytes(b"RssShmem:")?,
+        swap: bytes(b"VmSwap:")?,
+    })
+}
+
+/// Bytes of resident memory shared out among those that map it, from the text of `/proc/PID/smaps_rollup`.
+pub(crate) fn parse_proportional(text: &[u8]) -> Option<u64> {
+    keyed(text, b"Pss:")?.checked_mul(1024)
 }
 
 /// Bytes read from and written to disks from the text of `/proc/PID/io`.
@@ -108,7 +135,8 @@ mod tests {
 
     #[test]
     fn small_files_are_read() {
-        assert_eq!(parse_resident_pages(b"500 120 30 1 0 90 0\n"), Some(120));
+        assert_eq!(parse_resident_pages(b"500 120 30 1 0 90 0\n"), Some((120, 30)));
+        assert_eq!(parse_resident_pages(b"500 20 30 1 0 90 0\n"), Some((20, 20)));
         assert_eq!(parse_resident_pages(b"500 501 30 1 0 90 0\n"), None);
         assert_eq!(
             parse_io(b"rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n"),
@@ -117,6 +145,17 @@ mod tests {
         assert_eq!(parse_io(b"rchar: 1\nread_bytes: 3\n"), None);
         let status = b"Name:\tx\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t6\n";
         assert_eq!(parse_switches(status), Some((5, 6)));
+        assert_eq!(parse_memory_kinds(status), None);
+        let status = b"VmRSS:\t9 kB\nRssAnon:\t  1 kB\nRssFile:\t2 kB\nRssShmem:\t3 kB\nVmSwap:\t4 kB\n";
+        let kinds = MemoryKinds {
+            anonymous: 1024,
+            file: 2048,
+            shared: 3072,
+            swap: 4096,
+        };
+        assert_eq!(parse_memory_kinds(status), Some(kinds));
+        let rollup = b"55d0-7ffd ---p 0 00:00 0 [rollup]\nRss: 9 kB\nPss: 5 kB\nPss_Dirty: 4 kB\n";
+        assert_eq!(parse_proportional(rollup), Some(5120));
         assert_eq!(socket_inode(b"socket:[77]"), Some(77));
         assert_eq!(socket_inode(b"/tmp/socket:[77]"), None);
     }
@@ -146,6 +185,8 @@ mod tests {
             let _ = parse_stat(&bytes);
             let _ = parse_io(&bytes);
             let _ = parse_resident_pages(&bytes);
+            let _ = parse_memory_kinds(&bytes);
+            let _ = parse_proportional(&bytes);
             let _ = socket_inode(&bytes);
             add_listening(&bytes, &mut BTreeSet::new());
         }

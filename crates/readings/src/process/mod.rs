@@ -5,6 +5,7 @@
 
 mod details;
 mod files;
+mod held;
 mod listeners;
 mod services;
 mod tracked;
@@ -17,15 +18,17 @@ use std::{
 };
 
 #[cfg(feature = "fuzzing")]
-pub(crate) use self::files::{add_listening, parse_io, parse_resident_pages, parse_stat, parse_switches};
+pub(crate) use self::files::{add_listening, parse_io, parse_memory_kinds, parse_switches};
+pub(crate) use self::files::{parse_proportional, parse_resident_pages, parse_stat};
 use self::{
     details::{DetailReader, Details},
+    held::HeldMemory,
     listeners::{MAX_LOOKS, Networks},
     services::{Member, ServiceSums},
     tracked::Tracked,
 };
 use crate::{
-    Metric, Reading, Subject,
+    Metric, Reading, Subject, SubjectGrowth,
     file::ReadError,
     source::{HostFacts, Moment, Schedule, Source, SourceReport},
 };
@@ -87,6 +90,9 @@ pub struct ProcessSampler {
     details: DetailReader,
     networks: Networks,
     services: ServiceSums,
+    held: HeldMemory,
+    growth_schedule: Schedule,
+    growth_is_new: bool,
     buffer: Vec<u8>,
 }
 
@@ -109,6 +115,9 @@ impl ProcessSampler {
             listener_schedule: Schedule::new(Source::Listeners),
             networks: Networks::default(),
             services: ServiceSums::new(facts),
+            held: HeldMemory::default(),
+            growth_schedule: Schedule::new(Source::MemoryGrowth),
+            growth_is_new: false,
             buffer: Vec::new(),
         }
     }
@@ -175,12 +184,27 @@ impl ProcessSampler {
             })
         });
         self.services.add(now, members, &self.unwatched, with_details, out);
+        let left_out = self.held.add(now, &self.processes, self.facts);
+        if self.held.judge(now, out) {
+            self.growth_is_new = true;
+            self.growth_schedule.settle(now, Ok(left_out));
+        }
         self.unwatched.clear();
+    }
+
+    /// The verdicts on the memory of processes and services, by subject, if there are new ones: after each minute.
+    pub fn new_growth(&mut self) -> Option<Vec<SubjectGrowth>> {
+        std::mem::take(&mut self.growth_is_new).then(|| self.held.verdicts().cloned().collect())
     }
 
     /// How the sources are doing.
     pub fn reports(&self) -> impl Iterator<Item = SourceReport<'_>> {
-        let schedules = [&self.schedule, &self.detail_schedule, &self.listener_schedule];
+        let schedules = [
+            &self.schedule,
+            &self.detail_schedule,
+            &self.listener_schedule,
+            &self.growth_schedule,
+        ];
         schedules.into_iter().filter_map(Schedule::report)
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Details, ProcessId, files::Stat};
+use super::{
+    Details, ProcessId,
+    files::{MemoryKinds, Stat},
+};
 use crate::{
     Metric, Reading, Subject,
     source::{HostFacts, Moment},
@@ -81,10 +84,12 @@ struct Round {
     threads: u64,
     resident_bytes: u64,
     descriptors: u64,
+    kinds: MemoryKinds,
     /// Some process could not be read, and a sum without it would be wrong.
     lacks_cpu: bool,
     lacks_memory: bool,
     lacks_descriptors: bool,
+    lacks_kinds: bool,
 }
 
 impl ServiceSums {
@@ -167,9 +172,11 @@ impl ServiceSums {
             (None, _) => (round.lacks_cpu, round.lacks_memory) = (true, true),
         }
         let Some((stat, details)) = member.stat.zip(member.details) else {
-            round.lacks_descriptors = true;
+            (round.lacks_descriptors, round.lacks_kinds) = (true, true);
             return;
         };
+        round.lacks_kinds |= details.memory.is_none();
+        round.kinds.add(details.memory.unwrap_or_default());
         round.lacks_descriptors |= details.descriptors.is_none();
         round.descriptors = round.descriptors.saturating_add(details.descriptors.unwrap_or(0));
         let values = [
@@ -200,6 +207,18 @@ impl ServiceSums {
             }
             is_there
         });
+    }
+}
+
+impl MemoryKinds {
+    fn add(&mut self, other: Self) {
+        let sum = u64::saturating_add;
+        *self = Self {
+            anonymous: sum(self.anonymous, other.anonymous),
+            file: sum(self.file, other.file),
+            shared: sum(self.shared, other.shared),
+            swap: sum(self.swap, other.swap),
+        };
     }
 }
 
@@ -261,6 +280,12 @@ impl Service {
         }
         if round.processes > 0 && !round.lacks_descriptors {
             push(Metric::ServiceDescriptors, round.descriptors as f64);
+        }
+        if round.processes > 0 && !round.lacks_kinds {
+            push(Metric::ServiceMemoryAnonymous, round.kinds.anonymous as f64);
+            push(Metric::ServiceMemoryFile, round.kinds.file as f64);
+            push(Metric::ServiceMemoryShared, round.kinds.shared as f64);
+            push(Metric::ServiceSwap, round.kinds.swap as f64);
         }
         for (metric, sum) in DETAIL_COUNTERS.into_iter().zip(self.details) {
             if let Some(sum) = sum {

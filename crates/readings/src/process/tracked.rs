@@ -31,6 +31,8 @@ pub(super) struct Tracked {
     /// Of this round; none if it could not be read.
     pub(super) stat: Option<Stat>,
     pub(super) resident_bytes: Option<u64>,
+    /// What of it no file backs.
+    pub(super) anonymous_bytes: Option<u64>,
     pub(super) details: Option<Details>,
     pub(super) switches: Switches,
     pub(super) listening: Listening,
@@ -47,6 +49,7 @@ impl Tracked {
             before: None,
             stat: None,
             resident_bytes: None,
+            anonymous_bytes: None,
             details: None,
             switches: Switches::default(),
             listening: Listening::Unknown,
@@ -80,7 +83,7 @@ impl Tracked {
         buffer: &mut Vec<u8>,
         out: &mut Vec<Reading>,
     ) -> Result<(), ReadError> {
-        (self.stat, self.resident_bytes, self.details) = (None, None, None);
+        (self.stat, self.resident_bytes, self.anonymous_bytes) = (None, None, None);
         let Some([stat_file, memory_file]) = &mut self.files else {
             return Ok(());
         };
@@ -117,7 +120,9 @@ impl Tracked {
         out.extend(cores.map(|cores| now.reading(Metric::ProcessCpu, id.subject(), cores)));
         match pages {
             Ok(pages) => {
-                self.resident_bytes = pages.and_then(|pages| pages.checked_mul(facts.page_bytes));
+                let bytes = |pages: u64| pages.checked_mul(facts.page_bytes);
+                self.resident_bytes = pages.and_then(|(resident, _)| bytes(resident));
+                self.anonymous_bytes = pages.and_then(|(resident, shared)| bytes(resident - shared));
                 let bytes = self.resident_bytes.map(|bytes| bytes as f64);
                 out.extend(bytes.map(|bytes| now.reading(Metric::ProcessMemory, id.subject(), bytes)));
                 Ok(())
@@ -125,6 +130,15 @@ impl Tracked {
             Err(error) if error.is_gone() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What nothing but the program itself frees: anonymous memory, with what of it was swapped out when that was last read.
+    pub(super) fn held_bytes(&self) -> Option<u64> {
+        let swapped = self
+            .details
+            .and_then(|details| details.memory)
+            .map_or(0, |kinds| kinds.swap);
+        Some(self.anonymous_bytes?.saturating_add(swapped))
     }
 
     /// Adds what the last round and its details say.
@@ -147,6 +161,13 @@ impl Tracked {
                 Metric::ProcessInvoluntarySwitches,
                 details.switches.map(|(_, involuntary)| involuntary),
             ),
+            (
+                Metric::ProcessMemoryAnonymous,
+                details.memory.map(|kinds| kinds.anonymous),
+            ),
+            (Metric::ProcessMemoryFile, details.memory.map(|kinds| kinds.file)),
+            (Metric::ProcessMemoryShared, details.memory.map(|kinds| kinds.shared)),
+            (Metric::ProcessSwap, details.memory.map(|kinds| kinds.swap)),
         ];
         let known = values.into_iter().filter_map(|(metric, value)| Some((metric, value?)));
         out.extend(known.map(|(metric, value)| now.reading(metric, id.subject(), value as f64)));

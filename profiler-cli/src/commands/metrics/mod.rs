@@ -25,7 +25,7 @@ use crate::{
     client::{self, Client},
     commands::connect,
     error::CliError,
-    output::{Cell, NOTE_STYLE, Table, printable, thousands, write_json},
+    output::{CLEAR_SCREEN, Cell, NOTE_STYLE, Table, printable, thousands, write_json},
     span::time_text,
 };
 
@@ -56,8 +56,6 @@ const MIN_STEP: Duration = Duration::from_secs(1);
 const QUANTILES: [f64; 2] = [0.5, 0.99];
 /// Most bytes shown of the name of a subject.
 const MAX_NAME_BYTES: usize = 40;
-/// To the upper left corner, and everything below it empty.
-const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
 
 /// The metrics that the daemon knows, by name.
 type Known = BTreeMap<String, MetricDescription>;
@@ -357,6 +355,7 @@ fn unit_name(unit: Unit) -> &'static str {
         Unit::Watts => "watts",
         Unit::Joules => "joules",
         Unit::Hertz => "hertz",
+        Unit::BytesPerHour => "bytes_per_hour",
         Unit::Unspecified => "unknown",
     }
 }

@@ -20,6 +20,7 @@ pub(in crate::commands) fn value_text(unit: Unit, value: f64, is_rate: bool) -> 
     match unit {
         Unit::Ratio => format!("{:.1} %", value * 100.0),
         Unit::Bytes => format!("{}{per_second}", bytes_text(whole(value))),
+        Unit::BytesPerHour => format!("{}/h", bytes_text(whole(value))),
         Unit::Seconds if is_rate => format!("{value:.3} s/s"),
         Unit::Seconds => match Duration::try_from_secs_f64(value) {
             Ok(span) => span_text(span),
@@ -83,6 +84,7 @@ mod tests {
             (Unit::Ratio, 0.4127, false, "41.3 %"),
             (Unit::Bytes, 1_572_864.0, false, "1.5 MiB"),
             (Unit::Bytes, 10.4, true, "10 B/s"),
+            (Unit::BytesPerHour, 67_108_864.0, false, "64.0 MiB/h"),
             (Unit::Seconds, 754.0, false, "12 min 34 s"),
             (Unit::Seconds, 0.25, true, "0.250 s/s"),
             (Unit::Cores, 1.234, false, "1.23 cores"),

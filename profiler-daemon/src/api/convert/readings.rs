@@ -199,7 +199,7 @@ pub(in crate::api) fn timestamp(time: SystemTime) -> Timestamp {
     time.into()
 }
 
-fn subject(subject: &Subject, owner: Option<&Owner>) -> v1::Subject {
+pub(super) fn subject(subject: &Subject, owner: Option<&Owner>) -> v1::Subject {
     let (pid, start_ticks) = match subject {
         Subject::Process { pid, start_ticks } => (*pid, *start_ticks),
         _ => (0, 0),
@@ -261,6 +261,7 @@ pub(super) fn unit(unit: Unit) -> v1::Unit {
         Unit::Watts => v1::Unit::Watts,
         Unit::Joules => v1::Unit::Joules,
         Unit::Hertz => v1::Unit::Hertz,
+        Unit::BytesPerHour => v1::Unit::BytesPerHour,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(super) mod alerts;
 mod compare;
+pub(super) mod growth;
 pub(super) mod memory;
 pub(super) mod metrics;
 pub(super) mod processes;
