@@ -2,7 +2,8 @@
 
 use super::{
     owner::Processes,
-    process::{Identification, Now},
+    process::{Identification, ImageId, Now},
+    upkeep::{DELAY_NS, MAX_DELAYED},
     walker_tables::WalkerTables,
 };
 use crate::health::{Part, PartState};
@@ -45,10 +46,33 @@ impl<T: WalkerTables> Processes<T> {
             .unidentified
             .pop_front_if(|(due_ns, _)| *due_ns <= now.monotonic_ns)
         {
-            if let Some(image) = self.images.get_mut(&id).filter(|image| image.is_running()) {
+            let Some(image) = self.images.get_mut(&id).filter(|image| image.is_running()) else {
+                continue;
+            };
+            if image.identity().is_some() {
+                self.identify_again(id, now);
+            } else {
                 image.identification = Identification::NotAsked;
                 self.decide(id, now);
             }
+        }
+    }
+
+    /// Asks the builder what an image is that it was asked about before, soon if it takes no job now. What is known of it
+    /// stays until then.
+    pub(super) fn identify_again(&mut self, id: ImageId, now: Now) {
+        let Some(pid) = self.images.get(&id).map(|image| image.pid) else {
+            return;
+        };
+        if !self.submit_identification(id, pid) {
+            self.put_off_identification(id, now);
+        }
+    }
+
+    pub(super) fn put_off_identification(&mut self, id: ImageId, now: Now) {
+        if self.unidentified.len() < MAX_DELAYED {
+            self.unidentified
+                .push_back((now.monotonic_ns.saturating_add(DELAY_NS), id));
         }
     }
 }

@@ -109,7 +109,16 @@ pub(super) struct Identity {
     pub(super) executable: Vec<u8>,
     pub(super) user_id: u32,
     pub(super) service: Arc<str>,
+    /// The services that it was named by.
+    pub(super) named_by: Arc<[NamedService]>,
     pub(super) marks: Marks,
+}
+
+impl Identity {
+    /// Whether its name is what it would be by these services.
+    pub(super) fn is_named_by(&self, services: &Arc<[NamedService]>) -> bool {
+        Arc::ptr_eq(&self.named_by, services) || self.named_by == *services
+    }
 }
 
 impl Job {

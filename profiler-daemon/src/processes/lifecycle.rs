@@ -19,6 +19,8 @@ use crate::kernel::records::{Lifecycle, LifecycleEvent, MapRecord, Pid};
 const MAX_UNDECIDED_MAPPINGS: usize = 256;
 /// Longest path of a mapping that is kept (`PATH_MAX`).
 const MAX_PATH_BYTES: usize = 4096;
+/// Looks at a process for the interpreters that it may have mapped; a name alone makes no interpreter.
+const MAX_INTERPRETER_LOOKS: u8 = 4;
 /// How long what a program is is taken to be true without looking again: nothing holds its inode.
 const PROGRAM_LIFETIME_NS: u64 = 60_000_000_000;
 
@@ -88,6 +90,7 @@ impl<T: WalkerTables> Processes<T> {
         child.tracked = true;
         child.is_alone = true;
         child.python = parent.python.of_fork();
+        child.interpreter_looks = parent.interpreter_looks;
         child.maps_truncated = parent.maps_truncated;
         child.lists = parent.lists.clone();
         // A list that the parent still waits for is the child's to read for itself.
@@ -97,9 +100,15 @@ impl<T: WalkerTables> Processes<T> {
         child.walker.has_entry = parent.walker.has_entry;
         // The kernel copied the entry that it had at that time, which need not be the one written last.
         child.walker.must_write = true;
+        let is_outdated = child
+            .identity()
+            .is_some_and(|identity| !identity.is_named_by(&self.targets.services));
         let Some(id) = self.insert(child) else { return };
         if until_ns == u64::MAX {
             self.dirty.insert(id);
+            if is_outdated {
+                self.identify_again(id, now);
+            }
             self.decide(id, now);
         } else {
             self.note_ended(id, now);
@@ -177,8 +186,12 @@ impl<T: WalkerTables> Processes<T> {
         // A look at the process, also one under way, may have come before its interpreter. What was seen of other
         // processes of its program does not tell its service.
         let is_python = image.identity().is_some_and(|identity| identity.marks.python);
-        if !is_python && image.is_running() && is_interpreter_library(&record.path) {
-            self.submit_identification(id, pid);
+        let has_looks = image.interpreter_looks < MAX_INTERPRETER_LOOKS;
+        if !is_python && has_looks && image.is_running() && is_interpreter_library(&record.path) {
+            if let Some(image) = self.images.get_mut(&id) {
+                image.interpreter_looks += 1;
+            }
+            self.identify_again(id, now);
         }
         let Some(image) = self.images.get(&id).filter(|_| is_tracked) else {
             return;

@@ -236,6 +236,8 @@ pub struct Image {
     /// What its program is, if that is known before the image itself is identified.
     pub(super) marks: Option<Marks>,
     pub(super) identification: Identification,
+    /// Times that it was looked at again for an interpreter that it may have mapped.
+    pub(super) interpreter_looks: u8,
     /// Its mappings are followed.
     pub(super) tracked: bool,
     /// The list of those that it had before is still being read.
@@ -280,6 +282,7 @@ impl Image {
             program: None,
             marks: None,
             identification: Identification::NotAsked,
+            interpreter_looks: 0,
             tracked: false,
             awaits_list: false,
             undecided: true,

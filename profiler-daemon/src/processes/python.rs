@@ -187,11 +187,7 @@ impl<T: WalkerTables> Processes<T> {
                 (PythonWalk::Refused, PythonState::Refused { reason, .. }) => format!("refused: {reason}"),
                 _ => "being looked at".to_owned(),
             };
-            let key = match counts.len() < MAX_REASONS || counts.contains_key(&key) {
-                true => key,
-                false => "refused: other reasons".to_owned(),
-            };
-            *counts.entry(key).or_default() += 1;
+            add(&mut counts, key);
         }
         counts
     }
@@ -278,6 +274,17 @@ impl<T: WalkerTables> Processes<T> {
     }
 }
 
+/// Counts a process. Reasons of refusals are bounded; what is no refusal is always told.
+fn add(counts: &mut BTreeMap<String, u64>, key: String) {
+    let is_told = !key.starts_with("refused") || counts.len() < MAX_REASONS || counts.contains_key(&key);
+    let key = if is_told {
+        key
+    } else {
+        "refused: other reasons".to_owned()
+    };
+    *counts.entry(key).or_default() += 1;
+}
+
 /// Time until the next look at a process that was not fit after so many; none if there is to be none.
 fn pause(again: Again, looks: u32) -> Option<u64> {
     let sooner = || FIRST_RETRY_NS.saturating_mul(1 << looks).min(LAST_RETRY_NS);
@@ -292,6 +299,25 @@ fn pause(again: Again, looks: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_reasons_of_refusals_hide_nobody_else() {
+        let mut counts = BTreeMap::new();
+        for number in 0..2 * MAX_REASONS {
+            add(&mut counts, format!("refused: {number}"));
+        }
+        for _ in 0..3 {
+            add(&mut counts, "walked".to_owned());
+            add(&mut counts, "being looked at".to_owned());
+        }
+        add(&mut counts, "refused: 0".to_owned());
+        assert_eq!(
+            (counts["walked"], counts["being looked at"], counts["refused: 0"]),
+            (3, 3, 2)
+        );
+        assert_eq!(counts["refused: other reasons"], MAX_REASONS as u64);
+        assert_eq!(counts.len(), MAX_REASONS + 3);
+    }
 
     #[test]
     fn what_runs_no_python_is_looked_at_for_as_long_as_it_runs() {

@@ -107,7 +107,7 @@ impl Reader {
             },
             Job::Identify { image, pid, services } => Outcome::Identified {
                 image,
-                result: guarded(|| self.identify(pid, &services)),
+                result: guarded(|| self.identify(pid, services)),
             },
             Job::Inspect { image, pid, mapped } => Outcome::Inspected {
                 image,
@@ -258,7 +258,7 @@ impl Reader {
         }
     }
 
-    fn identify(&mut self, pid: Pid, services: &[NamedService]) -> Result<Identity, Failure> {
+    fn identify(&mut self, pid: Pid, services: Arc<[NamedService]>) -> Result<Identity, Failure> {
         let executable = self.proc.executable(pid).map_err(|error| scan_failure(&error))?;
         let user_id = self.proc.user_id(pid).map_err(|error| scan_failure(&error))?;
         // Without cgroups a process has no service but itself.
@@ -268,7 +268,7 @@ impl Reader {
         if !marks.python {
             marks.python = self.maps_interpreter(pid);
         }
-        let arguments = match marks.python || service::needs_command_line(services) {
+        let arguments = match marks.python || service::needs_command_line(&services) {
             true => self.proc.command_line(pid).unwrap_or_default(),
             false => Vec::new(),
         };
@@ -279,11 +279,12 @@ impl Reader {
             executable: &executable,
             arguments: &arguments,
         };
-        let service = service::name(services, known).into();
+        let service = service::name(&services, known).into();
         Ok(Identity {
             executable,
             user_id,
             service,
+            named_by: services,
             marks,
         })
     }

@@ -21,9 +21,9 @@ impl<T: WalkerTables> Processes<T> {
             .map(|image| image.id)
             .collect();
         for id in running {
-            if has_other_names && let Some(image) = self.images.get(&id).filter(|image| image.identity().is_some()) {
-                let pid = image.pid;
-                self.submit_identification(id, pid);
+            // Those that are being looked at are asked for again when that is done.
+            if has_other_names && self.images.get(&id).is_some_and(|image| image.identity().is_some()) {
+                self.identify_again(id, now);
             }
             self.decide(id, now);
         }
@@ -40,7 +40,11 @@ mod tests {
     use crate::{
         command::Lease,
         kernel::records::Pid,
-        processes::fake_proc::{FakeProc, FakeProcess, at, native_program, rust_program, settle, targets},
+        processes::{
+            double::WalkerDouble,
+            fake_proc::{FakeProc, FakeProcess, SECOND_NS, at, fork, native_program, rust_program, settle, targets},
+            jobs::Failure,
+        },
     };
 
     #[test]
@@ -51,12 +55,20 @@ mod tests {
         let mut owner = proc.owner(targets());
         owner.scan(at(base, 0)).unwrap();
         settle(&mut owner, at(base, 0));
-        let service = |owner: &mut Processes<_>| owner.list(None).unwrap()[0].service.to_string();
-        let before = service(&mut owner);
-        let executable = rust_program();
+        let before = service(&owner, 7);
+        owner.set_targets(billing(), at(base, 1));
+        settle(&mut owner, at(base, 1));
+        assert_eq!(service(&owner, 7), "billing");
+        owner.set_targets(targets(), at(base, 2));
+        settle(&mut owner, at(base, 2));
+        assert_eq!(service(&owner, 7), before);
+    }
+
+    /// The program of the tests is the service `billing`.
+    fn billing() -> Targets {
         let text = format!(
             "[[targets.services]]\nname = \"billing\"\nexecutables = [\"{}\"]\n",
-            executable.display()
+            rust_program().display()
         );
         let file = profiler_config::SourceFile {
             path: "config.toml".into(),
@@ -67,12 +79,54 @@ mod tests {
             ..profiler_config::Sources::default()
         };
         let services = sources.resolve().unwrap().targets.services;
-        owner.set_targets(Targets { services, ..targets() }, at(base, 1));
+        Targets { services, ..targets() }
+    }
+
+    fn service(owner: &Processes<WalkerDouble>, pid: u32) -> String {
+        owner.running(Pid(pid)).unwrap().label().service.to_string()
+    }
+
+    #[test]
+    fn what_is_being_looked_at_has_its_other_name_too() {
+        let proc = FakeProc::new();
+        for pid in [7, 8] {
+            proc.set(pid, &FakeProcess::new(&rust_program()));
+        }
+        let base = Instant::now();
+        let mut owner = proc.owner(targets());
+        owner.scan(at(base, 0)).unwrap();
+        owner.set_targets(billing(), at(base, 1));
         settle(&mut owner, at(base, 1));
-        assert_eq!(service(&mut owner), "billing");
+        assert_eq!(service(&owner, 7), "billing");
+        // A child has what is known of its parent, which has another name by now.
         owner.set_targets(targets(), at(base, 2));
-        settle(&mut owner, at(base, 2));
-        assert_eq!(service(&mut owner), before);
+        owner.on_lifecycle(&fork(3, 8, 7), at(base, 3));
+        settle(&mut owner, at(base, 3));
+        assert!(service(&owner, 7) != "billing" && service(&owner, 8) == service(&owner, 7));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_tried_later() {
+        let proc = FakeProc::new();
+        let mut process = FakeProcess::new(&rust_program());
+        proc.set(7, &process);
+        let base = Instant::now();
+        let mut owner = proc.owner(targets());
+        owner.scan(at(base, 0)).unwrap();
+        settle(&mut owner, at(base, 0));
+        let id = owner.running(Pid(7)).unwrap().id;
+        process.cgroup = "0::/system.slice/db.service\n".to_owned();
+        proc.set(7, &process);
+        let failure = Failure {
+            reason: "too many open files".to_owned(),
+            passes: true,
+        };
+        let before = service(&owner, 7);
+        owner.apply_identified(id, Err(failure), at(base, 1));
+        settle(&mut owner, at(base, SECOND_NS));
+        assert_eq!(service(&owner, 7), before);
+        settle(&mut owner, at(base, 6 * SECOND_NS));
+        assert_eq!(service(&owner, 7), "db.service");
     }
 
     #[test]

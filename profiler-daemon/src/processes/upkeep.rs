@@ -21,9 +21,9 @@ const MAX_OUTCOMES: usize = 64;
 /// Processes through which the builder tries to open one file.
 const MAX_ATTEMPTS: u32 = 4;
 /// Time after which a file is tried again that could not be read for a reason that passes.
-const DELAY_NS: u64 = 5_000_000_000;
+pub(super) const DELAY_NS: u64 = 5_000_000_000;
 /// Files that wait for that.
-const MAX_DELAYED: usize = 4096;
+pub(super) const MAX_DELAYED: usize = 4096;
 /// Least time between two repairs.
 const REPAIR_INTERVAL_NS: u64 = 1_000_000_000;
 /// Least time between two looks at all entries that wait for the builder while it works.
@@ -227,14 +227,28 @@ impl<T: WalkerTables> Processes<T> {
         self.dirty.extend(waiting);
     }
 
-    fn apply_identified(&mut self, id: ImageId, result: Result<Identity, Failure>, now: Now) {
+    pub(super) fn apply_identified(&mut self, id: ImageId, result: Result<Identity, Failure>, now: Now) {
+        let services = &self.targets.services;
         let Some(image) = self.images.get_mut(&id) else { return };
-        let known = image.identity().map(|identity| identity.marks);
-        match result {
+        let mut is_outdated = false;
+        match (result, image.identity()) {
             // A look from before it had its interpreter, overtaken by a later one.
-            Ok(identity) if known.is_some_and(|marks| marks.python) && !identity.marks.python => return,
-            Err(_) if known.is_some() => return,
-            Ok(identity) => {
+            (Ok(identity), Some(known))
+                if known.marks.python
+                    && !identity.marks.python
+                    && (known.is_named_by(services) || !identity.is_named_by(services)) =>
+            {
+                return;
+            }
+            (Err(failure), Some(_)) => {
+                if failure.passes && image.is_running() {
+                    self.put_off_identification(id, now);
+                }
+                return;
+            }
+            (Ok(identity), _) => {
+                // Services were renamed while it was looked at.
+                is_outdated = !identity.is_named_by(services);
                 if let Some(program) = &image.program
                     && *program.path == *identity.executable
                 {
@@ -250,16 +264,18 @@ impl<T: WalkerTables> Processes<T> {
                 }
                 image.identification = Identification::Known(Arc::new(identity));
             }
-            Err(failure) => {
+            (Err(failure), None) => {
                 image.identification = Identification::Failed(failure.reason);
-                if failure.passes && self.unidentified.len() < MAX_DELAYED {
-                    self.unidentified
-                        .push_back((now.monotonic_ns.saturating_add(DELAY_NS), id));
+                if failure.passes {
+                    self.put_off_identification(id, now);
                 }
             }
         }
-        if image.is_running() {
+        if self.images.get(&id).is_some_and(Image::is_running) {
             self.dirty.insert(id);
+            if is_outdated {
+                self.identify_again(id, now);
+            }
             self.decide(id, now);
         }
     }

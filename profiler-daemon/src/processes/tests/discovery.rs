@@ -14,8 +14,8 @@ use crate::{
     kernel::records::{LifecycleEvent, Pid},
     processes::{
         fake_proc::{
-            FakeProc, FakeProcess, SECOND_NS, at, event, exit, map, native_program, rust_program, settle, targets,
-            watch_all,
+            FakeProc, FakeProcess, SECOND_NS, at, event, exit, fork, map, native_program, rust_program, settle,
+            targets, watch_all,
         },
         walker_tables::Backing,
     },
@@ -156,6 +156,26 @@ fn python_is_recognised_in_the_program_and_in_a_library() {
     assert_eq!(described(&mut owner, 10).0, Runtime::Native);
     load(&mut owner, base);
     assert_eq!(described(&mut owner, 10).0, Runtime::Python);
+}
+
+#[test]
+fn a_name_like_an_interpreters_buys_few_looks() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&native_program()))]);
+    proc.set(8, &FakeProcess::new(&native_program()));
+    let anonymous = PathBuf::from("/nowhere/libpython3.so.1");
+    for time in 0..1_000 {
+        let start = 0x7000_0000_0000 + time * 0x1000;
+        owner.on_lifecycle(&map(time, 7, start, start + 0x1000, &anonymous), at(base, time));
+    }
+    assert_eq!(owner.builder.open(), 4);
+    // Nor does a child begin anew.
+    owner.on_lifecycle(&fork(1_001, 8, 7), at(base, 1_001));
+    owner.on_lifecycle(
+        &map(1_002, 8, 0x7000_0000_0000, 0x7000_0000_1000, &anonymous),
+        at(base, 1_002),
+    );
+    assert_eq!(owner.builder.open(), 4);
 }
 
 #[test]
