@@ -111,8 +111,11 @@ struct StartingWatch {
 
 impl Engine {
     /// A loop that has made no turn yet. Its windows go to `naming`.
-    pub fn new(parts: EngineParts, naming: SyncSender<Naming>) -> Self {
+    pub fn new(mut parts: EngineParts, naming: SyncSender<Naming>) -> Self {
         let now = Instant::now();
+        parts
+            .processes
+            .remember_for_windows_of(outlet::longest(parts.window_length));
         Self {
             counts: parts.sampler.counts(),
             window_ends: now + parts.window_length,
@@ -253,12 +256,13 @@ impl Engine {
         }
         self.counts = counts;
         let window = self.parts.window.take(Moment::now(), &self.parts.processes);
+        // From here on: the one that ended may have been of another length.
+        let longest = outlet::longest(self.parts.window_length);
+        self.parts.processes.remember_for_windows_of(longest);
         for (reason, count) in &window.lost {
             *self.lost.entry(reason.clone()).or_default() += count;
         }
-        if window.processes.is_empty() && window.lost.is_empty() && waiting.is_empty() {
-            return;
-        }
+        // Also one without samples: that nothing ran is what busier times are compared with.
         let Some(Naming { window, waiting }) = self.outlet.send(Naming { window, waiting }) else {
             return;
         };

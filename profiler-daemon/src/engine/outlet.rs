@@ -12,8 +12,13 @@ use super::Naming;
 
 /// Windows that may wait beside the queue.
 const MAX_KEPT: usize = 3;
-/// How much longer a window may become. Processes that ended meanwhile are remembered for at least that.
+/// How much longer a window may become.
 const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// How long a window may become that is to be of this length.
+pub(super) fn longest(window_length: Duration) -> Duration {
+    window_length.saturating_add(MAX_DELAY)
+}
 
 /// The way to the thread that names windows.
 #[derive(Debug)]
@@ -146,6 +151,7 @@ mod tests {
         assert!(outlet.send(naming(1)).is_none());
         assert!(!outlet.is_over(due, due) && !outlet.is_over(due, after(29)));
         assert!(outlet.is_over(due, after(30)), "not for ever");
+        assert_eq!(longest(Duration::from_secs(5)), Duration::from_secs(35));
         assert_eq!(numbers(&queue), [0]);
         assert!(outlet.is_over(due, after(1)));
         assert_eq!(numbers(&queue), [1]);

@@ -1,7 +1,10 @@
 //! How images end, and how long they are remembered: samples of them may still wait in the rings, and the windows that
 //! hold them have to be named.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     owner::Processes,
@@ -11,8 +14,10 @@ use super::{
 
 /// How long an ended image without samples is remembered.
 const ENDED_LIFETIME_NS: u64 = 2_000_000_000;
-/// How long one with samples is, and how long a mapping that was replaced.
-const SAMPLED_LIFETIME_NS: u64 = 60_000_000_000;
+/// How long one with samples is, and how long a mapping that was replaced, where nobody says how long windows become.
+pub(super) const SAMPLED_LIFETIME_NS: u64 = 60_000_000_000;
+/// How long they are beyond the longest window: samples of its last moment are still to be looked up.
+const LOOKUP_NS: u64 = 10_000_000_000;
 /// Ended images remembered, whether samples of them were seen or not.
 const MAX_ENDED: usize = 8192;
 /// Of those that ended before, the ones with samples.
@@ -116,6 +121,12 @@ impl<T: WalkerTables> Processes<T> {
         true
     }
 
+    /// Remembers what has samples until the windows that hold them have been taken, which become at most so long.
+    pub fn remember_for_windows_of(&mut self, longest: Duration) {
+        let longest_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        self.sampled_lifetime_ns = longest_ns.saturating_add(LOOKUP_NS);
+    }
+
     /// Forgets images that ended long enough ago, and mappings that were replaced.
     pub(super) fn forget_old(&mut self, now: Now) {
         let now_ns = now.monotonic_ns;
@@ -125,12 +136,12 @@ impl<T: WalkerTables> Processes<T> {
         while is_due(self.ended.front(), ENDED_LIFETIME_NS) {
             self.sort_out_oldest();
         }
-        while is_due(self.ended_sampled.front(), SAMPLED_LIFETIME_NS) {
+        while is_due(self.ended_sampled.front(), self.sampled_lifetime_ns) {
             if let Some((_, id)) = self.ended_sampled.pop_front() {
                 self.forget(id);
             }
         }
-        let horizon = now_ns.saturating_sub(SAMPLED_LIFETIME_NS);
+        let horizon = now_ns.saturating_sub(self.sampled_lifetime_ns);
         for image in self.images.values_mut() {
             if image.mappings.has_past_before(horizon) {
                 Arc::make_mut(&mut image.mappings).forget_before(horizon);

@@ -12,6 +12,7 @@ use super::{
     builder::Builder,
     discovery::Marks,
     jobs::Job,
+    lifetimes::SAMPLED_LIFETIME_NS,
     objects::{MappedObject, Objects},
     process::{Clock, Image, ImageId, StartError},
     restraint::DiscoveredLimit,
@@ -104,6 +105,8 @@ pub struct Processes<T> {
     pub(super) ended: VecDeque<(u64, ImageId)>,
     /// Images that ended some time before those, and have samples.
     pub(super) ended_sampled: VecDeque<(u64, ImageId)>,
+    /// How long those are remembered.
+    pub(super) sampled_lifetime_ns: u64,
     /// Mappings of all of them.
     pub(super) ended_mappings: usize,
     /// The running images that are watched.
@@ -164,6 +167,7 @@ impl<T: WalkerTables> Processes<T> {
             by_pid: HashMap::new(),
             ended: VecDeque::new(),
             ended_sampled: VecDeque::new(),
+            sampled_lifetime_ns: SAMPLED_LIFETIME_NS,
             ended_mappings: 0,
             watched: HashSet::new(),
             dirty: HashSet::new(),

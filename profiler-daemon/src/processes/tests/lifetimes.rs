@@ -1,5 +1,7 @@
 //! What has ended, and how long it is remembered.
 
+use std::time::Duration;
+
 use super::{CODE, scanned};
 use crate::{
     kernel::records::Pid,
@@ -42,6 +44,20 @@ fn ended_processes_are_remembered_for_a_while() {
         ),
         (0, 0, 0, 0)
     );
+}
+
+#[test]
+fn what_a_long_window_holds_is_remembered_until_it_ends() {
+    let proc = FakeProc::new();
+    let (mut owner, base) = scanned(&proc, targets(), &[(7, FakeProcess::new(&rust_program()))]);
+    owner.remember_for_windows_of(Duration::from_secs(90));
+    let image = owner.count_sample(Pid(7), START_NS + 5, true).unwrap().image;
+    proc.remove(7);
+    owner.on_lifecycle(&exit(10, 7), at(base, 10));
+    for (second, is_known) in [(3, true), (91, true), (101, false)] {
+        owner.poll(at(base, second * SECOND_NS));
+        assert_eq!(owner.image(image).is_some(), is_known, "after {second} s");
+    }
 }
 
 #[test]
