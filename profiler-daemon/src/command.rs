@@ -17,7 +17,11 @@ use std::{
 use profiler_config::Targets;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{budget::Restraint, kernel::records::Pid, waker::Waker};
+use crate::{
+    budget::Restraint,
+    kernel::{FaultCounts, records::Pid},
+    waker::Waker,
+};
 
 mod summary;
 
@@ -239,6 +243,8 @@ pub struct EngineStatus {
     pub missed_ticks: u64,
     /// Processes watched now.
     pub watched_processes: u32,
+    /// What the programs for page faults have done.
+    pub faults: FaultCounts,
 }
 
 /// Why a command was not answered.

@@ -26,6 +26,7 @@ use crate::{
     budget, census, command,
     health::{Health, Part, PartState},
     kernel,
+    memory::{OomKills, SharedMemory},
     notify::ServiceManager,
     processes::{self, scan::ProcFs},
     readings::{self, Board},
@@ -111,12 +112,16 @@ pub async fn run(
     let (engine, commands) = command::channel();
     let engine = engine.waking(waker.clone());
     let stop = Arc::new(AtomicBool::new(false));
+    let oom_kills = Arc::new(OomKills::default());
+    let memory = SharedMemory::default();
     let stages = Stages {
         config: &config,
         health: &health,
         store: &store,
         waker: &waker,
         engine: &engine,
+        oom_kills: &oom_kills,
+        memory: &memory,
         stop: &stop,
         manager,
     };
@@ -145,7 +150,7 @@ pub async fn run(
         manager,
     };
     let reports = manager.report(health.subscribe());
-    let context = Arc::new(api::Context::new(
+    let context = api::Context::new(
         identity,
         engine.clone(),
         store,
@@ -153,7 +158,8 @@ pub async fn run(
         alerts,
         census,
         Arc::clone(&health),
-    ));
+    );
+    let context = Arc::new(context.with_memory(Arc::clone(&memory)));
     let served = tokio::select! {
         served = api::serve(socket, reloader.config.tcp.clone(), context, access, shutdown) => served,
         never = async {

@@ -3,6 +3,7 @@
 //! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
+mod memory;
 mod outlet;
 mod status;
 
@@ -23,10 +24,13 @@ use tokio::sync::mpsc;
 use crate::{
     budget::Restraint,
     command::{Command, FlushError, Reply, WatchError, WatchStart},
-    kernel::{KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
+    health::Health,
+    kernel::{FaultBatch, KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
+    memory::OomKills,
     processes::{Clock, Now, Processes},
     stacks::{
         aggregate::{Aggregator, Moment},
+        faults::{FaultAggregator, FaultWindow},
         window::StackWindow,
     },
     waker::Waker,
@@ -54,6 +58,8 @@ const MAX_TOLD: usize = 64;
 pub struct Naming {
     /// The window.
     pub window: StackWindow,
+    /// The page faults of the same time, if there were any.
+    pub faults: Option<FaultWindow>,
     /// Answered when it can be queried.
     pub waiting: Vec<Reply<Result<(), FlushError>>>,
 }
@@ -67,6 +73,12 @@ pub struct EngineParts {
     pub processes: Processes<KernelTables>,
     /// The first window.
     pub window: Aggregator,
+    /// The page faults of that window; `None` if they are not wanted.
+    pub faults: Option<FaultAggregator>,
+    /// Processes that were ended for want of memory.
+    pub oom_kills: Arc<OomKills>,
+    /// Where the state of what hears of both is reported.
+    pub health: Arc<Health>,
     /// Length of a window.
     pub window_length: Duration,
     /// What the API asks.
@@ -82,6 +94,7 @@ pub struct EngineParts {
 pub struct Engine {
     parts: EngineParts,
     batch: SampleBatch,
+    fault_batch: FaultBatch,
     counts: SamplingCounts,
     stops: BTreeMap<StopReason, u64>,
     /// Lost since the start, in the daemon.
@@ -123,6 +136,7 @@ impl Engine {
             reclaim_due: now + RECLAIM,
             parts,
             batch: SampleBatch::default(),
+            fault_batch: FaultBatch::default(),
             stops: BTreeMap::new(),
             lost: BTreeMap::new(),
             lifecycle_lost: 0,
@@ -168,6 +182,7 @@ impl Engine {
         if now >= self.upkeep_due {
             self.upkeep_due = now + UPKEEP;
             self.parts.sampler.log_diagnostics();
+            self.follow_watched();
             self.parts.processes.follow_clock(Clock::read());
             if let Err(error) = self.parts.sampler.start() {
                 self.note("cannot follow CPUs that came or went", &error);
@@ -218,7 +233,9 @@ impl Engine {
     fn take(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
         self.parts.sampler.drain_samples(&mut batch);
+        self.parts.sampler.drain_faults(&mut self.fault_batch);
         self.take_records();
+        self.take_victims();
         let EngineParts {
             sampler,
             processes,
@@ -230,6 +247,7 @@ impl Engine {
             *stops.entry(window.on_sample(&sample, processes)).or_default() += 1;
         });
         self.batch = batch;
+        self.take_faults();
     }
 
     fn take_records(&mut self) {
@@ -263,9 +281,23 @@ impl Engine {
             *self.lost.entry(reason.clone()).or_default() += count;
         }
         // Also one without samples: that nothing ran is what busier times are compared with.
-        let Some(Naming { window, waiting }) = self.outlet.send(Naming { window, waiting }) else {
+        let faults = self.end_fault_window();
+        let naming = Naming {
+            window,
+            faults,
+            waiting,
+        };
+        let Some(naming) = self.outlet.send(naming) else {
             return;
         };
+        let Naming {
+            window,
+            faults,
+            waiting,
+        } = naming;
+        if let (Some(faults), Some(next)) = (faults, &mut self.parts.faults) {
+            next.add_lost(LOST_NAMING_BACKLOG, faults.touches());
+        }
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
         // In the next window, so that a profile says what is missing from it.
         self.parts.window.add_lost(LOST_NAMING_BACKLOG, samples);

@@ -20,6 +20,7 @@ pub mod health;
 #[allow(unsafe_code, reason = "the only door to the kernel; each block says why it is sound")]
 pub mod kernel;
 pub mod logging;
+pub mod memory;
 pub mod naming;
 pub mod notify;
 pub mod processes;

@@ -1,7 +1,7 @@
 //! The thread that names windows and stores them.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{
         Arc, PoisonError,
@@ -10,11 +10,15 @@ use std::{
     },
 };
 
+use profiler_profile::Frame;
+
 use crate::{
     api::SharedStore,
     engine::Naming,
     health::{Health, Part, PartState},
+    memory::{MemoryHandle, NamedFaults, NamedStack},
     processes,
+    stacks::{faults::FaultWindow, window::RawStack},
     symbols::{Limitation, Symbols},
 };
 
@@ -30,6 +34,8 @@ pub struct Namer {
     pub health: Arc<Health>,
     /// Where profiles go.
     pub store: SharedStore,
+    /// Where page faults go.
+    pub memory: MemoryHandle,
     /// Set when nobody can ask for profiles any more.
     pub stop: Arc<AtomicBool>,
 }
@@ -43,7 +49,11 @@ impl Namer {
         let mut told = Told::default();
         self.health.report(Part::Symbols, PartState::Active);
         self.tell(&symbols, &mut told);
-        while let Ok(Naming { window, waiting }) = windows.recv()
+        while let Ok(Naming {
+            window,
+            faults,
+            waiting,
+        }) = windows.recv()
             && !self.stop.load(Ordering::Acquire)
         {
             if self.health.budget.wants_small_caches() != has_small_caches {
@@ -59,6 +69,9 @@ impl Namer {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(profile, processes::uptime());
+            if let Some(faults) = faults {
+                self.memory.window(name_faults(&mut symbols, faults));
+            }
             for reply in waiting {
                 if reply.send(Ok(())).is_err() {
                     tracing::trace!("nobody waits for the window any more");
@@ -88,6 +101,46 @@ impl Namer {
                 tracing::info!(%object, %reason, "not all of an object can be named");
             }
         }
+    }
+}
+
+/// Names the stacks of page faults.
+fn name_faults(symbols: &mut Symbols, faults: FaultWindow) -> NamedFaults {
+    let FaultWindow {
+        window,
+        stacks,
+        processes,
+    } = faults;
+    let mut numbers: HashMap<(u32, &RawStack), Box<[u32]>> = HashMap::new();
+    let profile = symbols.name_with(&window, |pid, stack, frames| {
+        numbers.insert((pid, stack), frames.into());
+    });
+    let frames: Vec<Arc<Frame>> = profile.frames.iter().cloned().map(Arc::new).collect();
+    let mut named = HashMap::new();
+    let pids: HashMap<u32, u32> = processes
+        .iter()
+        .flat_map(|process| process.touches.iter().map(|touch| (touch.stack, process.label.pid)))
+        .collect();
+    for (number, stack) in &stacks {
+        let found = pids.get(number).and_then(|pid| numbers.get(&(*pid, stack)));
+        let frames = found.map(|numbers| {
+            numbers
+                .iter()
+                .filter_map(|number| frames.get(*number as usize).cloned())
+        });
+        named.insert(
+            *number,
+            NamedStack {
+                thread: Arc::clone(&stack.thread),
+                frames: frames.map(Iterator::collect).unwrap_or_default(),
+            },
+        );
+    }
+    NamedFaults {
+        end: window.end,
+        lost: window.lost,
+        processes,
+        stacks: named,
     }
 }
 

@@ -8,13 +8,15 @@ use profiler_common::{
     counters::Counter,
     cpu::{CpuSampleHeader, flags},
     limits::{CPUS_PER_RING, FRAME_SLOTS},
+    memory::{FaultCounter, FaultHeader},
     process::RELOCATION_WORDS,
 };
 
 use crate::{
     cpu::count,
     kernel_target::masked,
-    maps::{RINGS, Scratch},
+    maps::{FAULT_RING, RINGS, Scratch},
+    memory,
 };
 
 /// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE` (include/uapi/linux/bpf.h).
@@ -52,23 +54,40 @@ fn words(header: &CpuSampleHeader, frame_shift: u64) -> u64 {
         + 2 * u64::from(header.python_entries)
 }
 
-/// Writes the record to the CPU's ring. Wakes the daemon only when the ring fills, or for code that it may have to look at
-/// soon; otherwise it looks by itself.
+/// Ends the stacks of the record, and returns its length from the header on.
 #[inline(always)]
-pub(crate) fn deliver(scratch: &mut Scratch) {
+fn seal(scratch: &mut Scratch) -> u64 {
     let mut words = words(&scratch.header, scratch.frame_shift);
     if scratch.entry.relocation.is_used != 0 {
         scratch.header.flags |= flags::RELOCATED;
         append_relocation(scratch, words);
         words += RELOCATION_WORDS as u64;
     }
-    let length = size_of::<CpuSampleHeader>() as u64 + 8 * masked::<{ FRAME_SLOTS as i32 - 1 }>(words);
+    size_of::<CpuSampleHeader>() as u64 + 8 * masked::<{ FRAME_SLOTS as i32 - 1 }>(words)
+}
+
+/// Whether the daemon is to be woken: when the ring fills, or for code that it may have to look at soon. Otherwise it looks
+/// by itself.
+#[inline(always)]
+fn wakeup(scratch: &mut Scratch, unread: u64, size: u64) -> u64 {
+    let tells = scratch.saw_new_code != 0 && scratch.header.time_ns.wrapping_sub(scratch.told_ns) >= TELL_EACH_NS;
+    if tells || unread >= size / 4 {
+        scratch.told_ns = scratch.header.time_ns;
+        scratch.saw_new_code = 0;
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Writes the record of a CPU sample to the CPU's ring.
+#[inline(always)]
+pub(crate) fn deliver(scratch: &mut Scratch) {
+    let length = seal(scratch);
     let Some(ring) = RINGS.get(scratch.header.cpu / CPUS_PER_RING) else {
         count(Counter::Internal);
         return;
     };
-    // SAFETY: header and frames are contiguous and the length is bounded by both.
-    let record = unsafe { core::slice::from_raw_parts((&raw const scratch.header).cast::<u8>(), length as usize) };
     let ring_pointer = core::ptr::from_ref(ring).cast_mut().cast();
     // SAFETY: the ring is a ring buffer map.
     let (unread, size) = unsafe {
@@ -77,18 +96,25 @@ pub(crate) fn deliver(scratch: &mut Scratch) {
             bpf_ringbuf_query(ring_pointer, RING_SIZE),
         )
     };
-    let tells = scratch.saw_new_code != 0 && scratch.header.time_ns.wrapping_sub(scratch.told_ns) >= TELL_EACH_NS;
-    let wakeup = if tells || unread >= size / 4 {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    match ring.output_untyped::<[u8]>(record, u64::from(wakeup)) {
+    let wakeup = wakeup(scratch, unread, size);
+    // SAFETY: header and frames are contiguous and the length is bounded by both.
+    let record = unsafe { core::slice::from_raw_parts((&raw const scratch.header).cast::<u8>(), length as usize) };
+    match ring.output_untyped::<[u8]>(record, wakeup) {
         Ok(()) => count(Counter::Delivered),
         Err(_) => count(Counter::RingFull),
     }
-    if wakeup == BPF_RB_FORCE_WAKEUP {
-        scratch.told_ns = scratch.header.time_ns;
-        scratch.saw_new_code = 0;
+}
+
+/// Writes the record of a page fault to the ring of all CPUs.
+#[inline(always)]
+pub(crate) fn deliver_fault(scratch: &mut Scratch) {
+    let length = size_of::<FaultHeader>() as u64 + seal(scratch);
+    let (unread, size) = (FAULT_RING.query(AVAILABLE_DATA), FAULT_RING.query(RING_SIZE));
+    let wakeup = wakeup(scratch, unread, size);
+    // SAFETY: the fault, header and frames are contiguous and the length is bounded by all of them.
+    let record = unsafe { core::slice::from_raw_parts((&raw const scratch.fault).cast::<u8>(), length as usize) };
+    match FAULT_RING.output::<[u8]>(record, wakeup) {
+        Ok(()) => memory::count(FaultCounter::Delivered),
+        Err(_) => memory::count(FaultCounter::RingFull),
     }
 }

@@ -1,7 +1,7 @@
 //! The programs that run in the kernel.
 //!
-//! [`cpu`] samples stacks of watched processes, with the help of [`python`]; [`process`] keeps the set of watched processes true across fork and exec
-//! until the daemon catches up. Everything else is decided in user space. Built for the BPF target by
+//! [`cpu`] samples stacks of watched processes, [`memory`] takes those of page faults, both by [`stack`] and [`python`];
+//! [`process`] keeps the set of watched processes true across fork and exec until the daemon catches up. Everything else is decided in user space. Built for the BPF target by
 //! `cargo xtask ebpf build`; for any other target this is an empty program.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
@@ -14,9 +14,13 @@ mod kernel_target;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
 mod process;
 #[cfg(target_arch = "bpf")]
 mod python;
+#[cfg(target_arch = "bpf")]
+mod stack;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

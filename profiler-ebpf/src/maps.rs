@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global, btf_maps,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use profiler_common::{
     counters::Counter,
@@ -11,6 +11,7 @@ use profiler_common::{
     limits::{
         FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, MAX_TEMPLATES, ROWS_PER_SHARD,
     },
+    memory::{EVENT_RING_BYTES, FAULT_RING_BYTES, FaultCounter, FaultHeader, MAX_PACED_PROCESSES, Pace},
     process::{Exec, FileKey, Mapping, ProcessEntry, Template},
     python::{MAX_PYTHON_LAYOUTS, PythonLayout},
     python_walk::PythonWalk,
@@ -27,7 +28,8 @@ pub(crate) const PYTHON_BUFFER_WORDS: usize = 32;
 /// Code objects that are remembered as seen lately, a power of two.
 pub(crate) const CODE_SLOTS: usize = 1024;
 
-/// The state of one walk, one per CPU. `header` and `frames` are contiguous: together they are the record.
+/// The state of one walk, one per CPU and kind of program, because one kind may interrupt the other. `header` and `frames` are
+/// contiguous: together they are the record of a CPU sample, and with `fault` before them that of a page fault.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// Not 0 while the program runs on this CPU.
@@ -48,6 +50,7 @@ pub(crate) struct Scratch {
     pub(crate) saw_new_code: u64,
     /// When the daemon was last told.
     pub(crate) told_ns: u64,
+    pub(crate) fault: FaultHeader,
     pub(crate) header: CpuSampleHeader,
     pub(crate) frames: [u64; FRAME_SLOTS],
 }
@@ -96,6 +99,34 @@ pub(crate) static COUNTERS: PerCpuArray<[u64; Counter::ALL.len()]> = PerCpuArray
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// The same for page faults.
+#[map]
+pub(crate) static FAULT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// How densely faults of a process are chosen, by its thread group id.
+#[map]
+pub(crate) static PACES: LruHashMap<u32, Pace> = LruHashMap::with_max_entries(MAX_PACED_PROCESSES, 0);
+
+/// The same of all processes of a CPU.
+#[map]
+pub(crate) static CPU_PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// What became of page faults, per CPU ([`FaultCounter`]).
+#[map]
+pub(crate) static FAULT_COUNTERS: PerCpuArray<[u64; FaultCounter::ALL.len()]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Chosen page faults of all CPUs: few, however many there are.
+#[map]
+pub(crate) static FAULT_RING: RingBuf = RingBuf::with_byte_size(FAULT_RING_BYTES, 0);
+
+/// What is rare ([`profiler_common::memory::OomVictim`]).
+#[map]
+pub(crate) static EVENT_RING: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// Salt of the hash of pages.
+#[unsafe(no_mangle)]
+pub(crate) static FAULT_SALT: Global<u64> = Global::new(0);
+
 /// Elements to iterate over where the kernel has no `bpf_loop`.
 #[map]
 pub(crate) static STEPS: Array<u32> = Array::with_max_entries(MAX_STEPS, 0);
@@ -135,6 +166,9 @@ pub(crate) static RETURN_NEXT: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `task_struct.thread.fsbase`.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_THREAD_POINTER: Global<u64> = Global::new(UNKNOWN_OFFSET);
+/// `task_struct.pagefault_disabled`.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_PAGEFAULT_DISABLED: Global<u64> = Global::new(UNKNOWN_OFFSET);
 /// `task_struct.mm`.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_MM: Global<u64> = Global::new(UNKNOWN_OFFSET);

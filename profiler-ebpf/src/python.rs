@@ -5,7 +5,6 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user as read_user_bytes},
 };
 use profiler_common::{
-    counters::Counter,
     limits::FRAME_SLOTS,
     process::ProcessEntry,
     python::{ANCHOR, PythonEntry, PythonLayout, PythonStop},
@@ -13,9 +12,9 @@ use profiler_common::{
 };
 
 use crate::{
-    cpu::add,
     kernel_target::{masked, read_field},
     maps::{CODE_SLOTS, PYTHON_BUFFER_WORDS, PYTHON_LAYOUTS, Scratch, TASK_THREAD_POINTER},
+    stack::Driver,
 };
 
 /// Spreads the bits of a key over the slots (Fibonacci hashing).
@@ -121,29 +120,34 @@ pub(crate) fn layout(entry: &ProcessEntry) -> Option<&'static PythonLayout> {
     PYTHON_LAYOUTS.get(entry.python)
 }
 
+/// What a walk of a Python stack found, and what it took.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Walked {
+    pub(crate) frames: u64,
+    pub(crate) nanoseconds: u64,
+}
+
 /// Walks the Python stack of the current thread and says in the header what came of it.
 #[inline(always)]
-pub(crate) fn walk(
-    scratch: &mut Scratch,
-    layout: &PythonLayout,
-    drive: impl FnOnce(*mut Scratch, *const PythonLayout),
-) {
+pub(crate) fn walk<D: Driver>(scratch: &mut Scratch, layout: &PythonLayout) -> Walked {
     // SAFETY: the helpers have no preconditions.
     let (start_ns, task) = unsafe { (bpf_ktime_get_ns(), bpf_get_current_task()) };
     let Some(thread_pointer) = read_field(task, TASK_THREAD_POINTER.load()) else {
         scratch.header.python_stop = PythonStop::ThreadStateUnreadable as u8;
-        return;
+        return Walked::default();
     };
     let mut walk = scratch.python;
     let goes_on = begin(&mut walk, layout, &PythonKernelTarget::new(scratch), thread_pointer);
     scratch.python = walk;
     if goes_on {
-        drive(scratch, layout);
+        D::walk_python(scratch, layout);
     }
     scratch.header.python_entries = scratch.python.entries as u16;
     scratch.header.python_stop = scratch.python.stop as u8;
     scratch.header.python_flags = scratch.python.flags as u8;
-    add(Counter::PythonFrames, u64::from(scratch.python.frames));
-    // SAFETY: the helper has no preconditions.
-    add(Counter::PythonNanoseconds, unsafe { bpf_ktime_get_ns() } - start_ns);
+    Walked {
+        frames: u64::from(scratch.python.frames),
+        // SAFETY: the helper has no preconditions.
+        nanoseconds: unsafe { bpf_ktime_get_ns() } - start_ns,
+    }
 }

@@ -95,6 +95,20 @@ impl Profile {
         Ok(())
     }
 
+    /// This profile with the tables of both, and with the stacks of the other one at no count of their own; beside it the
+    /// other one's counts by the stacks of these tables.
+    pub(crate) fn beside(&self, other: &Self) -> (Self, HashMap<Stack, u64>) {
+        let mut both = self.clone();
+        let mut translation = Translation::of(other);
+        let mut counts: HashMap<Stack, u64> = HashMap::new();
+        for (stack, count) in &other.stacks {
+            let stack = translation.stack(stack, other, &mut both);
+            both.add_stack(stack.clone(), 0);
+            *counts.entry(stack).or_default() += count;
+        }
+        (both, counts)
+    }
+
     /// All profiles in one; none of none.
     pub fn merge_all<'a>(profiles: impl IntoIterator<Item = &'a Self>) -> Result<Option<Self>, PeriodMismatch> {
         let mut profiles = profiles.into_iter();
@@ -144,6 +158,7 @@ impl Profile {
         }
         filtered.quality.merge(&unrecorded);
         filtered.quality.lost.clone_from(&self.quality.lost);
+        filtered.quality.pages = self.quality.pages;
         if self.stacks.keys().all(|stack| kept[stack.process as usize]) {
             filtered.quality.clone_from(&self.quality);
         }

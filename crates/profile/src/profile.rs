@@ -8,7 +8,7 @@ use std::{
 
 use indexmap::IndexSet;
 
-use crate::{Frame, Quality};
+use crate::{Frame, Measure, Quality};
 
 /// The process that a stack was sampled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +95,11 @@ impl Profile {
         self.threads.shrink_to_fit();
         self.stacks.shrink_to_fit();
         self.process_quality.shrink_to_fit();
+    }
+
+    /// What its counts are.
+    pub fn measure(&self) -> Measure {
+        self.quality.pages.map_or(Measure::CpuTime, |pages| pages.measure)
     }
 
     /// The line that ends a report of this profile: its quality, and how many of the samples it shows if not all.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    PythonQuality,
+    PageQuality, PythonQuality,
     number::{counted, percent_down, thousands},
     visible,
 };
@@ -34,6 +34,8 @@ pub struct Quality {
     pub incomplete_kernel_stacks: u64,
     /// How much of the Python stacks is there.
     pub python: PythonQuality,
+    /// Of a profile of memory, how well its bytes are known; its samples are chosen pages.
+    pub pages: Option<PageQuality>,
 }
 
 impl Quality {
@@ -49,6 +51,11 @@ impl Quality {
         add_reasons(&mut self.stopped, &other.stopped);
         add_reasons(&mut self.lost, &other.lost);
         self.python.merge(&other.python);
+        match (&mut self.pages, &other.pages) {
+            (Some(ours), Some(theirs)) => ours.merge(theirs),
+            (ours @ None, theirs) => *ours = *theirs,
+            (Some(_), None) => {}
+        }
     }
 
     /// The same, each sample counted `factor` times: for samples that stand for a longer time than others.
@@ -71,7 +78,7 @@ impl Quality {
 
     /// The line that ends a report of only `shown` of the samples; of all of them, it is that of the quality itself.
     pub fn summary(&self, shown: u64) -> String {
-        if shown >= self.samples {
+        if shown >= self.samples || self.pages.is_some() {
             return self.to_string();
         }
         let (shown, all) = (thousands(shown), counted(self.samples, "sample"));
@@ -91,11 +98,18 @@ impl Quality {
 
 impl fmt::Display for Quality {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(pages) = &self.pages {
+            write!(out, "{pages}, ")?;
+        }
         if self.samples == 0 {
-            out.write_str("no samples, ")?;
+            if self.pages.is_none() {
+                out.write_str("no samples, ")?;
+            }
             return write_lost(out, &self.lost);
         }
-        write!(out, "{}, ", counted(self.samples, "sample"))?;
+        if self.pages.is_none() {
+            write!(out, "{}, ", counted(self.samples, "sample"))?;
+        }
         write_lost(out, &self.lost)?;
         write!(
             out,
@@ -236,6 +250,7 @@ mod tests {
             named_user_frames: 4,
             incomplete_kernel_stacks: 1,
             python: python(2, 1),
+            pages: None,
         };
         let expected = Quality {
             samples: 6,
@@ -246,6 +261,7 @@ mod tests {
             named_user_frames: 8,
             incomplete_kernel_stacks: 2,
             python: python(4, 2),
+            pages: None,
         };
         assert_eq!(quality.scaled(2), expected);
     }
@@ -322,6 +338,7 @@ mod tests {
             named_user_frames: 4,
             incomplete_kernel_stacks: 6,
             python: python(3, 1),
+            pages: None,
         });
         assert_eq!(quality.python, python(3, 1));
         assert_eq!(quality.incomplete_kernel_stacks, 6);

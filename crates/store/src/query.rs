@@ -22,7 +22,7 @@ pub enum Target {
 }
 
 impl Target {
-    fn matches(&self, process: &ProcessLabel) -> bool {
+    pub(crate) fn matches(&self, process: &ProcessLabel) -> bool {
         match self {
             Self::Process(pid) => process.pid == *pid,
             Self::Service(service) => process.service == *service,

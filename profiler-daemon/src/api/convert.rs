@@ -14,12 +14,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_profile::{Frame, FrameKind, ProcessLabel, Profile, Quality, View};
+use profiler_profile::{Frame, FrameKind, Measure, PageKind, PageQuality, ProcessLabel, Profile, Quality, View};
 use profiler_proto::v1;
 use profiler_store::{Span, Target};
 use prost_types::Timestamp;
 
-pub(super) use self::reports::{budget, cost, part, sampling, store};
+pub(super) use self::reports::{budget, cost, memory_profile, part, sampling, store};
 use crate::{
     command::{InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
     kernel::records::Pid,
@@ -54,6 +54,8 @@ pub(super) enum InvalidRequest {
     SilenceDuration,
     #[error("duration is not more than nothing")]
     Duration,
+    #[error("this can be asked of CPU time only")]
+    CpuOnly,
     #[error("kind {kind} is not known")]
     Kind { kind: i32 },
     #[error(transparent)]
@@ -82,6 +84,7 @@ pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> R
     let selector = selector.ok_or(InvalidRequest::Missing { field: "selector" })?;
     match v1::SampleKind::try_from(selector.kind) {
         Ok(v1::SampleKind::Unspecified | v1::SampleKind::Cpu) => {}
+        Ok(_) => return Err(InvalidRequest::CpuOnly),
         Err(prost::UnknownEnumValue(kind)) => return Err(InvalidRequest::Kind { kind }),
     }
     let target = match selector.target {
@@ -116,6 +119,33 @@ pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> R
         span: Span { start, end },
         recent: now.duration_since(end).is_ok_and(|past| past <= LONGEST_WINDOW),
     })
+}
+
+/// What is asked of memory; `None` if something else is.
+pub(super) fn memory_kind(selector: Option<&v1::ProfileSelector>) -> Option<(PageKind, Measure)> {
+    match v1::SampleKind::try_from(selector?.kind).ok()? {
+        v1::SampleKind::Unspecified | v1::SampleKind::Cpu => None,
+        v1::SampleKind::MemoryGrowth => Some((PageKind::Anonymous, Measure::Growth)),
+        v1::SampleKind::MemoryFirstTouch => Some((PageKind::Anonymous, Measure::FirstTouch)),
+        v1::SampleKind::FileGrowth => Some((PageKind::File, Measure::Growth)),
+        v1::SampleKind::FileFirstTouch => Some((PageKind::File, Measure::FirstTouch)),
+        v1::SampleKind::CopiedGrowth => Some((PageKind::Copied, Measure::Growth)),
+        v1::SampleKind::CopiedFirstTouch => Some((PageKind::Copied, Measure::FirstTouch)),
+    }
+}
+
+/// The other way round.
+fn sample_kind(pages: Option<&PageQuality>) -> v1::SampleKind {
+    let Some(pages) = pages else { return v1::SampleKind::Cpu };
+    let is_gross = pages.measure == Measure::FirstTouch;
+    match (pages.kind, is_gross) {
+        (PageKind::Anonymous, false) => v1::SampleKind::MemoryGrowth,
+        (PageKind::Anonymous, true) => v1::SampleKind::MemoryFirstTouch,
+        (PageKind::File, false) => v1::SampleKind::FileGrowth,
+        (PageKind::File, true) => v1::SampleKind::FileFirstTouch,
+        (PageKind::Copied, false) => v1::SampleKind::CopiedGrowth,
+        (PageKind::Copied, true) => v1::SampleKind::CopiedFirstTouch,
+    }
 }
 
 /// A process id that can be one.
@@ -194,7 +224,7 @@ pub(super) fn profile(profile: &Profile) -> v1::Profile {
         self_samples: node.self_samples,
     };
     v1::Profile {
-        kind: v1::SampleKind::Cpu.into(),
+        kind: sample_kind(profile.quality.pages.as_ref()).into(),
         period: Some(duration(profile.period)),
         start_time: Some(profile.start.into()),
         end_time: Some(profile.end.into()),
@@ -250,6 +280,15 @@ pub(super) fn quality(quality: &Quality) -> v1::Quality {
         python_samples: quality.python.samples,
         samples_with_python_frames: quality.python.with_frames,
         stopped_python_samples: counts(&quality.python.stopped),
+        memory: quality.pages.map(|pages| v1::MemoryQuality {
+            growth_bytes: pages.growth,
+            growth_error_bytes: pages.growth_error,
+            first_touch_bytes: pages.first_touch,
+            other_growth_bytes: pages.other_growth,
+            pages: pages.pages,
+            lowest_level: pages.levels.0,
+            highest_level: pages.levels.1,
+        }),
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     alerting::AlertingHandle, census::CensusHandle, command::EngineHandle, evidence::Evidence, health::Health,
-    readings::Board,
+    memory::SharedMemory, readings::Board,
 };
 
 pub use server::{ServeError, serve};
@@ -87,6 +87,7 @@ pub struct Context {
     readings: Arc<Board>,
     alerting: AlertingHandle,
     census: CensusHandle,
+    memory: SharedMemory,
     flush: flush::Flush,
     queries: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -118,6 +119,7 @@ impl Context {
             readings,
             alerting,
             census,
+            memory: SharedMemory::default(),
             flush: flush::Flush::default(),
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),
@@ -129,6 +131,12 @@ impl Context {
             failed_handshakes: AtomicU64::new(0),
             refused_watches: AtomicU64::new(0),
         }
+    }
+
+    /// The same, with what is known of memory.
+    #[must_use]
+    pub fn with_memory(self, memory: SharedMemory) -> Self {
+        Self { memory, ..self }
     }
 
     /// The store. A thread that panicked while it held the lock left whole windows behind.

@@ -14,6 +14,7 @@ use crate::{
     census::CensusError,
     command::{EngineError, FlushError, ProcessError, WatchError},
     kernel::records::Pid,
+    memory::MemoryError,
     sinks::TestError,
 };
 
@@ -44,6 +45,11 @@ pub(super) enum ApiError {
     State(#[from] StateError),
     #[error(transparent)]
     Census(#[from] CensusError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// What grows memory is not known here.
+    #[error("what makes memory grow is not recorded: {reason}")]
+    NoMemoryProfile { reason: String },
     #[error(transparent)]
     Sink(#[from] TestError),
     /// There is no such alert, or it is not kept any more.
@@ -130,7 +136,9 @@ impl ApiError {
             Self::Process(ProcessError::PermissionDenied { .. }) | Self::NotWatched { .. } | Self::Periods(_) => {
                 Code::FailedPrecondition
             }
-            Self::Engine(_) | Self::Flush(_) | Self::Stopping => Code::Unavailable,
+            Self::Memory(MemoryError::Busy) => Code::ResourceExhausted,
+            Self::NoMemoryProfile { .. } => Code::FailedPrecondition,
+            Self::Engine(_) | Self::Flush(_) | Self::Stopping | Self::Memory(MemoryError::Ended) => Code::Unavailable,
             Self::TooMany { .. } | Self::TooLarge { .. } | Self::TooManyReadings { .. } | Self::Unread { .. } => {
                 Code::ResourceExhausted
             }

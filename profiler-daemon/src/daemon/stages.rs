@@ -26,6 +26,7 @@ use crate::{
     engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState, Sentinel},
     kernel::{self, KernelTables, LoadError, Sampler, SamplerOptions, WalkerLoop, records::Pid},
+    memory::{MemoryKeeper, MemoryParts, OomKills, SharedMemory},
     naming::Namer,
     notify::ServiceManager,
     processes::{self, Clock, Now, Processes, scan::ProcFs, walker_tables::WalkerTables},
@@ -35,6 +36,7 @@ use crate::{
     stacks::{
         aggregate::{Aggregator, Moment, WindowLimits},
         codes::PythonCodes,
+        faults::FaultAggregator,
     },
     unsampled::{self, NoWalker},
     waker::Waker,
@@ -47,6 +49,9 @@ pub(super) struct Stages<'a> {
     pub(super) store: &'a SharedStore,
     pub(super) waker: &'a Waker,
     pub(super) engine: &'a EngineHandle,
+    pub(super) oom_kills: &'a Arc<OomKills>,
+    /// Set once there is one.
+    pub(super) memory: &'a SharedMemory,
     pub(super) stop: &'a Arc<AtomicBool>,
     pub(super) manager: ServiceManager,
 }
@@ -80,6 +85,8 @@ impl Stages<'_> {
                 store: Arc::clone(self.store),
                 board: Arc::clone(readings),
                 engine: self.engine.clone(),
+                memory: Arc::clone(self.memory),
+                oom_kills: Arc::clone(self.oom_kills),
             },
             dispatcher: Arc::new(dispatcher),
             host,
@@ -182,8 +189,24 @@ impl Stages<'_> {
         };
         let keeper = spawn("budget", move || keeper.run(Path::new(PROC_ROOT)))?;
         let codes = PythonCodes::start(ProcFs::new(PROC_ROOT)).map_err(start_error)?;
+        let now = Moment::now();
+        let fault_stacks = Aggregator::new(Duration::ZERO, WindowLimits::of_faults(), now, codes.beside());
+        let (memory_keeper, memory) = MemoryKeeper::new(MemoryParts {
+            proc: ProcFs::new(PROC_ROOT),
+            retention: self.config.store.retention,
+            salt: sampler.fault_salt(),
+            stop: Arc::clone(self.stop),
+        });
+        let sentinel = Sentinel::new(Part::MemoryProfile, Arc::clone(self.health));
+        let memory_keeper = spawn("memory", move || {
+            let _sentinel = sentinel;
+            memory_keeper.run();
+        })?;
         let parts = EngineParts {
-            window: Aggregator::new(period, WindowLimits::default(), Moment::now(), codes),
+            window: Aggregator::new(period, WindowLimits::default(), now, codes),
+            faults: Some(FaultAggregator::new(fault_stacks)),
+            oom_kills: Arc::clone(self.oom_kills),
+            health: Arc::clone(self.health),
             window_length: self.config.store.window,
             sampler,
             processes,
@@ -196,8 +219,11 @@ impl Stages<'_> {
             settings: self.config.symbols.clone(),
             health: Arc::clone(self.health),
             store: Arc::clone(self.store),
+            memory: memory.clone(),
             stop: Arc::clone(self.stop),
         };
+        let is_first = self.memory.set(memory).is_ok();
+        debug_assert!(is_first, "sampling starts once");
         let manager = self.manager;
         let interval = manager.watchdog_interval();
         let health = Arc::clone(self.health);
@@ -218,7 +244,7 @@ impl Stages<'_> {
             let _sentinel = sentinel;
             namer.run(Path::new(PROC_ROOT), &windows);
         })?;
-        Ok(vec![sampling, symbols, keeper])
+        Ok(vec![sampling, symbols, keeper, memory_keeper])
     }
 
     fn start_unsampled(

@@ -26,6 +26,7 @@ impl Engine {
         let (malformed_samples, malformed_records) = sampler.malformed();
         add("malformed_sample", malformed_samples);
         add("malformed_lifecycle_record", malformed_records);
+        add("malformed_fault", sampler.malformed_faults());
         add("process_refused", tallies.refused_processes);
         add("unwind_table_job_refused", tallies.refused_jobs);
         add("walker_entry_refused", self.parts.processes.walker().failed_updates());
@@ -55,6 +56,7 @@ impl Engine {
                 .collect(),
             missed_ticks: counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
             watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
+            faults: sampler.fault_counts(),
         }
     }
 }

@@ -103,6 +103,12 @@ impl CostReader {
     }
 }
 
+/// Runs of a program and the time in them, by BPF statistics.
+pub(super) fn program_cost(program: BorrowedFd<'_>) -> Option<(u64, Duration)> {
+    let facts = DescriptorFacts::read(program).ok()?;
+    Some((facts.runs, Duration::from_nanos(facts.run_time_ns)))
+}
+
 /// CPUs that this host may have.
 pub fn possible_cpus() -> u32 {
     aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus.max(1)).unwrap_or(u32::MAX))
@@ -117,6 +123,7 @@ pub(super) fn held_bytes() -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct DescriptorFacts {
     run_time_ns: u64,
+    runs: u64,
     memory_bytes: u64,
     map_type: u64,
     map_id: u64,
@@ -139,6 +146,7 @@ impl DescriptorFacts {
         };
         Self {
             run_time_ns: field("run_time_ns:"),
+            runs: field("run_cnt:"),
             memory_bytes: field("memlock:"),
             map_type: field("map_type:"),
             map_id: field("map_id:"),
@@ -180,10 +188,16 @@ mod tests {
         assert_eq!(ring.bytes_per_cpu(), 8192 / u64::from(possible_cpus()));
         let array = DescriptorFacts::parse("map_type:\t2\nmemlock:\t8192\nmap_id:\t6\n");
         assert_eq!(array.bytes_per_cpu(), 0, "it is as large on any host");
-        let program = DescriptorFacts::parse("prog_type:\t7\nmemlock:\t4096\nprog_id:\t9\nrun_time_ns:\t77\n");
+        let program =
+            DescriptorFacts::parse("prog_type:\t7\nmemlock:\t4096\nprog_id:\t9\nrun_time_ns:\t77\nrun_cnt:\t3\n");
         assert_eq!(
-            (program.run_time_ns, program.program_id, program.bytes_per_cpu()),
-            (77, 9, 0)
+            (
+                program.run_time_ns,
+                program.runs,
+                program.program_id,
+                program.bytes_per_cpu()
+            ),
+            (77, 3, 9, 0)
         );
         assert_eq!(
             DescriptorFacts::parse("pos:\t0\nflags:\t02\n"),

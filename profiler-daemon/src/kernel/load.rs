@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::{
     btf::{BtfError, Structures},
+    faults::{self, Faults},
     offsets,
 };
 
@@ -254,6 +255,7 @@ pub(super) struct Loaded {
     pub(super) walker_loop: WalkerLoop,
     /// Offsets that this kernel does not have, as `struct.member`.
     pub(super) missing_offsets: Vec<String>,
+    pub(super) faults: Faults,
 }
 
 /// Checks the host, creates the maps and loads the programs; attaches those that follow processes. `forced` chooses the
@@ -269,6 +271,8 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
             loader.override_global(offset.global, value, true);
         }
     }
+    let salt = faults::new_salt();
+    loader.override_global("FAULT_SALT", &salt, true);
     let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object {
         source: Box::new(source),
     })?;
@@ -286,6 +290,7 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
         tracing.load(tracepoint, &btf).map_err(refused(name))?;
         tracing.attach().map_err(refused(name))?;
     }
+    let faults = Faults::load(&mut object, walker_loop, salt)?;
     let missing_offsets = found
         .into_iter()
         .filter(|offset| offset.value.is_none())
@@ -295,10 +300,11 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
         object,
         walker_loop,
         missing_offsets,
+        faults,
     })
 }
 
-fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {
+pub(super) fn refused(program: &'static str) -> impl Fn(ProgramError) -> LoadError {
     move |source| LoadError::Program {
         program,
         source: Box::new(source),

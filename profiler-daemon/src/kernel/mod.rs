@@ -8,10 +8,12 @@ mod btf;
 mod cost;
 mod cpus;
 mod descriptors;
+mod faults;
 mod heap;
 mod lifecycle;
 mod load;
 mod offsets;
+mod pagemap;
 mod peer_groups;
 mod perf_event;
 mod python_layouts;
@@ -26,11 +28,13 @@ mod templates;
 
 pub use cost::{CostReader, KernelCost, possible_cpus};
 pub use descriptors::close_descriptors_at_exec;
+pub use faults::{FaultBatch, FaultCounts, OomKill};
 pub use heap::{bound_heap, give_back_memory};
 pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
 pub use load::{LoadError, WalkerLoop, host_name, kernel_release};
+pub use pagemap::{PageState, Pagemap, PagemapError};
 pub use peer_groups::peer_groups;
 pub use sample_rings::SampleBatch;
 #[cfg(feature = "fuzzing")]

@@ -3,7 +3,7 @@
 use super::btf::Structures;
 
 /// Globals of the programs and the members whose offsets they hold.
-const OFFSETS: [(&str, &str, &str); 18] = [
+const OFFSETS: [(&str, &str, &str); 19] = [
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_FLAGS", "task_struct", "flags"),
     ("TASK_UTASK", "task_struct", "utask"),
@@ -13,6 +13,7 @@ const OFFSETS: [(&str, &str, &str); 18] = [
     ("RETURN_ORIGINAL", "return_instance", "orig_ret_vaddr"),
     ("RETURN_CHAINED", "return_instance", "chained"),
     ("RETURN_NEXT", "return_instance", "next"),
+    ("TASK_PAGEFAULT_DISABLED", "task_struct", "pagefault_disabled"),
     ("TASK_MM", "task_struct", "mm"),
     ("MM_EXE_FILE", "mm_struct", "exe_file"),
     ("MM_START_CODE", "mm_struct", "start_code"),

@@ -196,6 +196,19 @@ pub struct RawSample<'a> {
     pub relocation: Option<Relocation>,
 }
 
+/// A chosen page fault, borrowed from a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RawFault<'a> {
+    /// Number of the page.
+    pub page: u64,
+    /// At which level it was chosen: one page of 2^level is.
+    pub level: u32,
+    /// Bits of [`profiler_common::memory::fault`].
+    pub code: u32,
+    /// Who touched it, and when.
+    pub sample: RawSample<'a>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

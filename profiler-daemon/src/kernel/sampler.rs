@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{
     cost::{self, CostReader},
     cpus::{self, PerCpu},
+    faults::Faults,
     lifecycle::{LifecycleRing, MalformedRecord},
     load::{self, LoadError, Loaded, WalkerLoop, take_map},
     perf_event::CpuClock,
@@ -63,7 +64,7 @@ impl SamplingCounts {
 
 /// Sampling while it runs. All of it ends when this is dropped or the daemon dies: nothing is pinned.
 pub struct Sampler {
-    object: Ebpf,
+    pub(super) object: Ebpf,
     options: SamplerOptions,
     walker_loop: WalkerLoop,
     missing_offsets: Vec<String>,
@@ -79,6 +80,7 @@ pub struct Sampler {
     /// The programs' array of the rings.
     ring_map: ArrayOfMaps<MapData, MapData>,
     counters: PerCpuArray<MapData, CounterValues>,
+    pub(super) faults: Faults,
     /// What the programs say of rare cases.
     diagnostics: Option<EbpfLogger<&'static dyn log::Log>>,
     malformed_samples: u64,
@@ -127,6 +129,7 @@ impl Sampler {
             object,
             walker_loop,
             missing_offsets,
+            faults,
         } = loaded;
         let sampler = Self {
             object,
@@ -141,6 +144,7 @@ impl Sampler {
             rings,
             ring_map,
             counters,
+            faults,
             diagnostics,
             malformed_samples: 0,
             malformed_lifecycle: 0,
@@ -257,6 +261,7 @@ impl Sampler {
                 // SAFETY: the ring owns the descriptor and outlives the poll.
                 unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(ring)) }
             }))
+            .chain(self.faults.descriptors())
             .chain([also.as_fd()])
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
             .collect();

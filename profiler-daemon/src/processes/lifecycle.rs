@@ -70,6 +70,9 @@ impl<T: WalkerTables> Processes<T> {
                 self.end_image(id, time_ns, now);
             }
         }
+        if let Some(parent) = self.image_at_mut(parent, time_ns) {
+            parent.shares_pages = true;
+        }
         let Some(parent) = self.image_at(parent, time_ns).filter(|parent| parent.tracked) else {
             return;
         };
@@ -89,6 +92,7 @@ impl<T: WalkerTables> Processes<T> {
         };
         child.tracked = true;
         child.is_alone = true;
+        child.shares_pages = true;
         child.python = parent.python.of_fork();
         child.interpreter_looks = parent.interpreter_looks;
         child.maps_truncated = parent.maps_truncated;

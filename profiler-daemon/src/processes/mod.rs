@@ -55,3 +55,4 @@ pub use owner::{Options, Processes, Tallies};
 pub use process::{Clock, Image, ImageId, Now, StartError, uptime};
 pub(crate) use python::PythonWalk;
 pub(crate) use reader::own_vdso;
+pub use sampling::Stamp;

@@ -246,6 +246,8 @@ pub struct Image {
     pub(super) undecided: bool,
     /// Shared with the child of a fork until one of them changes.
     pub(super) mappings: Arc<MappingHistory>,
+    /// It was forked, or has forked: pages may be shared until one side writes to them.
+    pub(super) shares_pages: bool,
     /// The list of its mappings was too long to be read whole.
     pub(super) maps_truncated: bool,
     pub(super) watch: Watch,
@@ -287,6 +289,7 @@ impl Image {
             awaits_list: false,
             undecided: true,
             mappings: Arc::default(),
+            shares_pages: false,
             maps_truncated: false,
             watch: Watch::default(),
             walker: WalkerSide::default(),
@@ -332,6 +335,12 @@ impl Image {
             name: Arc::clone(&self.name),
             service,
         }
+    }
+
+    /// Whether it was forked, or has forked, since it executed its program: a write to a page that is there already may then
+    /// copy it.
+    pub fn shares_pages(&self) -> bool {
+        self.shares_pages
     }
 
     /// When the process started, in ticks since boot, if it has been read.

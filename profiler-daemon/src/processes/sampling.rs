@@ -1,5 +1,7 @@
 //! What samples ask of the owner: which image they belong to, and what an address in it is.
 
+use profiler_profile::ProcessLabel;
+
 use super::{
     owner::Processes,
     process::{Image, ImageId},
@@ -34,6 +36,15 @@ pub struct Resolved {
 impl<T: WalkerTables> Processes<T> {
     /// Counts a sample for the process that had this id at its time; `None` if no such process is known.
     pub fn count_sample(&mut self, pid: Pid, time_ns: u64, rooted: bool) -> Option<Stamp> {
+        let stamp = self.stamp(pid, time_ns)?;
+        if let Some(image) = self.image(stamp.image) {
+            image.counts.add(rooted);
+        }
+        Some(stamp)
+    }
+
+    /// Which program a stack belongs to that was taken in a process at a time; `None` if no such process is known.
+    pub fn stamp(&mut self, pid: Pid, time_ns: u64) -> Option<Stamp> {
         if !self.is_expected(pid) && self.strays.len() < MAX_STRAYS {
             self.strays.insert(pid);
         }
@@ -44,7 +55,6 @@ impl<T: WalkerTables> Processes<T> {
         }
         let image = self.images.get_mut(&id)?;
         image.was_sampled = true;
-        image.counts.add(rooted);
         Some(Stamp {
             image: image.id,
             changed_ns: image.mappings.last_change(time_ns),
@@ -80,6 +90,11 @@ impl<T: WalkerTables> Processes<T> {
     /// Whether the walker is to sample a process now.
     pub(super) fn is_expected(&self, pid: Pid) -> bool {
         self.running(pid).is_some_and(|image| image.walker.has_entry)
+    }
+
+    /// What profiles show of the process that had this id at a time, if it is known.
+    pub fn label_at(&self, pid: Pid, time_ns: u64) -> Option<ProcessLabel> {
+        self.image_at(pid, time_ns).map(Image::label)
     }
 
     /// An image that is known still.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     kernel::records::{MARKED_GENERATION, RawSample, UserFrames},
-    processes::{Image, ImageId, Processes, PythonWalk, walker_tables::WalkerTables},
+    processes::{Image, ImageId, Processes, PythonWalk, Stamp, walker_tables::WalkerTables},
 };
 
 /// Reason of loss: the window had no room for another stack.
@@ -46,6 +46,17 @@ pub struct WindowLimits {
     pub max_bytes: usize,
     /// Most distinct names of threads; others share one.
     pub max_thread_names: usize,
+}
+
+impl WindowLimits {
+    /// For page faults, of which there are far fewer.
+    pub fn of_faults() -> Self {
+        Self {
+            max_stacks: 20_000,
+            max_bytes: 8 << 20,
+            max_thread_names: 1024,
+        }
+    }
 }
 
 impl Default for WindowLimits {
@@ -97,6 +108,17 @@ struct Count {
     samples: u64,
     /// When the first of them was taken: all of them saw the same mappings.
     time_ns: u64,
+    /// Tells it from other stacks of the window.
+    number: u32,
+}
+
+/// What becomes of a sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    /// Why its user stack ended, as far as it is sure.
+    pub(super) stop: StopReason,
+    /// The program it was taken in, and the number of its stack in the window; `None` if it was lost.
+    pub(super) place: Option<(ImageId, u32)>,
 }
 
 /// Counts the samples of the current interval.
@@ -146,12 +168,49 @@ impl Aggregator {
     /// Counts a sample, and says why its user stack ended as far as it is sure.
     pub fn on_sample<T: WalkerTables>(&mut self, sample: &RawSample<'_>, processes: &mut Processes<T>) -> StopReason {
         let (frames, stop) = processes.verified(sample);
-        let user_frames = sample.user.first(frames);
         let rooted = matches!(stop, StopReason::Root | StopReason::NoUserRegisters);
-        let Some(stamp) = processes.count_sample(sample.pid, sample.time_ns, rooted) else {
+        let stamp = processes.count_sample(sample.pid, sample.time_ns, rooted);
+        let counted = self.count(sample, (frames, stop), stamp, processes);
+        if let Some((id, _)) = counted.place
+            && let Some(image) = processes.image(id)
+            && self.tally_python(id, image, sample)
+        {
+            image.counts.add_python();
+        }
+        stop
+    }
+
+    /// Counts a stack that was taken for another reason than that time had passed: it is none of the process's samples.
+    pub(super) fn on_event<T: WalkerTables>(
+        &mut self,
+        sample: &RawSample<'_>,
+        processes: &mut Processes<T>,
+    ) -> Counted {
+        let verified = processes.verified(sample);
+        let stamp = processes.stamp(sample.pid, sample.time_ns);
+        let counted = self.count(sample, verified, stamp, processes);
+        if let Some((id, _)) = counted.place
+            && let Some(image) = processes.image(id)
+        {
+            self.tally_python(id, image, sample);
+        }
+        counted
+    }
+
+    /// Counts a stack of which so many frames are sure.
+    fn count<T: WalkerTables>(
+        &mut self,
+        sample: &RawSample<'_>,
+        (frames, stop): (usize, StopReason),
+        stamp: Option<Stamp>,
+        processes: &mut Processes<T>,
+    ) -> Counted {
+        let lost = Counted { stop, place: None };
+        let Some(stamp) = stamp else {
             self.add_lost(LOST_UNKNOWN_PROCESS, 1);
-            return stop;
+            return lost;
         };
+        let user_frames = sample.user.first(frames);
         if sample.generation == MARKED_GENERATION {
             processes.note_outdated(sample.pid, sample.time_ns);
         }
@@ -171,31 +230,35 @@ impl Aggregator {
             gil: gil(sample.has_gil),
         };
         self.key[KEY_HEADER - 1] = u64::from(thread) << 32 | u64::from(shape.to_bits());
-        if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
+        let number = if let Some(count) = self.stacks.get_mut(self.key.as_slice()) {
             count.samples += 1;
+            count.number
         } else {
             let bytes = self.key.len() * size_of::<u64>() + ENTRY_BYTES;
             if self.stacks.len() >= self.limits.max_stacks || self.bytes + bytes > self.limits.max_bytes {
                 self.add_lost(LOST_WINDOW_FULL, 1);
-                return stop;
+                return lost;
             }
             self.bytes += bytes;
+            let number = self.stacks.len() as u32;
             self.stacks.insert(
                 self.key.as_slice().into(),
                 Count {
                     samples: 1,
                     time_ns: sample.time_ns,
+                    number,
                 },
             );
-        }
+            number
+        };
         if sample.kernel_stack_incomplete {
             *self.incomplete_kernel_stacks.entry(stamp.image).or_default() += 1;
         }
         *self.stops.entry(stamp.image).or_default().entry(stop).or_default() += 1;
-        if let Some(image) = processes.image(stamp.image) {
-            self.tally_python(stamp.image, image, sample);
+        Counted {
+            stop,
+            place: Some((stamp.image, number)),
         }
-        stop
     }
 
     /// One sample stands for `period` from now on. The window must be empty.
@@ -218,6 +281,16 @@ impl Aggregator {
 
     /// Ends the window at `now` and begins the next.
     pub fn take<T: WalkerTables>(&mut self, now: Moment, processes: &Processes<T>) -> StackWindow {
+        self.take_with(now, processes, |_, _| {})
+    }
+
+    /// The same; `each` is told the number and the stack of each that is in the window.
+    pub(super) fn take_with<T: WalkerTables>(
+        &mut self,
+        now: Moment,
+        processes: &Processes<T>,
+        mut each: impl FnMut(u32, &RawStack),
+    ) -> StackWindow {
         let mut by_image: HashMap<ImageId, WindowProcess> = HashMap::new();
         for (key, count) in std::mem::take(&mut self.stacks) {
             let id = ImageId(key[0]);
@@ -237,6 +310,7 @@ impl Aggregator {
                 python: self.python_tallies.remove(&id).unwrap_or_default(),
             });
             let stack = resolve(&key, count.time_ns, image, &self.thread_names);
+            each(count.number, &stack);
             *process.stacks.entry(stack).or_default() += count.samples;
         }
         let mut processes: Vec<WindowProcess> = by_image.into_values().collect();
@@ -270,15 +344,10 @@ impl Aggregator {
         counted.filter(|(stop, count)| *stop != PythonStop::NotPython && *count > 0)
     }
 
-    /// Counts what became of the Python stack of a sample.
-    fn tally_python(&mut self, id: ImageId, image: &Image, sample: &RawSample<'_>) {
+    /// Counts what became of the Python stack of a sample. Returns whether it has Python frames.
+    fn tally_python(&mut self, id: ImageId, image: &Image, sample: &RawSample<'_>) -> bool {
         let walk = image.python_walk();
-        if walk == PythonWalk::NoPython {
-            return;
-        }
-        if self.python_tallies.entry(id).or_default().add(walk, sample) {
-            image.counts.add_python();
-        }
+        walk != PythonWalk::NoPython && self.python_tallies.entry(id).or_default().add(walk, sample)
     }
 
     /// Adds the Python frames of a sample to the key, and returns how many groups they are.

@@ -164,6 +164,17 @@ impl PythonCodes {
         })
     }
 
+    /// Another set of codes that the same thread reads, and that shares the bound on their bytes.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            requests: self.requests.clone(),
+            held: Arc::clone(&self.held),
+        }
+    }
+
     /// Bytes of all codes, those included that windows hold.
     pub fn memory_bytes(&self) -> usize {
         self.held.load(Ordering::Relaxed)

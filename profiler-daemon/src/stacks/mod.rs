@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod codes;
+pub mod faults;
 pub mod held_file;
 pub(crate) mod merge;
 mod python_frames;

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     kernel::records::Pid,
     processes::{own_vdso, scan::ProcFs},
-    stacks::window::{CodeObject, CodeSource, Location, StackWindow, WindowProcess},
+    stacks::window::{CodeObject, CodeSource, Location, RawStack, StackWindow, WindowProcess},
 };
 
 /// Stands for addresses in no known mapping.
@@ -122,6 +122,15 @@ impl Symbols {
 
     /// Names everything in a window.
     pub fn name(&mut self, window: &StackWindow) -> Profile {
+        self.name_with(window, |_, _, _| {})
+    }
+
+    /// The same; `each` is told the frames of each stack, root first, by their numbers in the profile.
+    pub fn name_with<'w>(
+        &mut self,
+        window: &'w StackWindow,
+        mut each: impl FnMut(u32, &'w RawStack, &[u32]),
+    ) -> Profile {
         self.kernel.refresh(Instant::now());
         let mut builder = ProfileBuilder::new(window.period, window.start, window.end);
         let named = self.name_locations(window, &mut builder);
@@ -147,6 +156,7 @@ impl Symbols {
                     let address = if level == 0 { *address } else { address.wrapping_sub(1) };
                     frames.push(kernel.number(address, &mut builder));
                 }
+                each(process.label.pid, stack, &frames);
                 builder.add_numbered(&process.label, &stack.thread, stack.gil, frames, *count);
             }
             builder.add_process_quality(&process.label, &quality);

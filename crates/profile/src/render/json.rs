@@ -23,6 +23,9 @@
 //! stands for `period_ns`. A frame's `kind` is `kernel`, `native`, `inlined` (into its parent), `python`, `interpreter`
 //! (native code that runs Python), `thread` (the root of its stacks), or `unnamed` (`function` is then `module+0xoffset`);
 //! unknown strings are empty, an unknown line is 0.
+//!
+//! A profile of memory has the kind `memory`, a `value` (`growth` or `first_touch`), the `unit` `bytes`, in which `self` and
+//! `total` are then, and in its quality `memory`: how well they are known.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +35,7 @@ use std::{
 use serde::Serialize;
 
 use super::{RenderError, buffered, kind_name, table_name};
-use crate::{Profile, Quality, tree::Ranks, utc};
+use crate::{PageKind, Profile, Quality, tree::Ranks, utc};
 
 /// Name and version of the shape.
 const FORMAT: &str = "profiler.profile.v1";
@@ -41,6 +44,10 @@ const FORMAT: &str = "profiler.profile.v1";
 struct Document {
     format: &'static str,
     kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'static str>,
     start_time: String,
     end_time: String,
     period_ns: u64,
@@ -88,7 +95,21 @@ struct QualityRow {
     named_user_frames: u64,
     incomplete_kernel_stacks: u64,
     python: PythonRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<MemoryRow>,
     summary: String,
+}
+
+#[derive(Serialize)]
+struct MemoryRow {
+    pages: &'static str,
+    growth_bytes: u64,
+    growth_error_bytes: u64,
+    first_touch_bytes: u64,
+    other_growth_bytes: u64,
+    chosen_pages: u64,
+    lowest_level: u32,
+    highest_level: u32,
 }
 
 #[derive(Serialize)]
@@ -134,9 +155,12 @@ fn document(profile: &Profile) -> Document {
         self_samples: node.self_samples,
         total_samples: node.total_samples,
     };
+    let is_bytes = profile.measure().is_bytes();
     Document {
         format: FORMAT,
-        kind: "cpu",
+        kind: if is_bytes { "memory" } else { "cpu" },
+        value: is_bytes.then(|| profile.measure().name()),
+        unit: is_bytes.then_some("bytes"),
         start_time: utc::rfc3339(profile.start),
         end_time: utc::rfc3339(profile.end),
         period_ns: u64::try_from(profile.period.as_nanos()).unwrap_or(u64::MAX),
@@ -167,6 +191,20 @@ fn quality_row(quality: &Quality, summary: String) -> QualityRow {
             with_frames: quality.python.with_frames,
             stopped: names(&quality.python.stopped),
         },
+        memory: quality.pages.map(|pages| MemoryRow {
+            pages: match pages.kind {
+                PageKind::Anonymous => "anonymous",
+                PageKind::Copied => "copied",
+                PageKind::File => "file",
+            },
+            growth_bytes: pages.growth,
+            growth_error_bytes: pages.growth_error,
+            first_touch_bytes: pages.first_touch,
+            other_growth_bytes: pages.other_growth,
+            chosen_pages: pages.pages,
+            lowest_level: pages.levels.0,
+            highest_level: pages.levels.1,
+        }),
         summary,
     }
 }

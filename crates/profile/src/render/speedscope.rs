@@ -1,6 +1,6 @@
 //! The file format of speedscope: one profile of sampled stacks for each process.
 //!
-//! Follows its `file-format-schema.json`, profiles of type `sampled`. Weights are nanoseconds of CPU time. The time axis
+//! Follows its `file-format-schema.json`, profiles of type `sampled`. Weights are nanoseconds of CPU time, or bytes. The time axis
 //! is an order, not time: samples are sorted by stack. Frames of one function at different lines are one.
 
 use std::io::{self, Write};
@@ -66,15 +66,22 @@ fn document(profile: &Profile) -> Document {
     let mut profiles: Vec<SampledProfile> = Vec::new();
     let mut samples_of: Vec<u64> = Vec::new();
     let mut current = None;
+    let unit = match profile.measure().is_bytes() {
+        true => "bytes",
+        false => "nanoseconds",
+    };
     for (index, node) in tree.nodes.iter().enumerate().filter(|(_, node)| node.self_samples > 0) {
         // The nodes of a process follow each other.
         if current != Some(node.process) {
             current = Some(node.process);
-            profiles.push(process_profile(&profile.processes[node.process as usize]));
+            profiles.push(process_profile(&profile.processes[node.process as usize], unit));
             samples_of.push(0);
         }
         let stack = numbered_stack(&tree, index, profile, &mut numbering, &mut frames);
-        let weight = nanoseconds(profile, node.self_samples);
+        let weight = match profile.measure().is_bytes() {
+            true => node.self_samples,
+            false => nanoseconds(profile, node.self_samples),
+        };
         if let (Some(process), Some(samples)) = (profiles.last_mut(), samples_of.last_mut()) {
             process.samples.push(stack);
             process.weights.push(weight);
@@ -96,11 +103,11 @@ fn document(profile: &Profile) -> Document {
     }
 }
 
-fn process_profile(process: &ProcessLabel) -> SampledProfile {
+fn process_profile(process: &ProcessLabel, unit: &'static str) -> SampledProfile {
     SampledProfile {
         kind: "sampled",
         name: format!("{} (pid {})", table_name(&process.name), process.pid),
-        unit: "nanoseconds",
+        unit,
         start_value: 0,
         end_value: 0,
         samples: Vec::new(),

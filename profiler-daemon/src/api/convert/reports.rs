@@ -1,7 +1,8 @@
 //! What the daemon tells of itself: its parts, its cost and what it keeps.
 
+use profiler_common::memory::FaultCounter;
 use profiler_proto::v1;
-use profiler_store::Status as StoreStatus;
+use profiler_store::{GrowthStatus, Status as StoreStatus};
 use prost_types::Timestamp;
 
 use super::duration;
@@ -12,7 +13,7 @@ use crate::{
     },
     command::EngineStatus,
     health::{Descriptors, OwnCost, Part, PartState},
-    kernel::{KernelCost, possible_cpus},
+    kernel::{FaultCounts, KernelCost, possible_cpus},
 };
 
 /// A part and its state.
@@ -54,6 +55,31 @@ pub(in crate::api) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
         python_stop_reasons: counts(&status.python_stop_reasons),
         python_processes: counts(&status.python_processes),
         missed_ticks: status.missed_ticks,
+    }
+}
+
+/// What the programs for page faults have done, and what is kept of it.
+pub(in crate::api) fn memory_profile(counts: &FaultCounts, kept: GrowthStatus) -> v1::MemoryProfileStatus {
+    let outcomes = || {
+        counts
+            .counters
+            .iter()
+            .filter(|(counter, _)| **counter != FaultCounter::EventLost)
+    };
+    v1::MemoryProfileStatus {
+        attached: counts.is_attached,
+        faults: outcomes().map(|(_, count)| count).sum(),
+        delivered: counts.get(FaultCounter::Delivered),
+        lost: outcomes()
+            .filter(|(counter, _)| counter.is_loss())
+            .map(|(counter, count)| (counter.name().to_owned(), *count))
+            .collect(),
+        runs: counts.runs,
+        time: Some(duration(counts.time)),
+        processes: kept.processes,
+        pages: kept.pages,
+        stacks: kept.stacks,
+        thinned_pages: kept.thinned,
     }
 }
 

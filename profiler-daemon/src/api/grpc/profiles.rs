@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::SystemTime};
 
 use profiler_profile::{
-    Profile,
+    Measure, PageKind, Profile,
     render::{RenderError, pprof},
 };
 use profiler_proto::v1::{
     CompareProfilesRequest, CompareProfilesResponse, ProfileSelector, ProfileView, QueryPprofRequest,
-    QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, profile_service_server::ProfileService,
+    QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, SampleKind, profile_service_server::ProfileService,
 };
-use profiler_store::{Found, Target};
+use profiler_store::{Found, GrowthQuery, Target};
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     api::{Context, access::Role, convert, peer, status::ApiError},
     command::{Command, FlushError, ProcessError, ProcessSummary, WatchState},
+    health::{Part, PartState},
     kernel::records::Pid,
     processes::uptime,
 };
@@ -62,6 +63,58 @@ impl Profiles {
             encoded
         })
         .await
+    }
+
+    /// Answers with what `encode` makes of the growth of memory, and of what was touched.
+    async fn query_memory<T: Send + 'static>(
+        &self,
+        selector: Option<ProfileSelector>,
+        view: Option<ProfileView>,
+        kind: PageKind,
+        encode: impl FnOnce(Profile, Profile) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        // The rest of it is as for CPU time.
+        let selector = selector.map(|selector| ProfileSelector {
+            kind: SampleKind::Cpu.into(),
+            ..selector
+        });
+        let query = convert::query(selector, SystemTime::now())?;
+        let view = convert::view(view);
+        let not_sampling = self.up_to_now(query.recent).await?;
+        let permit = self.permit().await?;
+        let not_recorded = self.why_no_memory();
+        let Some(memory) = self.context.memory.get() else {
+            let reason = not_sampling.map_or_else(|| "nothing is sampled".to_owned(), |error| error.to_string());
+            return Err(ApiError::NoMemoryProfile {
+                reason: not_recorded.unwrap_or(reason),
+            });
+        };
+        let asked = GrowthQuery {
+            target: query.target.clone(),
+            span: query.span,
+            kind,
+        };
+        let answer = memory.query(asked).await?;
+        if answer.found != Found::Samples {
+            if let Some(reason) = not_recorded {
+                return Err(ApiError::NoMemoryProfile { reason });
+            }
+            self.explain_nothing(&query.target, answer.found).await?;
+        }
+        blocking(move || {
+            let encoded = encode(answer.growth.view(view), answer.first_touch.view(view));
+            drop(permit);
+            encoded
+        })
+        .await
+    }
+
+    /// Why page faults are not taken; `None` if they are, or would be if anything were watched.
+    fn why_no_memory(&self) -> Option<String> {
+        match self.context.health.state(Part::MemoryProfile)? {
+            PartState::Unsupported { reason, .. } | PartState::Failed { reason, .. } => Some(reason),
+            PartState::Active | PartState::Late { .. } | PartState::Disabled { .. } => None,
+        }
     }
 
     /// Has what was sampled until now put into the store, if it is asked for. Gives the reason if nothing is sampled: what was
@@ -144,6 +197,21 @@ fn encode_tree(profile: Profile) -> Result<QueryProfileResponse, ApiError> {
     Ok(response)
 }
 
+fn encode_memory_pprof(growth: Profile, first_touch: Profile) -> Result<QueryPprofResponse, ApiError> {
+    let mut bytes = Vec::new();
+    match pprof::write_memory(&growth, &first_touch, &mut bytes) {
+        Err(RenderError::NoSamples) => return Err(ApiError::NoSamples),
+        other => other?,
+    }
+    let response = QueryPprofResponse {
+        pprof: bytes,
+        quality: Some(convert::quality(&growth.quality)),
+        samples: growth.quality.samples,
+    };
+    check_size(response.encoded_len())?;
+    Ok(response)
+}
+
 fn encode_pprof(profile: Profile) -> Result<QueryPprofResponse, ApiError> {
     let mut bytes = Vec::new();
     match pprof::write(&profile, &mut bytes) {
@@ -177,12 +245,27 @@ impl ProfileService for Profiles {
     ) -> Result<Response<QueryProfileResponse>, Status> {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
         let QueryProfileRequest { selector, view } = request.into_inner();
+        if let Some((kind, measure)) = convert::memory_kind(selector.as_ref()) {
+            let encode = move |growth, first_touch| {
+                encode_tree(if measure == Measure::Growth {
+                    growth
+                } else {
+                    first_touch
+                })
+            };
+            return Ok(Response::new(self.query_memory(selector, view, kind, encode).await?));
+        }
         Ok(Response::new(self.query(selector, view, encode_tree).await?))
     }
 
     async fn query_pprof(&self, request: Request<QueryPprofRequest>) -> Result<Response<QueryPprofResponse>, Status> {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
         let QueryPprofRequest { selector, view } = request.into_inner();
+        if let Some((kind, _)) = convert::memory_kind(selector.as_ref()) {
+            return Ok(Response::new(
+                self.query_memory(selector, view, kind, encode_memory_pprof).await?,
+            ));
+        }
         Ok(Response::new(self.query(selector, view, encode_pprof).await?))
     }
     async fn compare_profiles(

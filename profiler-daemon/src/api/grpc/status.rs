@@ -47,6 +47,14 @@ impl Reports {
         let own = OwnCost::read(&context.identity.proc_root);
         let own = own.inspect_err(|error| tracing::warn!(%error, "the daemon's own cost is not known"));
         let sampling = engine.as_ref().ok().map(convert::sampling);
+        let memory_profile = match (&engine, context.memory.get()) {
+            (Ok(engine), Some(memory)) => {
+                let kept = tokio::time::timeout(LOOP_TIMEOUT, memory.status()).await;
+                let kept = kept.ok().and_then(Result::ok).unwrap_or_default();
+                Some(convert::memory_profile(&engine.faults, kept))
+            }
+            _ => None,
+        };
         let engine = engine.unwrap_or_default();
         let budget = context.health.budget.report();
         GetStatusResponse {
@@ -69,6 +77,7 @@ impl Reports {
                 context.readings.tally(),
             )),
             watched_processes: engine.watched_processes,
+            memory_profile,
             api: Some(ApiStatus {
                 connections: u32::try_from(peer::open_connections(&context.connections)).unwrap_or(u32::MAX),
                 refused_connections: context.refused_connections.load(Ordering::Relaxed),

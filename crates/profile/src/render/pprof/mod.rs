@@ -1,6 +1,7 @@
 //! The pprof format: a gzip-compressed `google.perftools.profiles.Profile`.
 //!
-//! Each sample has two values, `samples/count` and `cpu/nanoseconds`, of which the last is shown by default, and the
+//! Each sample has two values, `samples/count` and `cpu/nanoseconds`, of which the last is shown by default (`first_touch/bytes`
+//! and `growth/bytes` where it is of memory), and the
 //! labels `pid`, `process`, `thread` and, where it is known, `gil` (`held` or `released`). Inlined functions are lines of the location that they were inlined into. Frames
 //! carry no addresses here, so locations have none; there is one mapping for each object. The quality line is a comment.
 
@@ -19,21 +20,34 @@ mod messages;
 
 /// Writes the profile as gzip-compressed pprof.
 pub fn write(profile: &Profile, out: impl Write) -> Result<(), RenderError> {
-    buffered(profile, out, |out| {
-        let bytes = Encoder::new(profile).encode().encode_to_vec();
-        // No time and no system in the header: the same profile gives the same bytes.
-        let mut compressed = GzBuilder::new()
-            .operating_system(255)
-            .write(out, Compression::default());
-        compressed.write_all(&bytes)?;
-        compressed.finish()?;
-        Ok::<(), io::Error>(())
+    buffered(profile, out, |out| write_compressed(Encoder::new(profile, None), out))
+}
+
+/// Writes both values of a profile of memory, `first_touch/bytes` and `growth/bytes`, of which the last is shown by default.
+pub fn write_memory(growth: &Profile, first_touch: &Profile, out: impl Write) -> Result<(), RenderError> {
+    let most = if growth.samples() > 0 { growth } else { first_touch };
+    let (both, first_touch) = growth.beside(first_touch);
+    buffered(most, out, |out| {
+        write_compressed(Encoder::new(&both, Some(&first_touch)), out)
     })
+}
+
+fn write_compressed(encoder: Encoder<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = encoder.encode().encode_to_vec();
+    // No time and no system in the header: the same profile gives the same bytes.
+    let mut compressed = GzBuilder::new()
+        .operating_system(255)
+        .write(out, Compression::default());
+    compressed.write_all(&bytes)?;
+    compressed.finish()?;
+    Ok(())
 }
 
 /// Fills the tables of the message as samples refer to them. Ids of tables start at 1, indices of text at 0.
 struct Encoder<'a> {
     profile: &'a Profile,
+    /// The other value, if it has two.
+    first_touch: Option<&'a HashMap<Stack, u64>>,
     message: messages::Profile,
     strings: HashMap<String, i64>,
     /// By object name.
@@ -53,9 +67,10 @@ struct Labels {
 }
 
 impl<'a> Encoder<'a> {
-    fn new(profile: &'a Profile) -> Self {
+    fn new(profile: &'a Profile, first_touch: Option<&'a HashMap<Stack, u64>>) -> Self {
         Self {
             profile,
+            first_touch,
             message: messages::Profile::default(),
             strings: HashMap::new(),
             mappings: Numbering::new(),
@@ -74,7 +89,7 @@ impl<'a> Encoder<'a> {
             gil: self.string("gil"),
         };
         self.main_object();
-        for (stack, count) in sorted_stacks(self.profile) {
+        for (stack, count) in sorted_stacks(self.profile, self.first_touch.is_some()) {
             let sample = self.sample(stack, count, &labels);
             self.message.sample.push(sample);
         }
@@ -82,14 +97,17 @@ impl<'a> Encoder<'a> {
     }
 
     fn header(&mut self) {
-        let samples = messages::ValueType {
-            r#type: self.string("samples"),
-            unit: self.string("count"),
+        let (first, second) = match self.first_touch {
+            Some(_) => (("first_touch", "bytes"), ("growth", "bytes")),
+            None if self.profile.measure().is_bytes() => (("space", "bytes"), (self.profile.measure().name(), "bytes")),
+            None => (("samples", "count"), ("cpu", "nanoseconds")),
         };
-        let cpu = messages::ValueType {
-            r#type: self.string("cpu"),
-            unit: self.string("nanoseconds"),
+        let mut value_type = |(name, unit): (&str, &str)| messages::ValueType {
+            r#type: self.string(name),
+            unit: self.string(unit),
         };
+        let samples = value_type(first);
+        let cpu = value_type(second);
         let comment = self.string(&self.profile.summary());
         let (start, end) = (utc::unix_nanos(self.profile.start), utc::unix_nanos(self.profile.end));
         let message = &mut self.message;
@@ -128,7 +146,14 @@ impl<'a> Encoder<'a> {
 
     fn sample(&mut self, stack: &'a Stack, count: u64, labels: &Labels) -> messages::Sample {
         let process = &self.profile.processes[stack.process as usize];
-        let nanoseconds = self.profile.period.as_nanos().saturating_mul(u128::from(count));
+        let values = match self.first_touch {
+            Some(first_touch) => [first_touch.get(stack).copied().unwrap_or_default(), count].map(u128::from),
+            None if self.profile.measure().is_bytes() => [count, count].map(u128::from),
+            None => {
+                let count = u128::from(count);
+                [count, self.profile.period.as_nanos().saturating_mul(count)]
+            }
+        };
         let mut location_id: Vec<u64> = places(self.profile, &stack.frames)
             .map(|place| self.location(place))
             .collect();
@@ -156,7 +181,7 @@ impl<'a> Encoder<'a> {
         }
         messages::Sample {
             location_id,
-            value: vec![clamped(u128::from(count)), clamped(nanoseconds)],
+            value: values.map(clamped).to_vec(),
             label,
         }
     }
@@ -240,12 +265,12 @@ fn places<'a>(profile: &'a Profile, frames: &'a [u32]) -> impl Iterator<Item = &
 }
 
 /// Stacks with samples, in an order that does not depend on how the profile came to be.
-fn sorted_stacks(profile: &Profile) -> Vec<(&Stack, u64)> {
+fn sorted_stacks(profile: &Profile, also_empty: bool) -> Vec<(&Stack, u64)> {
     let (frames, processes) = (Ranks::of_frames(profile), Ranks::of_processes(profile));
     let mut stacks: Vec<(&Stack, u64)> = profile
         .stacks
         .iter()
-        .filter(|(_, count)| **count > 0)
+        .filter(|(_, count)| also_empty || **count > 0)
         .map(|(stack, count)| (stack, *count))
         .collect();
     stacks.sort_by_cached_key(|(stack, _)| {

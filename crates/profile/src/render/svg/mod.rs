@@ -13,9 +13,10 @@ use self::{
 };
 use super::{MAX_REPEATED_NAME_BYTES, RenderError, buffered, kind_name};
 use crate::{
-    Frame, FrameKind, ProcessLabel, Profile,
+    Frame, FrameKind, Measure, ProcessLabel, Profile,
     functions::{FunctionKey, Functions},
     number::{counted, percent, thousands},
+    pages::mebibytes,
     tree::merged,
     utc, visible,
 };
@@ -49,6 +50,8 @@ const HEADER_COLUMNS: usize = 160;
 const TITLE_COLUMNS: usize = 90;
 /// Stands before the kinds: a sample belongs to the kind of its innermost frame.
 const LEGEND_TITLE: &str = "own time:";
+/// The same where a sample is a page.
+const MEMORY_LEGEND_TITLE: &str = "touched by:";
 /// Shades of each colour, so that neighbours are told apart.
 const SHADES: u32 = 6;
 
@@ -134,6 +137,13 @@ fn name(name: &str) -> String {
 /// What was measured, when and how densely.
 fn subtitle(profile: &Profile, layout: &Layout) -> String {
     let span = profile.end.duration_since(profile.start).unwrap_or_default();
+    if let Some(what) = bytes_title(profile) {
+        return format!(
+            "{what} {}  ·  {}",
+            mebibytes(layout.samples),
+            utc::range(profile.start, profile.end)
+        );
+    }
     let period = profile.period.as_secs_f64();
     let mut subtitle = format!(
         "CPU time {:.2} s  ·  {}  ·  {:.1} s",
@@ -145,6 +155,15 @@ fn subtitle(profile: &Profile, layout: &Layout) -> String {
         subtitle.push_str(&format!(" at {:.0} Hz", period.recip()));
     }
     subtitle
+}
+
+/// What the bytes of a profile of memory are; `None` for CPU time.
+fn bytes_title(profile: &Profile) -> Option<&'static str> {
+    match profile.measure() {
+        Measure::CpuTime => None,
+        Measure::Growth => Some("memory touched first here and still there:"),
+        Measure::FirstTouch => Some("memory touched first here, there or not:"),
+    }
 }
 
 /// The quality line, and what the picture leaves out.
@@ -171,8 +190,13 @@ fn write_legend(out: &mut dyn Write, profile: &Profile, y: u32) -> io::Result<()
         });
         stacks.fold(0_u64, |total, (_, count)| total.saturating_add(*count))
     };
-    write_line(out, "legend", y, LEGEND_TITLE)?;
-    let mut x = MARGIN as u32 + 8 * LEGEND_TITLE.len() as u32;
+    let title = if profile.measure().is_bytes() {
+        MEMORY_LEGEND_TITLE
+    } else {
+        LEGEND_TITLE
+    };
+    write_line(out, "legend", y, title)?;
+    let mut x = MARGIN as u32 + 8 * title.len() as u32;
     for (kind, letter, ..) in COLOURS {
         if !profile.frames.iter().any(|frame| frame.kind == kind) {
             continue;
@@ -237,12 +261,17 @@ fn write_bar(
     layout: &Layout,
     bar: &Bar,
 ) -> io::Result<()> {
-    let total_seconds = profile.period.as_secs_f64() * bar.width as f64;
-    let cost = format!(
-        "{}, {}, {total_seconds:.2} s",
-        counted(bar.width, "sample"),
-        percent(bar.width, layout.samples, 2)
-    );
+    let is_bytes = profile.measure().is_bytes();
+    let cost = if is_bytes {
+        format!("{}, {}", mebibytes(bar.width), percent(bar.width, layout.samples, 2))
+    } else {
+        let total_seconds = profile.period.as_secs_f64() * bar.width as f64;
+        format!(
+            "{}, {}, {total_seconds:.2} s",
+            counted(bar.width, "sample"),
+            percent(bar.width, layout.samples, 2)
+        )
+    };
     let (text, style, facts) = match bar.subject {
         Subject::Everything(processes) => (format!("all ({processes} processes)"), "r".to_owned(), cost),
         Subject::Process(process) => (process_name(&profile.processes[process as usize]), "r".to_owned(), cost),
@@ -250,7 +279,11 @@ fn write_bar(
             let frame = &profile.frames[index as usize];
             let own = format!(
                 "itself {}, {}",
-                thousands(bar.self_samples),
+                if is_bytes {
+                    mebibytes(bar.self_samples)
+                } else {
+                    thousands(bar.self_samples)
+                },
                 percent(bar.self_samples, layout.samples, 2)
             );
             let place = place(frame, functions.lines[index as usize]);

@@ -1,0 +1,248 @@
+//! The thread that keeps the pages.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use profiler_common::memory::process_salt;
+use profiler_common::stop::StopReason;
+use profiler_store::{Growth, GrowthLimits, GrowthProcess, Look, PageLook, PageTouch, TouchedStack};
+
+use super::{
+    MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
+    presence::{Looked, Presence},
+};
+use crate::{
+    kernel::records::Pid,
+    processes::scan::ProcFs,
+    stacks::faults::{FaultProcess, RawTouch},
+};
+
+/// Time between two looks at all pages.
+const LOOK: Duration = Duration::from_secs(10);
+/// Looks take no more than one part in so many of the time.
+const LOOK_SHARE: u32 = 400;
+/// Longest wait for something to do.
+const TURN: Duration = Duration::from_millis(500);
+/// Reason of loss: the keeper was behind.
+const LOST_BACKLOG: &str = "keeper_backlog";
+
+/// What the keeper is made of.
+#[derive(Debug)]
+pub struct MemoryParts {
+    /// Where procfs is mounted.
+    pub proc: ProcFs,
+    /// How long is kept what was.
+    pub retention: Duration,
+    /// Salt of the hash that chooses pages.
+    pub salt: u64,
+    /// Set to end it.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Keeps the pages.
+#[derive(Debug)]
+pub struct MemoryKeeper {
+    growth: Growth,
+    presence: Presence,
+    /// By the number of the program, for as long as it runs.
+    running: HashMap<u64, (Pid, Option<u64>)>,
+    salt: u64,
+    commands: Receiver<MemoryCommand>,
+    dropped: Arc<AtomicU64>,
+    dropped_before: u64,
+    stop: Arc<AtomicBool>,
+    look_due: Instant,
+}
+
+impl MemoryKeeper {
+    /// A keeper that knows no page yet, and the handle to it.
+    pub fn new(parts: MemoryParts) -> (Self, MemoryHandle) {
+        let (sender, commands) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let keeper = Self {
+            growth: Growth::new(GrowthLimits {
+                retention: parts.retention,
+                ..GrowthLimits::default()
+            }),
+            presence: Presence::new(parts.proc),
+            running: HashMap::new(),
+            salt: parts.salt,
+            commands,
+            dropped: Arc::clone(&dropped),
+            dropped_before: 0,
+            stop: parts.stop,
+            look_due: Instant::now() + LOOK,
+        };
+        let handle = MemoryHandle {
+            commands: sender,
+            dropped,
+        };
+        (keeper, handle)
+    }
+
+    /// Keeps and answers until it is told to stop, or nobody can ask any more.
+    pub fn run(mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            match self.commands.recv_timeout(TURN) {
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= self.look_due {
+                self.look_at_all();
+            }
+        }
+    }
+
+    fn take(&mut self, command: MemoryCommand) {
+        let is_taken = match command {
+            MemoryCommand::Window(window) => {
+                self.on_window(window);
+                true
+            }
+            MemoryCommand::Query { query, reply } => {
+                for image in self.growth.images_of(&query.target) {
+                    self.look_at(image);
+                }
+                reply.send(self.growth.answer(&query, SystemTime::now())).is_ok()
+            }
+            MemoryCommand::Status { reply } => reply.send(self.growth.status()).is_ok(),
+        };
+        if !is_taken {
+            tracing::trace!("nobody waits for an answer any more");
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        let begun = Instant::now();
+        for image in self.growth.running() {
+            self.look_at(image);
+        }
+        self.growth.expire(SystemTime::now());
+        let took = begun.elapsed();
+        self.look_due = Instant::now() + LOOK.max(took * LOOK_SHARE);
+    }
+
+    /// Looks which pages of a program are still there.
+    fn look_at(&mut self, image: u64) {
+        let Some((pid, start_ticks)) = self.running.get(&image).copied() else {
+            return;
+        };
+        let pages = self.growth.pages_of(image);
+        match self.presence.look(image, pid, start_ticks, &pages, false) {
+            Looked::Found(looks) => self.growth.found(image, &pages, &looks),
+            other => self.on_end(image, &other),
+        }
+    }
+
+    /// The process has ended or goes on with another program.
+    fn on_end(&mut self, image: u64, looked: &Looked) {
+        match looked {
+            Looked::Found(_) => {}
+            Looked::Refused(reason) => tracing::debug!(image, %reason, "pages cannot be looked at"),
+            Looked::Replaced => {
+                self.growth.replaced(image);
+                self.forget(image);
+            }
+            Looked::Ended => {
+                self.growth.ended(image, SystemTime::now());
+                self.forget(image);
+            }
+        }
+    }
+
+    fn forget(&mut self, image: u64) {
+        self.running.remove(&image);
+        self.presence.close(image);
+    }
+
+    fn on_window(&mut self, window: NamedFaults) {
+        let NamedFaults {
+            end,
+            mut lost,
+            processes,
+            stacks,
+        } = window;
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > self.dropped_before {
+            *lost.entry(LOST_BACKLOG.to_owned()).or_default() += dropped - self.dropped_before;
+            self.dropped_before = dropped;
+        }
+        self.growth.note_lost(end, &lost);
+        for process in processes {
+            self.on_process(&process, &stacks);
+        }
+    }
+
+    fn on_process(&mut self, process: &FaultProcess, stacks: &HashMap<u32, NamedStack>) {
+        let image = process.image;
+        let pid = Pid(process.label.pid);
+        let mut shared: BTreeMap<(u32, StopReason), Arc<TouchedStack>> = BTreeMap::new();
+        let mut touches = Vec::with_capacity(process.touches.len());
+        for touch in &process.touches {
+            let Some(stack) = stacks.get(&touch.stack) else {
+                continue;
+            };
+            let stack = shared
+                .entry((touch.stack, touch.stop))
+                .or_insert_with(|| self.growth.stack(touched_stack(stack, touch.stop)));
+            touches.push(page_touch(touch, Arc::clone(stack)));
+        }
+        let mut pages: Vec<PageLook> = touches
+            .iter()
+            .map(|touch| PageLook {
+                page: touch.page,
+                pages: 1,
+            })
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        let looked = self.presence.look(image, pid, process.start_ticks, &pages, true);
+        let looks: Vec<Look> = match &looked {
+            Looked::Found(looks) => {
+                self.running.insert(image, (pid, process.start_ticks));
+                let found: HashMap<u64, Look> = pages.iter().map(|page| page.page).zip(looks.iter().copied()).collect();
+                let look = |touch: &PageTouch| found.get(&touch.page).copied().unwrap_or(Look::Unknown);
+                touches.iter().map(look).collect()
+            }
+            Looked::Refused(_) | Looked::Replaced | Looked::Ended => vec![Look::Unknown; touches.len()],
+        };
+        let process = GrowthProcess {
+            image,
+            label: process.label.clone(),
+            salt: process_salt(self.salt, pid.0),
+            shares_pages: process.shares_pages,
+            runs_python: process.runs_python,
+        };
+        self.growth.touch(&process, &touches, &looks);
+        self.on_end(image, &looked);
+    }
+}
+
+fn touched_stack(stack: &NamedStack, stop: StopReason) -> TouchedStack {
+    TouchedStack {
+        thread: Arc::clone(&stack.thread),
+        frames: stack.frames.clone(),
+        stop: match stop {
+            StopReason::Root | StopReason::NoUserRegisters => None,
+            other => Some(other.name()),
+        },
+    }
+}
+
+fn page_touch(touch: &RawTouch, stack: Arc<TouchedStack>) -> PageTouch {
+    PageTouch {
+        page: touch.page,
+        level: touch.level,
+        code: touch.code,
+        time: touch.time,
+        stack,
+    }
+}

@@ -1,0 +1,217 @@
+//! Page faults of watched processes: the stack of each whose page is chosen, a count of all others.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, generated::bpf_get_current_task},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use profiler_common::{
+    cpu::flags,
+    memory::{
+        CPU_QUOTA, FaultCounter, FaultHeader, OomVictim, PAGE_SHIFT, PROCESS_QUOTA, Pace, READ_LEVELS, fault,
+        is_chosen, page_hash, process_salt,
+    },
+    process::ProcessEntry,
+    stop::StopReason,
+};
+
+use crate::{
+    delivery::deliver_fault,
+    kernel_target::read_field,
+    maps::{
+        CPU_PACE, EVENT_RING, FAULT_COUNTERS, FAULT_SALT, FAULT_SCRATCH, PACES, PROCESSES, TASK_PAGEFAULT_DISABLED,
+        TASK_TGID, UNKNOWN_OFFSET,
+    },
+    python,
+    stack::{self, Driver, WithEach, WithLoop},
+};
+
+/// `page_fault_user(unsigned long address, struct pt_regs *regs, unsigned long error_code)`; walks by [`WithLoop`].
+#[btf_tracepoint(function = "page_fault_user")]
+pub(crate) fn fault_user_loop(context: BtfTracePointContext) -> i32 {
+    on_fault::<WithLoop>(&context)
+}
+
+/// `page_fault_kernel`, with the same arguments: the kernel touched a page of the process.
+#[btf_tracepoint(function = "page_fault_kernel")]
+pub(crate) fn fault_kernel_loop(context: BtfTracePointContext) -> i32 {
+    on_fault::<WithLoop>(&context)
+}
+
+/// As `fault_user_loop`; walks by [`WithEach`].
+#[btf_tracepoint(function = "page_fault_user")]
+pub(crate) fn fault_user_each(context: BtfTracePointContext) -> i32 {
+    on_fault::<WithEach>(&context)
+}
+
+/// As `fault_kernel_loop`; walks by [`WithEach`].
+#[btf_tracepoint(function = "page_fault_kernel")]
+pub(crate) fn fault_kernel_each(context: BtfTracePointContext) -> i32 {
+    on_fault::<WithEach>(&context)
+}
+
+/// `mark_victim(struct task_struct *task, uid_t uid)`, up to Linux 6.8 `mark_victim(int pid)`: the kernel ends a process for
+/// want of memory.
+#[btf_tracepoint(function = "mark_victim")]
+pub(crate) fn oom_victim(context: BtfTracePointContext) -> i32 {
+    // Read as bytes, because the verifier would know of one kernel's type only.
+    // SAFETY: the helper checks the address.
+    let Ok(argument) = (unsafe { bpf_probe_read_kernel(context.as_ptr().cast::<u64>()) }) else {
+        return 0;
+    };
+    let mut victim = OomVictim {
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        ..OomVictim::default()
+    };
+    // Addresses of the kernel are negative numbers, ids are not.
+    if (argument as i64) < 0 {
+        let Some(tgid) = read_field(argument, TASK_TGID.load()) else {
+            return 0;
+        };
+        victim.pid = tgid as u32;
+    } else {
+        victim.tid = argument as u32;
+    }
+    if EVENT_RING.output::<OomVictim>(&victim, 0).is_err() {
+        count(FaultCounter::EventLost);
+    }
+    0
+}
+
+#[inline(always)]
+pub(crate) fn count(counter: FaultCounter) {
+    if let Some(counters) = FAULT_COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's and the index is a constant below its length.
+        unsafe { *(*counters).as_mut_ptr().add(counter as usize) += 1 };
+    }
+}
+
+#[inline(always)]
+fn on_fault<D: Driver>(context: &BtfTracePointContext) -> i32 {
+    let ids = bpf_get_current_pid_tgid();
+    let pid = (ids >> 32) as u32;
+    // SAFETY: copied at once; the generation is compared again after the walk.
+    let Some(entry) = (unsafe { PROCESSES.get(&pid) }) else {
+        return 0;
+    };
+    let arguments = context.as_ptr().cast::<u64>();
+    // SAFETY: the tracepoint has three arguments, of which the first and the third are numbers, as BTF says.
+    let (address, code) = unsafe { (*arguments, *arguments.add(2) as u32 & fault::KNOWN) };
+    // The kernel's own memory; or a read that must not fault and fails instead, such as those of these programs.
+    if (address as i64) < 0 || code & fault::USER == 0 && is_pagefault_disabled() {
+        return 0;
+    }
+    let header = FaultHeader {
+        page: address >> PAGE_SHIFT,
+        level: 0,
+        code,
+    };
+    match choose(pid, header) {
+        Some(header) => take::<D>(ids, entry, header),
+        None => count(FaultCounter::Passed),
+    }
+    0
+}
+
+/// The fault with its level if its page is chosen.
+#[inline(always)]
+fn choose(pid: u32, mut header: FaultHeader) -> Option<FaultHeader> {
+    let of_process = pace_of(pid)?;
+    let of_cpu = CPU_PACE.get_ptr_mut(0)?;
+    // SAFETY: elements of maps. Several CPUs may change that of a process at once: counts may be lost, and the level is one of
+    // those that the CPUs would have set.
+    let (of_process, of_cpu) = unsafe { (&mut *of_process, &mut *of_cpu) };
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    of_process.turn(now_ns, PROCESS_QUOTA);
+    of_cpu.turn(now_ns, CPU_QUOTA);
+    of_process.faults += 1;
+    let mut level = of_process.level;
+    if of_cpu.level > level {
+        level = of_cpu.level;
+    }
+    if header.code & fault::WRITE == 0 {
+        level += READ_LEVELS;
+    }
+    let hash = page_hash(header.page, process_salt(FAULT_SALT.load(), pid));
+    if !is_chosen(hash, level) {
+        return None;
+    }
+    of_process.choose(PROCESS_QUOTA);
+    of_cpu.choose(CPU_QUOTA);
+    header.level = level;
+    Some(header)
+}
+
+/// The pace of a process, which begins with its first fault.
+#[inline(always)]
+fn pace_of(pid: u32) -> Option<*mut Pace> {
+    if let Some(pace) = PACES.get_ptr_mut(&pid) {
+        return Some(pace);
+    }
+    let new = Pace {
+        // SAFETY: the helper has no preconditions.
+        begun_ns: unsafe { bpf_ktime_get_ns() },
+        ..Pace::default()
+    };
+    if PACES.insert(&pid, &new, 0).is_err() {
+        return None;
+    }
+    PACES.get_ptr_mut(&pid)
+}
+
+/// Writes the record of a chosen fault.
+#[inline(always)]
+fn take<D: Driver>(ids: u64, entry: &ProcessEntry, header: FaultHeader) {
+    let Some(scratch_pointer) = FAULT_SCRATCH.get_ptr_mut(0) else {
+        count(FaultCounter::Internal);
+        return;
+    };
+    // SAFETY: the element is this CPU's; nobody else uses it while it is marked busy.
+    let scratch = unsafe { &mut *scratch_pointer };
+    if scratch.busy != 0 {
+        count(FaultCounter::Busy);
+        return;
+    }
+    scratch.busy = 1;
+    scratch.entry = *entry;
+    scratch.fault = header;
+    let layout = python::layout(&scratch.entry);
+    scratch.frame_shift = u64::from(layout.is_some());
+    stack::begin(scratch, ids);
+    if header.code & fault::USER == 0 {
+        scratch.header.flags |= flags::IN_KERNEL;
+    }
+    let (cs, walk) = stack::registers_at_entry();
+    let is_walkable = stack::begin_walk(scratch, cs, walk);
+    if is_walkable {
+        D::walk_user(scratch_pointer);
+    }
+    stack::end_walk(scratch);
+    if let Some(layout) = layout
+        && is_walkable
+        && scratch.header.stop != StopReason::NoUserRegisters as u8
+    {
+        python::walk::<D>(scratch, layout);
+    }
+    stack::settle((ids >> 32) as u32, scratch);
+    deliver_fault(scratch);
+    scratch.busy = 0;
+}
+
+/// Whether faults of the current thread fail instead of being served (`task_struct.pagefault_disabled`).
+#[inline(always)]
+fn is_pagefault_disabled() -> bool {
+    let offset = TASK_PAGEFAULT_DISABLED.load();
+    if offset == UNKNOWN_OFFSET {
+        return false;
+    }
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    // The member has four bytes.
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    let count = unsafe { bpf_probe_read_kernel((task + offset) as *const u32) };
+    count.is_ok_and(|count| count != 0)
+}
