@@ -10,6 +10,7 @@
 //! oldest values of all; and when nothing but the newest is left, new subjects are refused. All of it is counted.
 
 mod line;
+mod room;
 mod span;
 
 use std::{
@@ -23,15 +24,11 @@ use profiler_readings::{Kind, Metric, Subject};
 use self::line::{Line, Written};
 pub use self::span::{Bucket, Range, Steps};
 
-/// A subject that was not read for so long is read no more.
-const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// A value is the latest of its series for so many of its intervals, and at least for so long; afterwards there is none.
 const CURRENT_INTERVALS: u32 = 3;
 const CURRENT_AT_LEAST: Duration = Duration::from_secs(5);
-/// When silent subjects make room, they free this share of all memory, so that not every value has to look for one.
-const ROOM_SHARE: usize = 16;
-/// Runs that end within so much of the oldest go with it, so that not every value has to look for one.
-const SHORTENED_AT_ONCE: Duration = Duration::from_secs(60);
+/// How long no room is looked for again for new series.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What a map adds to an entry, with what is free in its nodes.
 const ENTRY_BYTES: usize = 48;
 
@@ -169,6 +166,11 @@ pub struct SeriesStore {
     entries: BTreeMap<Subject, Entry>,
     bytes: usize,
     dropped: SeriesDropped,
+    /// When room was last looked for for a new series.
+    looked: Option<Duration>,
+    /// Times that room was made by looking at everything.
+    #[cfg(test)]
+    passes: u64,
 }
 
 impl SeriesStore {
@@ -179,6 +181,9 @@ impl SeriesStore {
             entries: BTreeMap::new(),
             bytes: 0,
             dropped: SeriesDropped::default(),
+            looked: None,
+            #[cfg(test)]
+            passes: 0,
         }
     }
 
@@ -186,7 +191,16 @@ impl SeriesStore {
     pub fn set_limits(&mut self, limits: SeriesLimits, now: Duration) {
         self.limits = limits;
         self.expire(now);
+        if self.bytes <= limits.max_bytes {
+            return;
+        }
         self.make_room(0, now);
+        // Where the newest values alone are too many, some have to go.
+        while self.bytes > self.room_for_new()
+            && let Some((subject, entry)) = self.entries.pop_last()
+        {
+            self.forget(&subject, &entry);
+        }
     }
 
     /// Keeps a value that was read at `at` by a source that is read every `interval`. What could not be kept is counted.
@@ -215,7 +229,7 @@ impl SeriesStore {
             Written::Kept => entry.written = entry.written.max(at),
             Written::Late => self.dropped.invalid += 1,
         }
-        if after > before {
+        if after > before && self.bytes > self.limits.max_bytes {
             self.make_room(0, at);
         }
     }
@@ -309,63 +323,21 @@ impl SeriesStore {
             0
         };
         let needed = entry_cost + line.bytes_with_one_value();
-        self.make_room(needed, at);
-        if self.bytes + needed > self.limits.max_bytes {
-            return false;
+        if self.bytes + needed > self.room_for_new() {
+            if self.looked.is_some_and(|looked| at.saturating_sub(looked) < LOOK_AGAIN) {
+                return false;
+            }
+            self.looked = Some(at);
+            self.make_room(needed, at);
+            if self.bytes + needed > self.room_for_new() {
+                return false;
+            }
         }
         self.bytes += entry_cost + line.bytes();
         let entry = self.entries.entry(subject.clone()).or_default();
         entry.written = entry.written.max(at);
         let place = entry.lines.partition_point(|(other, _)| *other < metric);
         entry.lines.insert(place, (metric, line));
-        true
-    }
-
-    /// Drops what may go until so many bytes more fit.
-    fn make_room(&mut self, needed: usize, now: Duration) {
-        if self.bytes + needed <= self.limits.max_bytes {
-            return;
-        }
-        self.drop_silent(needed, now);
-        while self.bytes + needed > self.limits.max_bytes && self.shorten() {}
-    }
-
-    /// Drops subjects that are read no more, the longest silent first.
-    fn drop_silent(&mut self, needed: usize, now: Duration) {
-        let silent_since = now.saturating_sub(SILENT_AFTER);
-        let silent = self.entries.iter().filter(|(_, entry)| entry.written < silent_since);
-        let mut silent: Vec<(Duration, Subject)> = silent
-            .map(|(subject, entry)| (entry.written, subject.clone()))
-            .collect();
-        silent.sort();
-        let target = self.limits.max_bytes - self.limits.max_bytes / ROOM_SHARE;
-        for (_, subject) in silent {
-            if self.bytes + needed <= target {
-                return;
-            }
-            if let Some(entry) = self.entries.remove(&subject) {
-                let lines: usize = entry.lines.iter().map(|(_, line)| line.bytes()).sum();
-                self.bytes -= entry_bytes(&subject, &entry) + lines;
-                self.dropped.subjects += 1;
-            }
-        }
-    }
-
-    /// Drops the oldest run of values of every series that has one about as old as the oldest of all, but never the newest
-    /// run of a series. Whether there was one.
-    fn shorten(&mut self) -> bool {
-        let lines = || self.entries.values().flat_map(|entry| &entry.lines);
-        let Some(oldest) = lines().filter_map(|(_, line)| line.oldest_spare_end()).min() else {
-            return false;
-        };
-        let until = oldest + SHORTENED_AT_ONCE;
-        let lines = self.entries.values_mut().flat_map(|entry| &mut entry.lines);
-        for (_, line) in lines.filter(|(_, line)| line.oldest_spare_end().is_some_and(|end| end <= until)) {
-            let before = line.bytes();
-            line.drop_oldest();
-            self.bytes -= before - line.bytes();
-            self.dropped.runs += 1;
-        }
         true
     }
 }
