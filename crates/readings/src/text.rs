@@ -9,6 +9,8 @@ use std::{
 
 /// Longest name of a subject that is kept: the longest name of a file, and more than one of a device or an interface.
 const MAX_NAME_BYTES: usize = 255;
+/// Longest path that is kept: the longest that the kernel tells (`PATH_MAX`).
+const MAX_PATH_BYTES: usize = 4096;
 
 /// The lines that are not empty.
 pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -50,8 +52,16 @@ pub(crate) fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
 
 /// A name to show and to tell subjects apart by.
 pub(crate) fn name(bytes: &[u8]) -> Arc<str> {
-    let kept = &bytes[..bytes.len().min(MAX_NAME_BYTES)];
-    String::from_utf8_lossy(kept).into()
+    cut(bytes, MAX_NAME_BYTES)
+}
+
+/// A path to show and to tell subjects apart by: groups of nested containers differ in its end alone.
+pub(crate) fn path_name(bytes: &[u8]) -> Arc<str> {
+    cut(bytes, MAX_PATH_BYTES)
+}
+
+fn cut(bytes: &[u8], most: usize) -> Arc<str> {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into()
 }
 
 /// A path of the host below a root. However many slashes it begins with, it does not replace the root.
@@ -84,6 +94,15 @@ mod tests {
         for path in ["/a", "a", "//a", "///a"] {
             assert_eq!(below(Path::new("/r"), path.as_bytes()), Path::new("/r/a"), "{path}");
         }
+    }
+
+    #[test]
+    fn long_paths_are_told_apart() {
+        let container = |end: &str| "/nested".repeat(60) + end;
+        let (one, other) = (container("/a"), container("/b"));
+        assert_eq!(&*path_name(one.as_bytes()), one);
+        assert_ne!(path_name(one.as_bytes()), path_name(other.as_bytes()));
+        assert_eq!(path_name(&[b'x'; 5_000]).len(), MAX_PATH_BYTES);
     }
 
     #[test]

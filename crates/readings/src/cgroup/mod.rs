@@ -6,6 +6,7 @@
 
 mod files;
 mod hierarchy;
+mod kills;
 mod level;
 mod round;
 
@@ -23,7 +24,8 @@ pub(crate) use self::{
 };
 use self::{
     hierarchy::{Hierarchy, Resource},
-    round::{Groups, Kills, Outcome, Round},
+    kills::Kills,
+    round::{Groups, Outcome, Round},
 };
 use crate::{
     Reading,
@@ -46,7 +48,7 @@ pub struct ControlGroupSampler {
     mounts: KernelFile,
     /// Throttled periods of the level at the last round.
     before: BTreeMap<Box<[u8]>, (u64, u64)>,
-    kills: BTreeMap<Arc<str>, Kills>,
+    kills: Kills,
     buffer: Vec<u8>,
 }
 
@@ -68,7 +70,7 @@ impl ControlGroupSampler {
             processes: BTreeMap::new(),
             mounts: KernelFile::new(root.join("proc/self/mountinfo")),
             before: BTreeMap::new(),
-            kills: BTreeMap::new(),
+            kills: Kills::default(),
             buffer: Vec::new(),
         }
     }

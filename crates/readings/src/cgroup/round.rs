@@ -3,27 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{
-    MAX_GROUPS,
     hierarchy::{Hierarchy, levels},
+    kills::Kills,
     level::{Memory, Quota, read_cpu_seconds},
 };
 use crate::{Metric, Reading, Subject, file::ReadError, source::Moment, text};
-
-/// How long after a service's last process its count of kills is kept.
-const KEPT_EMPTY: Duration = Duration::from_secs(600);
-
-/// Kills in the groups of a service.
-#[derive(Debug, Default)]
-pub(super) struct Kills {
-    total: u64,
-    /// Of each group at the last round.
-    before: BTreeMap<Box<[u8]>, u64>,
-    seen: Duration,
-}
 
 /// A group of this round and the services that have processes in it.
 pub(super) type Groups<'a> = BTreeMap<&'a [u8], BTreeSet<&'a Arc<str>>>;
@@ -68,7 +55,7 @@ pub(super) struct Round<'a> {
 
 impl Round<'_> {
     fn push(&mut self, path: &[u8], values: impl IntoIterator<Item = (Metric, Option<f64>)>) {
-        let subject = Subject::ControlGroup(text::name(path));
+        let subject = Subject::ControlGroup(text::path_name(path));
         let known = values.into_iter().filter_map(|(metric, value)| Some((metric, value?)));
         let now = self.now;
         self.out
@@ -88,7 +75,7 @@ impl Round<'_> {
         &mut self,
         hierarchy: &Hierarchy,
         groups: &Groups<'_>,
-        kills: &mut BTreeMap<Arc<str>, Kills>,
+        kills: &mut Kills,
         outcome: &mut Outcome,
     ) {
         let mut known: BTreeMap<&[u8], Option<Memory>> = BTreeMap::new();
@@ -141,8 +128,8 @@ impl Round<'_> {
                     *least = room.min(*least);
                 }
                 if let Some(killed) = memory.oom_kills {
-                    let kills = kills.entry(Arc::clone(service)).or_default();
-                    kills.add(path, killed, self.now.since_boot);
+                    let is_counted = kills.add(service, path, killed, self.now.since_boot);
+                    outcome.left_out += u64::from(!is_counted);
                 }
             }
         }
@@ -152,12 +139,11 @@ impl Round<'_> {
         self.push_kills(kills);
     }
 
-    fn push_kills(&mut self, kills: &mut BTreeMap<Arc<str>, Kills>) {
+    fn push_kills(&mut self, kills: &mut Kills) {
         let now = self.now;
-        kills.retain(|_, kills| now.since_boot.saturating_sub(kills.seen) < KEPT_EMPTY);
-        self.out.extend(kills.iter().map(|(service, kills)| {
+        self.out.extend(kills.totals(now.since_boot).map(|(service, total)| {
             let subject = Subject::Service(Arc::clone(service));
-            now.reading(Metric::ServiceOomKills, subject, kills.total as f64)
+            now.reading(Metric::ServiceOomKills, subject, total as f64)
         }));
     }
 
@@ -255,19 +241,6 @@ fn throttled_since(quota: &Quota, before: Option<&(u64, u64)>) -> Option<f64> {
     match periods {
         0 => Some(0.0),
         _ => Some((throttled as f64 / periods as f64).min(1.0)),
-    }
-}
-
-impl Kills {
-    /// Adds what a group counted since it was last seen. What it counted before it was first seen is of the past.
-    fn add(&mut self, path: &[u8], killed: u64, now: Duration) {
-        let before = self.before.insert(path.into(), killed);
-        let passed = killed.saturating_sub(before.unwrap_or(killed));
-        self.total = self.total.saturating_add(passed);
-        if self.before.len() > MAX_GROUPS {
-            self.before.pop_first();
-        }
-        self.seen = now;
     }
 }
 

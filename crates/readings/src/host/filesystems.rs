@@ -175,7 +175,7 @@ impl Part for Filesystems {
                 (Metric::FilesystemAvailable, Some(bytes(space.available))),
                 (Metric::FilesystemInodesUsed, space.inodes_used()),
             ];
-            let subject = Subject::Filesystem(text::name(point));
+            let subject = Subject::Filesystem(text::path_name(point));
             let known = values.into_iter().filter_map(|(metric, value)| Some((metric, value?)));
             out.extend(known.map(|(metric, value)| now.reading(metric, subject.clone(), value)));
         }

@@ -109,13 +109,15 @@ impl DetailReader {
 pub(super) struct Switches {
     threads: BTreeMap<u64, (u64, u64)>,
     total: (u64, u64),
+    /// They were not followed for a while: what they counted meanwhile is not known, and is no burst.
+    resumes: bool,
 }
 
 impl Switches {
     /// What is not followed for a while would be taken for new.
     fn forget(&mut self) {
         self.threads.clear();
-        self.total = (0, 0);
+        self.resumes = true;
     }
 
     fn add(&mut self, pid: u32, folder: &Path, threads: u64, buffer: &mut Vec<u8>) -> Result<(u64, u64), ReadError> {
@@ -126,11 +128,22 @@ impl Switches {
         } else {
             read_threads(&folder.join("task"), buffer)?
         };
+        if now.len() as u64 > MAX_THREADS {
+            // There are more of them since they were counted, and which are missing now would seem new at the next look.
+            self.forget();
+            return Err(ReadError::Absent {
+                what: "a process has more threads than are followed",
+            });
+        }
         self.follow(now);
         Ok(self.total)
     }
 
     fn follow(&mut self, now: BTreeMap<u64, (u64, u64)>) {
+        if std::mem::take(&mut self.resumes) {
+            self.threads = now;
+            return;
+        }
         for (thread, counts) in &now {
             let before = self.threads.get(thread).copied().unwrap_or_default();
             // A thread that switched less often than before is another with the same id.
@@ -147,7 +160,7 @@ fn read_threads(folder: &Path, buffer: &mut Vec<u8>) -> Result<BTreeMap<u64, (u6
     let failed = |path: PathBuf, reason| ReadError::Failed { path, reason };
     let mut threads = BTreeMap::new();
     let entries = fs::read_dir(folder).map_err(|reason| failed(folder.to_owned(), reason))?;
-    for entry in entries.take(MAX_THREADS as usize) {
+    for entry in entries.take(MAX_THREADS as usize + 1) {
         let entry = entry.map_err(|reason| failed(folder.to_owned(), reason))?;
         let Some(thread) = text::number(entry.file_name().as_encoded_bytes()) else {
             continue;
@@ -191,6 +204,31 @@ mod tests {
         assert_eq!(add(2), (19, 14), "another thread with the same id");
         tree.write("7/status", status(8, 2));
         assert_eq!(add(1), (21, 15));
+    }
+
+    #[test]
+    fn what_was_not_followed_is_no_burst() {
+        let tree = FakeTree::new();
+        tree.write("7/fd/0", "");
+        tree.write("7/io", "read_bytes: 1\nwrite_bytes: 1\n");
+        tree.write("7/status", status(1_000, 100));
+        let mut reader = DetailReader::new(tree.root());
+        let mut switches = Switches::default();
+        let mut read = |threads| reader.read(7, &tree.path("7"), threads, &mut switches).0.switches;
+        assert_eq!(read(1), Some((1_000, 100)));
+        assert_eq!(read(MAX_THREADS + 1), None);
+        // What it counts stays, or it would seem to have switched a million times since the last look.
+        tree.write("7/status", status(1_000_000, 200));
+        assert_eq!(read(1), Some((1_000, 100)));
+        tree.write("7/status", status(1_000_007, 201));
+        assert_eq!(read(1), Some((1_007, 101)));
+        // More threads came since they were counted.
+        for thread in 0..=MAX_THREADS {
+            tree.write(&format!("7/task/{}/status", 1_000 + thread), status(5, 5));
+        }
+        assert_eq!(read(MAX_THREADS), None);
+        tree.remove("7/task/1000");
+        assert_eq!(read(MAX_THREADS), Some((1_007, 101)));
     }
 
     #[test]
