@@ -251,6 +251,38 @@ fn a_service_that_begins_to_burn_is_named_with_its_function() {
     assert_eq!(fired(&daemon), named(id, "resolved"));
 }
 
+/// A service beside it that does what it did before has nothing to do with it, whatever share of the CPU it has.
+#[test]
+fn a_steady_service_beside_one_that_burns_is_not_accused() {
+    const STEADY: &str = "steady";
+    let Some((host, interpreter)) = found() else { return };
+    let scripts = Scripts::of(&interpreter);
+    let mut scene = Scene::of(&scripts, host, Duration::from_secs(4), Duration::from_secs(2));
+    let both = format!("include = [\"{SERVICE}\", \"{STEADY}\"]");
+    scene.config = scene.config.replace(&format!("include = [\"{SERVICE}\"]"), &both);
+    let steady = scripts.start("steady.py", &[]);
+    let daemon = scene.daemon();
+    wait_until_active(&daemon, steady.running.pid());
+    assert_eq!(daemon.process(steady.running.pid())["service"], STEADY);
+    // Of this the breach is told apart.
+    thread::sleep(Duration::from_secs(8));
+    scene.tell(BURNING);
+    let firing = scene.wait_until_told(1);
+    let findings = &firing["stacks"];
+    assert_findings(findings);
+    let lines: Vec<_> = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    let accused = |line: &&&str| line.starts_with(&format!("{STEADY}:")) && line.contains(" grew from ");
+    assert_eq!(lines.iter().filter(accused).count(), 0, "{lines:#?}");
+    // It was seen at work.
+    let work = lines.iter().any(|line| line.contains(&format!(" % {STEADY}: ")));
+    assert!(work, "{lines:#?}");
+}
+
 #[test]
 fn an_alert_fires_on_when_the_daemon_is_killed() {
     let Some((host, interpreter)) = found() else { return };

@@ -19,7 +19,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 12] = fixtures!(
+const FIXTURES: [(&str, &str); 13] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
@@ -30,6 +30,7 @@ const FIXTURES: [(&str, &str); 12] = fixtures!(
     "service.py",
     "shapes.py",
     "shares.py",
+    "steady.py",
     "surge.py",
     "truth.py"
 );

@@ -64,12 +64,20 @@ impl Keeper {
         let metrics = observe::metrics_of(parts.limits.iter().map(AsRef::as_ref));
         // Nothing is live yet that could change.
         let _none = evaluator.set_limits(parts.limits, now);
-        for silence in state.silences(now.time)? {
+        // What cannot be read is lost; limits are held against readings all the same.
+        let silences = state.silences(now.time).unwrap_or_else(|error| {
+            tracing::error!(%error, "silences cannot be read");
+            Vec::new()
+        });
+        for silence in silences {
             if let Err(error) = evaluator.add_silence(silence, now) {
                 tracing::warn!(%error, "a silence that was kept does not hold any more");
             }
         }
-        let live = state.live()?;
+        let live = state.live().unwrap_or_else(|error| {
+            tracing::error!(%error, "alerts of before cannot be read");
+            Vec::new()
+        });
         let ended = evaluator.restore(live, now);
         let mut keeper = Self {
             evaluator,

@@ -1,4 +1,8 @@
 //! The TCP port with TLS: who has no certificate, or not the right one, is not let in.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test program: the settings for tests do not reach its helpers"
+)]
 
 use std::{
     fs, io,

@@ -4,6 +4,7 @@ mod accuracy;
 mod agent;
 mod churn;
 mod cost;
+mod evidence;
 mod python;
 mod python_truth;
 mod readings;
@@ -39,6 +40,8 @@ pub(crate) enum Name {
     Torch,
     /// Readings next to those of vmstat, free and pidstat, and what the samplers cost; only when it is asked for.
     Readings,
+    /// Whom the evidence of an alert accuses, over twenty splits of one recording; only when it is asked for.
+    Evidence,
     /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
     Soak,
 }
@@ -54,6 +57,7 @@ impl Name {
             Self::Churn => "churn",
             Self::Torch => "torch",
             Self::Readings => "readings",
+            Self::Evidence => "evidence",
             Self::Soak => "soak",
         }
     }
@@ -98,6 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let interrupt = Interrupt::install()?;
     if matches!(arguments.name, Some(Name::Soak)) {
         return soak::run(&binaries, arguments.minutes, &interrupt);
+    }
+    if matches!(arguments.name, Some(Name::Evidence)) {
+        return evidence::run(&binaries, &interrupt);
     }
     if matches!(arguments.name, Some(Name::Torch)) {
         return torch::run(&binaries, &interrupt);

@@ -48,12 +48,13 @@ impl State {
             }
         }
         if !unknown.is_empty() {
-            self.database.write(|transaction| {
+            // On a disk that is full they stay, and are left out again the next time.
+            let _told_by_the_condition = self.database.write(|transaction| {
                 for number in &unknown {
                     transaction.execute("DELETE FROM alert WHERE number = ?1", [number])?;
                 }
                 Ok(())
-            })?;
+            });
         }
         Ok(live)
     }

@@ -42,7 +42,7 @@ impl State {
         })
     }
 
-    /// The silences that are not over.
+    /// The silences that are not over. Rows that cannot be understood are left out.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -53,9 +53,12 @@ impl State {
         let mut rows = statement.query([to_ns(now)])?;
         let mut silences = Vec::new();
         while let Some(row) = rows.next()? {
+            let Ok(matchers) = wire::read_matchers(&row.get::<_, String>(1)?) else {
+                continue;
+            };
             silences.push(Silence {
                 id: SilenceId(row.get::<_, i64>(0)?.cast_unsigned()),
-                matchers: wire::read_matchers(&row.get::<_, String>(1)?)?,
+                matchers,
                 made: from_ns(row.get(2)?),
                 until: from_ns(row.get(3)?),
                 who: row.get(4)?,

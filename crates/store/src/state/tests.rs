@@ -497,6 +497,23 @@ fn a_full_disk_keeps_changes_waiting() {
     ));
 }
 
+/// The daemon starts by reading these: neither a row of old nor a disk that cannot be written may keep it from that.
+#[test]
+fn rows_that_mean_nothing_and_cannot_be_dropped_are_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = open(&directory);
+    state.record(&[firing(0), firing(1)], at(0)).unwrap();
+    state.add_silence(silence(100)).unwrap();
+    let second = state.add_silence(silence(100)).unwrap();
+    let change = "UPDATE alert SET limit_json = '{' WHERE number = 1; UPDATE silence SET matchers = '{' WHERE id = 1;";
+    let connection = state.database.connection();
+    connection.execute_batch(change).unwrap();
+    connection.pragma_update(None, "query_only", true).unwrap();
+    assert_eq!(state.live().unwrap(), [firing(1)]);
+    assert_eq!(state.silences(at(0)).unwrap(), [second]);
+    assert!(matches!(state.condition(), Condition::Waiting { .. }));
+}
+
 #[test]
 fn rows_that_mean_nothing_are_left_out() {
     let directory = tempfile::tempdir().unwrap();
