@@ -2,6 +2,7 @@
 
 mod alerts;
 mod diff;
+mod top;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -81,6 +82,7 @@ Examples:
 
 pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
+pub(crate) use self::top::{TopArgs, TopBy};
 
 /// Over the options that every verb has.
 const CONNECTION_HEADING: &str = "Connection";
@@ -126,6 +128,8 @@ pub(crate) enum Verb {
     Flamegraph(FlamegraphArgs),
     /// Show which functions cost more or less CPU than before
     Diff(DiffArgs),
+    /// List the functions, lines or services that use most CPU
+    Top(TopArgs),
     /// List the watched processes, and how well each can be profiled
     Ps(PsArgs),
     /// Show what host, services and processes measure: now, over a span, or as it comes

@@ -15,6 +15,7 @@ fn help_is_as_recorded() {
         ("help.txt", &["--help"][..]),
         ("help-flamegraph.txt", &["flamegraph", "--help"]),
         ("help-diff.txt", &["diff", "--help"]),
+        ("help-top.txt", &["top", "--help"]),
         ("help-ps.txt", &["ps", "--help"]),
         ("help-metrics.txt", &["metrics", "--help"]),
         ("help-alerts.txt", &["alerts", "--help"]),
@@ -47,6 +48,7 @@ fn every_verb_is_recorded() {
         [
             "flamegraph",
             "diff",
+            "top",
             "ps",
             "metrics",
             "alerts",
@@ -116,6 +118,7 @@ fn completions_and_manual_pages_are_made() {
             "profiler-cli-metrics.1",
             "profiler-cli-ps.1",
             "profiler-cli-status.1",
+            "profiler-cli-top.1",
             "profiler-cli.1",
         ]
     );

@@ -21,3 +21,4 @@ mod program;
 mod recording;
 mod reports;
 mod terminal;
+mod top;

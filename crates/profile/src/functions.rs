@@ -65,14 +65,14 @@ impl Functions {
     }
 
     /// Frames with the same key belong together.
-    pub(crate) fn group<'a>(profile: &'a Profile, key: impl Fn(&'a Frame) -> FunctionKey<'a>) -> Self {
+    pub(crate) fn group<'a, K: Eq + Hash>(profile: &'a Profile, key: impl Fn(&'a Frame) -> K) -> Self {
         let mut weight = vec![0_u64; profile.frames.len()];
         for (stack, count) in &profile.stacks {
             for frame in &stack.frames {
                 weight[*frame as usize] = weight[*frame as usize].saturating_add(*count);
             }
         }
-        let mut groups: IndexMap<FunctionKey<'a>, Vec<u32>> = IndexMap::new();
+        let mut groups: IndexMap<K, Vec<u32>> = IndexMap::new();
         for (index, frame) in profile.frames.iter().enumerate() {
             groups.entry(key(frame)).or_default().push(index as u32);
         }

@@ -9,6 +9,7 @@ mod flamegraph;
 mod metrics;
 mod ps;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.verb {
         Verb::Flamegraph(args) => flamegraph::run(connection, args).await,
         Verb::Diff(args) => diff::run(connection, args).await,
+        Verb::Top(args) => top::run(connection, args).await,
         Verb::Ps(args) => ps::run(connection, args).await,
         Verb::Metrics(args) => metrics::run(connection, args).await,
         Verb::Alerts(args) => alerts::run(connection, args).await,

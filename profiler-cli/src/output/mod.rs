@@ -28,6 +28,9 @@ pub(crate) const NOTE_STYLE: Style = AnsiColor::Yellow.on_default();
 /// What is wrong.
 pub(crate) const BAD_STYLE: Style = AnsiColor::Red.on_default();
 
+/// To the upper left corner, and everything below it empty.
+pub(crate) const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
+
 /// A text from a target or the daemon on one line, without what steers a terminal. What is empty stays empty.
 pub(crate) fn printable(text: &str, max_bytes: usize) -> Cow<'_, str> {
     if text.is_empty() {

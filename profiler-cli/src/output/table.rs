@@ -32,6 +32,14 @@ impl Cell {
         }
     }
 
+    /// A text of which more or less than usual is shown.
+    pub(crate) fn bounded(text: &str, max_bytes: usize) -> Self {
+        Self {
+            text: printable(text, max_bytes).into_owned(),
+            ..Self::text("")
+        }
+    }
+
     /// A sentence in a last column, which nothing must be aligned to.
     pub(crate) fn long(text: &str) -> Self {
         Self {

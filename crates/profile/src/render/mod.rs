@@ -92,7 +92,7 @@ fn function_name(frame: &Frame) -> Cow<'_, str> {
 }
 
 /// The kind of a frame in words.
-fn kind_name(kind: FrameKind) -> &'static str {
+pub fn kind_name(kind: FrameKind) -> &'static str {
     match kind {
         FrameKind::Kernel => "kernel",
         FrameKind::Native => "native",
