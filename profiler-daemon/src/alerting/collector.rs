@@ -16,7 +16,8 @@ use profiler_store::state::{Encoding, Evidence as KeptEvidence};
 use crate::{
     api::{self, SharedStore},
     command::{Command, EngineHandle},
-    evidence::{self, Breach},
+    evidence::{self, Breach, memory::concerns_memory},
+    memory::{OomKills, SharedMemory},
     readings::Board,
 };
 
@@ -56,6 +57,10 @@ pub struct Sources {
     pub board: Arc<Board>,
     /// The sampling loop, whose current window has what was sampled last.
     pub engine: EngineHandle,
+    /// Which code touched which memory, where that can be told.
+    pub memory: SharedMemory,
+    /// Processes that were killed because memory ran out.
+    pub oom_kills: Arc<OomKills>,
 }
 
 /// In reach of the owner of alerts.
@@ -101,7 +106,14 @@ impl Sources {
         if let Ok(answer) = flushed {
             let _at_an_end_of_the_daemon = answer.blocking_recv();
         }
-        let evidence = evidence::gather(&self.store, &self.board, &breach);
+        let mut evidence = evidence::gather(&self.store, &self.board, &breach);
+        if concerns_memory(breach.metric) {
+            let pages = |query| match self.memory.get() {
+                Some(memory) => memory.query_blocking(query).map_err(|error| error.to_string()),
+                None => Err("page faults are not sampled on this host".to_owned()),
+            };
+            evidence.memory = Some(evidence::memory::gather(&self.store, &self.board, &breach, pages));
+        }
         let lines = evidence::lines(&evidence);
         let made = SystemTime::now();
         let raw = api::encode_evidence(&evidence);

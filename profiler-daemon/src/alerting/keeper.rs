@@ -21,8 +21,9 @@ use super::{
     teller::Teller,
 };
 use crate::{
-    evidence::Breach,
+    evidence::{Breach, memory::LAST_WORDS},
     health::{Health, Part, PartState},
+    memory::OomKills,
     readings::Board,
 };
 
@@ -45,6 +46,7 @@ pub(super) struct Keeper {
     metrics: BTreeSet<Metric>,
     state: State,
     board: Arc<Board>,
+    oom_kills: Arc<OomKills>,
     health: Arc<Health>,
     changes: broadcast::Sender<ShownChange>,
     collector: Collector,
@@ -84,6 +86,7 @@ impl Keeper {
             metrics,
             state,
             board: Arc::clone(&parts.sources.board),
+            oom_kills: Arc::clone(&parts.sources.oom_kills),
             health: parts.health,
             changes,
             collector: Collector::start(parts.sources)?,
@@ -98,6 +101,7 @@ impl Keeper {
 
     /// Holds the newest readings against the limits.
     pub(super) fn evaluate(&mut self, now: Moment) {
+        self.board.put_killed(&self.oom_kills.take(), now);
         let fails = |part| {
             matches!(
                 self.health.state(part),
@@ -166,11 +170,17 @@ impl Keeper {
     /// Has evidence gathered for an alert that begins to fire. Those who are to be told wait for it.
     fn look_into(&mut self, firing: &Transition, now: Moment) {
         let alert = &firing.stored.alert;
+        // What it did is what it did before.
+        let before = match alert.limit.metric {
+            Metric::ProcessOomKilled => LAST_WORDS,
+            _ => Duration::ZERO,
+        };
         let breach = Breach {
-            start: alert.began,
+            start: alert.began.checked_sub(before).unwrap_or(alert.began),
             end: now.time,
             seen_late: Source::of(alert.limit.metric).interval() + EVALUATION,
             subject: alert.subject.clone(),
+            metric: alert.limit.metric,
         };
         if !self.collector.look(alert.id, breach) {
             tracing::warn!(alert = %alert.id, "too many alerts began at once: this one has no evidence");

@@ -4,8 +4,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_alerts::{Change, Limit, Matcher, Moment, Phase};
+use profiler_alerts::{Change, EndReason, Limit, Matcher, Moment, Phase};
 use profiler_config::Config;
+use profiler_profile::ProcessLabel;
 use profiler_readings::{Metric, Reading, Source, Subject};
 use profiler_store::{
     Limits, SeriesLimits, Store,
@@ -17,6 +18,8 @@ use super::{AlertingParts, Command, ShownAlert, ShownChange, Sources, keeper::Ke
 use crate::{
     command,
     health::{Health, Part, PartState},
+    kernel::records::Pid,
+    memory::{OomKilled, OomKills, SharedMemory},
     readings::Board,
     sinks::{self, Dispatcher},
 };
@@ -25,6 +28,7 @@ use crate::{
 struct Desk {
     keeper: Keeper,
     board: Arc<Board>,
+    oom_kills: Arc<OomKills>,
     health: Arc<Health>,
     changes: broadcast::Receiver<ShownChange>,
     second: u64,
@@ -57,6 +61,7 @@ impl Desk {
         let outbox = Outbox::open(state_dir).unwrap();
         let settings = sinks::Settings::new("host".to_owned(), String::new());
         let dispatcher = Dispatcher::start(&[], outbox, settings).unwrap();
+        let oom_kills = Arc::new(OomKills::default());
         let parts = AlertingParts {
             limits,
             state_dir: state_dir.to_owned(),
@@ -67,6 +72,8 @@ impl Desk {
                 }))),
                 board: Arc::clone(&board),
                 engine,
+                memory: SharedMemory::default(),
+                oom_kills: Arc::clone(&oom_kills),
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),
@@ -78,6 +85,7 @@ impl Desk {
         Self {
             keeper,
             board,
+            oom_kills,
             health,
             changes,
             second,
@@ -191,6 +199,65 @@ fn an_alert_without_data_fires_on_while_its_source_fails() {
         kinds.contains(&("no_data", "firing")),
         "the loss has its own: {kinds:?}"
     );
+}
+
+#[test]
+fn a_process_that_is_killed_for_want_of_memory_is_told_at_once_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::default();
+    let limit = config.limits_in_force().find(|limit| limit.name == "oom_kill");
+    let mut desk = Desk::open(folder.path(), vec![Arc::clone(limit.expect("a shipped limit"))], 0);
+    // Another process had its id before it.
+    for start_ticks in [100, 900] {
+        let reading = Reading {
+            metric: Metric::ProcessMemory,
+            subject: Subject::Process { pid: 7, start_ticks },
+            value: 5e8,
+            time: moment(0).time,
+        };
+        desk.board.put(&[reading], moment(0).since_boot);
+    }
+    assert_eq!(desk.run(None, 5), []);
+    desk.oom_kills.push(OomKilled {
+        pid: Pid(7),
+        time: moment(5).time,
+        process: Some(ProcessLabel {
+            pid: 7,
+            start: moment(0).time,
+            name: "grow.py".into(),
+            service: "shop".into(),
+        }),
+    });
+    assert_eq!(desk.run(None, 1), [Change::Pending, Change::Firing]);
+    let alerts = desk.alerts();
+    assert_eq!(
+        alerts[0].alert.subject,
+        Subject::Process {
+            pid: 7,
+            start_ticks: 900
+        }
+    );
+    let owners: Vec<Arc<str>> = {
+        let series = desk.board.series();
+        let of_it = series
+            .series()
+            .filter(|series| series.metric == Metric::ProcessOomKilled);
+        of_it.filter_map(|series| Some(series.owner?.service.clone())).collect()
+    };
+    assert_eq!(owners, ["shop".into()]);
+    assert_eq!(desk.run(None, 60), [Change::Resolved]);
+    let reason = match desk.alerts()[0].alert.phase {
+        Phase::Resolved { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason, EndReason::Gone);
+    // A process that nobody knows is one too.
+    desk.oom_kills.push(OomKilled {
+        pid: Pid(8),
+        time: moment(70).time,
+        process: None,
+    });
+    assert_eq!(desk.run(None, 1), [Change::Pending, Change::Firing]);
 }
 
 /// What a service has of a card is read with the card. A service comes and goes, but not because the card does.

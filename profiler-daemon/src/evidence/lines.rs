@@ -13,15 +13,27 @@ use super::Evidence;
 /// Functions and stacks that are told.
 const MAX_FUNCTIONS: usize = 5;
 const MAX_STACKS: usize = 5;
+const MAX_GROWN: usize = 3;
 /// Frames of a stack that are told, the innermost.
 const MAX_FRAMES: usize = 6;
 /// Most bytes told of a name.
-const MAX_NAME_BYTES: usize = 120;
+pub(super) const MAX_NAME_BYTES: usize = 120;
 /// Parts at the end of a Python file's path that tell it from others.
 const PATH_PARTS: usize = 2;
 
 /// What grew, or that nothing did, and the stacks that took most of the time.
 pub fn lines(evidence: &Evidence) -> Vec<String> {
+    let about_memory = evidence
+        .memory
+        .as_ref()
+        .map(|memory| super::memory::lines(memory, &evidence.breach, &evidence.readings));
+    let mut lines = about_memory.unwrap_or_default();
+    lines.extend(about_cpu(evidence));
+    lines
+}
+
+/// The CPU that grew, and the stacks that took most of it.
+fn about_cpu(evidence: &Evidence) -> Vec<String> {
     let mut lines: Vec<String> = evidence.accused().take(MAX_FUNCTIONS).map(accusation).collect();
     if lines.is_empty() {
         lines.extend(evidence.grown().take(MAX_FUNCTIONS).map(|party| {
@@ -40,7 +52,7 @@ pub fn lines(evidence: &Evidence) -> Vec<String> {
         });
     }
     if let Some(kept) = &evidence.during {
-        lines.extend(heaviest(&kept.profile, kept.left_out));
+        lines.extend(heaviest(&kept.profile, kept.left_out, " %", MAX_STACKS));
     }
     lines
 }
@@ -63,8 +75,13 @@ fn accusation((party, function): (&Party, &FunctionChange)) -> String {
     )
 }
 
+/// Stacks by what they touched first of the memory that is still there.
+pub(super) fn grown(profile: &Profile, left_out: u64) -> Vec<String> {
+    heaviest(profile, left_out, " % of what grew", MAX_GROWN)
+}
+
 /// Stacks by what they cost, all lines and threads of a service together.
-fn heaviest(profile: &Profile, left_out: u64) -> Vec<String> {
+fn heaviest(profile: &Profile, left_out: u64, of: &str, most: usize) -> Vec<String> {
     let shown = profile.clone().view(View::default());
     let all = shown.samples().saturating_add(left_out);
     let mut counts: HashMap<(&str, Vec<String>), u64> = HashMap::new();
@@ -87,9 +104,13 @@ fn heaviest(profile: &Profile, left_out: u64) -> Vec<String> {
         .sort_by(|(left, left_count), (right, right_count)| right_count.cmp(left_count).then_with(|| left.cmp(right)));
     let line = |((owner, names), count): ((&str, Vec<String>), u64)| {
         let share = count as f64 * 100.0 / all.max(1) as f64;
-        format!("{share:.1} % {}: {}", visible(owner, MAX_NAME_BYTES), names.join(" > "))
+        format!(
+            "{share:.1}{of} {}: {}",
+            visible(owner, MAX_NAME_BYTES),
+            names.join(" > ")
+        )
     };
-    sorted.into_iter().take(MAX_STACKS).map(line).collect()
+    sorted.into_iter().take(most).map(line).collect()
 }
 
 fn party_name(party: &Party) -> String {

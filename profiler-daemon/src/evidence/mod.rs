@@ -6,6 +6,7 @@
 //! so. Bounded, whatever ran.
 
 mod lines;
+pub mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use profiler_store::{Owner, Range, Selection, Span, Steps, Store, Target};
 use crate::readings::Board;
 
 pub use lines::lines;
+pub use memory::MemoryEvidence;
 
 /// What a breach is compared with: at most so much time before it.
 const MAX_QUIET: Duration = Duration::from_secs(300);
@@ -56,6 +58,8 @@ pub struct Breach {
     pub seen_late: Duration,
     /// Whose reading it is.
     pub subject: Subject,
+    /// Which reading it is.
+    pub metric: Metric,
 }
 
 /// A series of readings around a breach.
@@ -97,6 +101,8 @@ pub struct Evidence {
     pub readings_from: SystemTime,
     /// Length of a step.
     pub step: Duration,
+    /// Of a limit on memory: what memory did.
+    pub memory: Option<MemoryEvidence>,
 }
 
 impl Evidence {
@@ -145,6 +151,7 @@ pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach) -> Evidence 
         readings: Vec::new(),
         readings_from: from,
         step,
+        memory: None,
     };
     evidence.readings = readings(board, &evidence);
     evidence
@@ -173,7 +180,10 @@ fn compare(quiet: &Selection, during: &Selection) -> Comparison {
 
 /// The heaviest stacks of a selection.
 fn keep(selection: &Selection) -> Option<KeptProfile> {
-    let mut profile = selection.merge().ok()?.profile;
+    Some(heaviest(selection.merge().ok()?.profile))
+}
+
+fn heaviest(mut profile: Profile) -> KeptProfile {
     let all = profile.samples();
     if profile.stacks.len() > MAX_STACKS {
         let mut stacks: Vec<_> = std::mem::take(&mut profile.stacks).into_iter().collect();
@@ -187,10 +197,10 @@ fn keep(selection: &Selection) -> Option<KeptProfile> {
         native_python: true,
         ..View::default()
     };
-    Some(KeptProfile {
+    KeptProfile {
         profile: profile.view(whole),
         left_out,
-    })
+    }
 }
 
 fn readings(board: &Board, evidence: &Evidence) -> Vec<Track> {
@@ -207,9 +217,16 @@ fn readings(board: &Board, evidence: &Evidence) -> Vec<Track> {
             Party::Program(_) | Party::Process(_) => None,
         })
         .collect();
-    let wanted =
-        |subject: &Subject| *subject == Subject::Host || *subject == evidence.breach.subject || grown.contains(subject);
+    let own = &evidence.breach.subject;
     let series = board.series();
+    // Of a process also what its service did.
+    let service = series
+        .series()
+        .find(|series| series.subject == own)
+        .and_then(|series| Some(Subject::Service(series.owner?.service.clone())));
+    let wanted = |subject: &Subject| {
+        *subject == Subject::Host || subject == own || service.as_ref() == Some(subject) || grown.contains(subject)
+    };
     let tracks = series
         .series()
         .filter(|series| wanted(series.subject))

@@ -103,6 +103,7 @@ impl Host {
             end,
             seen_late: Duration::ZERO,
             subject: Subject::Host,
+            metric: Metric::HostCpuBusy,
         };
         (Mutex::new(store), breach)
     }
@@ -235,6 +236,7 @@ fn what_is_kept_is_bounded() {
         end,
         seen_late: Duration::ZERO,
         subject: Subject::Host,
+        metric: Metric::HostCpuBusy,
     };
     let evidence = gather(&Mutex::new(store), &board(), &breach);
     let kept = evidence.during.unwrap();
@@ -294,6 +296,7 @@ fn nothing_kept_is_no_accusation() {
         end: UNIX_EPOCH + WINDOW,
         seen_late: Duration::ZERO,
         subject: Subject::Service("\x1b[31m".into()),
+        metric: Metric::ServiceCpu,
     };
     let evidence = gather(&store, &board(), &breach);
     assert_eq!(evidence.accused().count(), 0);

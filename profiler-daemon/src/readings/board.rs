@@ -6,12 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_readings::{Reading, Source, Subject, SubjectGrowth};
+use profiler_readings::{Metric, Reading, Source, Subject, SubjectGrowth};
 use profiler_store::{Moment, Owner, SeriesLimits, SeriesStore};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::growth::{self, GrowthReport};
-use crate::command::Member;
+use crate::{command::Member, memory::OomKilled};
 
 /// What reading has done and cost since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,43 @@ impl Board {
     pub fn growth(&self) -> Vec<GrowthReport> {
         let growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner).clone();
         growth::reports(&growth, &self.series(), Self::now().steady)
+    }
+
+    /// Notes processes that were killed because memory ran out: each is a reading of the process, and of no other with its id.
+    pub fn put_killed(&self, kills: &[OomKilled], now: profiler_readings::Moment) {
+        for kill in kills {
+            let subject = self.newest_process(kill.pid.0);
+            let reading = Reading {
+                metric: Metric::ProcessOomKilled,
+                subject: subject.clone(),
+                value: 1.0,
+                time: kill.time,
+            };
+            self.put(&[reading], now.since_boot);
+            if let Some(process) = &kill.process {
+                let owner = Owner {
+                    name: Arc::clone(&process.name),
+                    service: Arc::clone(&process.service),
+                };
+                self.series().set_owner(&subject, &owner);
+            }
+        }
+    }
+
+    /// The process with this id that started last, of those with series.
+    fn newest_process(&self, pid: u32) -> Subject {
+        let series = self.series();
+        let starts = series.series().filter_map(|series| match series.subject {
+            Subject::Process {
+                pid: other,
+                start_ticks,
+            } if *other == pid => Some(*start_ticks),
+            _ => None,
+        });
+        Subject::Process {
+            pid,
+            start_ticks: starts.max().unwrap_or(0),
+        }
     }
 
     /// Notes what is known of processes that are read.

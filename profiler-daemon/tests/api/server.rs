@@ -87,6 +87,8 @@ impl Server {
                 store: Arc::clone(&store),
                 board: Arc::clone(&readings),
                 engine: engine.clone(),
+                memory: Arc::default(),
+                oom_kills: Arc::default(),
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),
@@ -97,7 +99,7 @@ impl Server {
         .expect("alerts are kept somewhere");
         // It ends with the last handle.
         std::thread::spawn(|| alerting.run());
-        let (_taking, census) = census::start(ProcFs::new("/proc"), Arc::default()).expect("a thread can start");
+        let (_taking, census) = census::start(ProcFs::new("/proc"), Arc::new(Health::new()), Arc::default()).expect("a thread can start");
         let context = Arc::new(Context::new(
             identity,
             engine.clone(),

@@ -856,6 +856,447 @@ pub mod metrics_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGrowthRequest {
+    /// A service and its processes; all if not set.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// A process.
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListGrowthResponse {
+    /// When the answer was made.
+    #[prost(message, optional, tag = "1")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// By subject, services first.
+    #[prost(message, repeated, tag = "2")]
+    pub growth: ::prost::alloc::vec::Vec<MemoryGrowth>,
+}
+/// The verdict on the memory of a process or a service: its anonymous memory, with what of it was swapped out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemoryGrowth {
+    #[prost(message, optional, tag = "1")]
+    pub subject: ::core::option::Option<Subject>,
+    #[prost(enumeration = "MemoryTrend", tag = "2")]
+    pub trend: i32,
+    /// The least that it held in the newest minute.
+    #[prost(uint64, tag = "3")]
+    pub held_bytes: u64,
+    /// How fast it grows; not set without enough data.
+    #[prost(message, optional, tag = "4")]
+    pub pace: ::core::option::Option<GrowthPace>,
+    /// Bytes an hour by which it grows beyond doubt: the lower end of the interval if the shape is that of growth, else zero. This
+    /// is what limits are held against.
+    #[prost(double, tag = "5")]
+    pub certain_bytes_per_hour: f64,
+    /// For how long it was followed, at most six hours.
+    #[prost(message, optional, tag = "6")]
+    pub followed: ::core::option::Option<::prost_types::Duration>,
+    /// What is left for it; not set where that is not known.
+    #[prost(message, optional, tag = "7")]
+    pub room: ::core::option::Option<MemoryRoom>,
+}
+/// A slope and its interval, in bytes an hour; below zero where memory shrinks.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct GrowthPace {
+    #[prost(double, tag = "1")]
+    pub bytes_per_hour: f64,
+    /// The ends of the 99 % interval.
+    #[prost(double, tag = "2")]
+    pub low: f64,
+    #[prost(double, tag = "3")]
+    pub high: f64,
+    /// The time over which that was so, the last until now.
+    #[prost(message, optional, tag = "4")]
+    pub span: ::core::option::Option<::prost_types::Duration>,
+}
+/// What is left for memory to grow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryRoom {
+    #[prost(enumeration = "RoomLimit", tag = "1")]
+    pub limit: i32,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// For how long it lasts at the pace, and at the fastest pace that the interval allows; not set unless it grows beyond doubt.
+    #[prost(message, optional, tag = "3")]
+    pub lasts: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "4")]
+    pub lasts_at_least: ::core::option::Option<::prost_types::Duration>,
+}
+/// What becomes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MemoryTrend {
+    Unspecified = 0,
+    /// Followed for too short a time, or with gaps.
+    NotEnoughData = 1,
+    Steady = 2,
+    Growing = 3,
+    Shrinking = 4,
+}
+impl MemoryTrend {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MEMORY_TREND_UNSPECIFIED",
+            Self::NotEnoughData => "MEMORY_TREND_NOT_ENOUGH_DATA",
+            Self::Steady => "MEMORY_TREND_STEADY",
+            Self::Growing => "MEMORY_TREND_GROWING",
+            Self::Shrinking => "MEMORY_TREND_SHRINKING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MEMORY_TREND_UNSPECIFIED" => Some(Self::Unspecified),
+            "MEMORY_TREND_NOT_ENOUGH_DATA" => Some(Self::NotEnoughData),
+            "MEMORY_TREND_STEADY" => Some(Self::Steady),
+            "MEMORY_TREND_GROWING" => Some(Self::Growing),
+            "MEMORY_TREND_SHRINKING" => Some(Self::Shrinking),
+            _ => None,
+        }
+    }
+}
+/// What runs out first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RoomLimit {
+    Unspecified = 0,
+    /// The limit of a control group of the service.
+    ControlGroup = 1,
+    /// The memory that is available on the host.
+    Host = 2,
+}
+impl RoomLimit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROOM_LIMIT_UNSPECIFIED",
+            Self::ControlGroup => "ROOM_LIMIT_CONTROL_GROUP",
+            Self::Host => "ROOM_LIMIT_HOST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROOM_LIMIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROOM_LIMIT_CONTROL_GROUP" => Some(Self::ControlGroup),
+            "ROOM_LIMIT_HOST" => Some(Self::Host),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod growth_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Answers with verdicts on the memory of processes and services.
+    #[derive(Debug, Clone)]
+    pub struct GrowthServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl GrowthServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> GrowthServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> GrowthServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            GrowthServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Whether the memory of services and watched processes grows, how fast, and for how long what is left lasts.
+        pub async fn list_growth(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGrowthRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGrowthResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.GrowthService/ListGrowth",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.GrowthService", "ListGrowth"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod growth_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with GrowthServiceServer.
+    #[async_trait]
+    pub trait GrowthService: std::marker::Send + std::marker::Sync + 'static {
+        /// Whether the memory of services and watched processes grows, how fast, and for how long what is left lasts.
+        async fn list_growth(
+            &self,
+            request: tonic::Request<super::ListGrowthRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGrowthResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Answers with verdicts on the memory of processes and services.
+    #[derive(Debug)]
+    pub struct GrowthServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> GrowthServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for GrowthServiceServer<T>
+    where
+        T: GrowthService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/profiler.v1.GrowthService/ListGrowth" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListGrowthSvc<T: GrowthService>(pub Arc<T>);
+                    impl<
+                        T: GrowthService,
+                    > tonic::server::UnaryService<super::ListGrowthRequest>
+                    for ListGrowthSvc<T> {
+                        type Response = super::ListGrowthResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGrowthRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GrowthService>::list_growth(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListGrowthSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for GrowthServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "profiler.v1.GrowthService";
+    impl<T> tonic::server::NamedService for GrowthServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Which samples a query is about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProfileSelector {
@@ -1093,7 +1534,7 @@ pub struct DifferenceNode {
 pub struct Profile {
     #[prost(enumeration = "SampleKind", tag = "1")]
     pub kind: i32,
-    /// Time that one sample stands for.
+    /// Time that one sample stands for; none for memory, where the samples of nodes are bytes.
     #[prost(message, optional, tag = "2")]
     pub period: ::core::option::Option<::prost_types::Duration>,
     /// Start of the first window and end of the last one that the profile holds.
@@ -1199,6 +1640,32 @@ pub struct Quality {
         ::prost::alloc::string::String,
         u64,
     >,
+    /// Of a profile of memory; the samples above are chosen pages then.
+    #[prost(message, optional, tag = "11")]
+    pub memory: ::core::option::Option<MemoryQuality>,
+}
+/// How well the bytes of a profile of memory are known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryQuality {
+    /// Bytes still there of the pages that the profile is of, and the standard error of that: in two of three cases it is off by no
+    /// more.
+    #[prost(uint64, tag = "1")]
+    pub growth_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub growth_error_bytes: u64,
+    /// Bytes of them that were touched.
+    #[prost(uint64, tag = "3")]
+    pub first_touch_bytes: u64,
+    /// Bytes still there of pages of the other kinds.
+    #[prost(uint64, tag = "4")]
+    pub other_growth_bytes: u64,
+    /// Chosen pages that growth_bytes was made of, and the lowest and highest level that they were chosen at: one of 2^level.
+    #[prost(uint64, tag = "5")]
+    pub pages: u64,
+    #[prost(uint32, tag = "6")]
+    pub lowest_level: u32,
+    #[prost(uint32, tag = "7")]
+    pub highest_level: u32,
 }
 /// What a sample stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1207,6 +1674,18 @@ pub enum SampleKind {
     Unspecified = 0,
     /// Time on a CPU.
     Cpu = 1,
+    /// Bytes of memory of a process's own that were touched first in the span and are still there: what its memory has grown by.
+    /// Not kept by the rate: pages are chosen by chance, and each counts for those that were not. The code that touched a page first
+    /// is not always the code that keeps it. A span without a start begins when the process was first watched.
+    MemoryGrowth = 3,
+    /// Bytes of the same that were touched in the span, there or not.
+    MemoryFirstTouch = 4,
+    /// The two for pages of files, and of memory that processes share.
+    FileGrowth = 5,
+    FileFirstTouch = 6,
+    /// The two for pages that were there and were copied when they were written to, as after a fork.
+    CopiedGrowth = 7,
+    CopiedFirstTouch = 8,
 }
 impl SampleKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1217,6 +1696,12 @@ impl SampleKind {
         match self {
             Self::Unspecified => "SAMPLE_KIND_UNSPECIFIED",
             Self::Cpu => "SAMPLE_KIND_CPU",
+            Self::MemoryGrowth => "SAMPLE_KIND_MEMORY_GROWTH",
+            Self::MemoryFirstTouch => "SAMPLE_KIND_MEMORY_FIRST_TOUCH",
+            Self::FileGrowth => "SAMPLE_KIND_FILE_GROWTH",
+            Self::FileFirstTouch => "SAMPLE_KIND_FILE_FIRST_TOUCH",
+            Self::CopiedGrowth => "SAMPLE_KIND_COPIED_GROWTH",
+            Self::CopiedFirstTouch => "SAMPLE_KIND_COPIED_FIRST_TOUCH",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1224,6 +1709,12 @@ impl SampleKind {
         match value {
             "SAMPLE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "SAMPLE_KIND_CPU" => Some(Self::Cpu),
+            "SAMPLE_KIND_MEMORY_GROWTH" => Some(Self::MemoryGrowth),
+            "SAMPLE_KIND_MEMORY_FIRST_TOUCH" => Some(Self::MemoryFirstTouch),
+            "SAMPLE_KIND_FILE_GROWTH" => Some(Self::FileGrowth),
+            "SAMPLE_KIND_FILE_FIRST_TOUCH" => Some(Self::FileFirstTouch),
+            "SAMPLE_KIND_COPIED_GROWTH" => Some(Self::CopiedGrowth),
+            "SAMPLE_KIND_COPIED_FIRST_TOUCH" => Some(Self::CopiedFirstTouch),
             _ => None,
         }
     }
@@ -1459,7 +1950,8 @@ pub mod profile_service_client {
                 .insert(GrpcMethod::new("profiler.v1.ProfileService", "QueryProfile"));
             self.inner.unary(req, path, codec).await
         }
-        /// The same profile in the pprof format (gzip-compressed google.perftools.profiles.Profile).
+        /// The same profile in the pprof format (gzip-compressed google.perftools.profiles.Profile). One of memory has both values,
+        /// whichever of the two is asked for.
         pub async fn query_pprof(
             &mut self,
             request: impl tonic::IntoRequest<super::QueryPprofRequest>,
@@ -1536,7 +2028,8 @@ pub mod profile_service_server {
             tonic::Response<super::QueryProfileResponse>,
             tonic::Status,
         >;
-        /// The same profile in the pprof format (gzip-compressed google.perftools.profiles.Profile).
+        /// The same profile in the pprof format (gzip-compressed google.perftools.profiles.Profile). One of memory has both values,
+        /// whichever of the two is asked for.
         async fn query_pprof(
             &self,
             request: tonic::Request<super::QueryPprofRequest>,
@@ -1948,6 +2441,25 @@ pub struct Evidence {
     pub readings_start: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "8")]
     pub readings_step: ::core::option::Option<::prost_types::Duration>,
+    /// Of a limit on memory: what memory did.
+    #[prost(message, optional, tag = "9")]
+    pub memory: ::core::option::Option<MemoryEvidence>,
+}
+/// What was kept of memory.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemoryEvidence {
+    /// Verdicts on whom the alert is about, and on its service or processes; of the host, on those that grow.
+    #[prost(message, repeated, tag = "1")]
+    pub growth: ::prost::alloc::vec::Vec<MemoryGrowth>,
+    /// All that ran in the last minute of a process that was killed because memory ran out.
+    #[prost(message, optional, tag = "2")]
+    pub victim: ::core::option::Option<KeptProfile>,
+    /// The code that touched first what was still there, in bytes.
+    #[prost(message, optional, tag = "3")]
+    pub grown: ::core::option::Option<KeptProfile>,
+    /// What could not be had, and why.
+    #[prost(string, repeated, tag = "4")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A profile without its lightest stacks.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3045,447 +3557,6 @@ pub mod alert_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListGrowthRequest {
-    /// A service and its processes; all if not set.
-    #[prost(string, tag = "1")]
-    pub service: ::prost::alloc::string::String,
-    /// A process.
-    #[prost(uint32, tag = "2")]
-    pub pid: u32,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListGrowthResponse {
-    /// When the answer was made.
-    #[prost(message, optional, tag = "1")]
-    pub time: ::core::option::Option<::prost_types::Timestamp>,
-    /// By subject, services first.
-    #[prost(message, repeated, tag = "2")]
-    pub growth: ::prost::alloc::vec::Vec<MemoryGrowth>,
-}
-/// The verdict on the memory of a process or a service: its anonymous memory, with what of it was swapped out.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct MemoryGrowth {
-    #[prost(message, optional, tag = "1")]
-    pub subject: ::core::option::Option<Subject>,
-    #[prost(enumeration = "MemoryTrend", tag = "2")]
-    pub trend: i32,
-    /// The least that it held in the newest minute.
-    #[prost(uint64, tag = "3")]
-    pub held_bytes: u64,
-    /// How fast it grows; not set without enough data.
-    #[prost(message, optional, tag = "4")]
-    pub pace: ::core::option::Option<GrowthPace>,
-    /// Bytes an hour by which it grows beyond doubt: the lower end of the interval if the shape is that of growth, else zero. This
-    /// is what limits are held against.
-    #[prost(double, tag = "5")]
-    pub certain_bytes_per_hour: f64,
-    /// For how long it was followed, at most six hours.
-    #[prost(message, optional, tag = "6")]
-    pub followed: ::core::option::Option<::prost_types::Duration>,
-    /// What is left for it; not set where that is not known.
-    #[prost(message, optional, tag = "7")]
-    pub room: ::core::option::Option<MemoryRoom>,
-}
-/// A slope and its interval, in bytes an hour; below zero where memory shrinks.
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
-pub struct GrowthPace {
-    #[prost(double, tag = "1")]
-    pub bytes_per_hour: f64,
-    /// The ends of the 99 % interval.
-    #[prost(double, tag = "2")]
-    pub low: f64,
-    #[prost(double, tag = "3")]
-    pub high: f64,
-    /// The time over which that was so, the last until now.
-    #[prost(message, optional, tag = "4")]
-    pub span: ::core::option::Option<::prost_types::Duration>,
-}
-/// What is left for memory to grow.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct MemoryRoom {
-    #[prost(enumeration = "RoomLimit", tag = "1")]
-    pub limit: i32,
-    #[prost(uint64, tag = "2")]
-    pub bytes: u64,
-    /// For how long it lasts at the pace, and at the fastest pace that the interval allows; not set unless it grows beyond doubt.
-    #[prost(message, optional, tag = "3")]
-    pub lasts: ::core::option::Option<::prost_types::Duration>,
-    #[prost(message, optional, tag = "4")]
-    pub lasts_at_least: ::core::option::Option<::prost_types::Duration>,
-}
-/// What becomes of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum MemoryTrend {
-    Unspecified = 0,
-    /// Followed for too short a time, or with gaps.
-    NotEnoughData = 1,
-    Steady = 2,
-    Growing = 3,
-    Shrinking = 4,
-}
-impl MemoryTrend {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "MEMORY_TREND_UNSPECIFIED",
-            Self::NotEnoughData => "MEMORY_TREND_NOT_ENOUGH_DATA",
-            Self::Steady => "MEMORY_TREND_STEADY",
-            Self::Growing => "MEMORY_TREND_GROWING",
-            Self::Shrinking => "MEMORY_TREND_SHRINKING",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "MEMORY_TREND_UNSPECIFIED" => Some(Self::Unspecified),
-            "MEMORY_TREND_NOT_ENOUGH_DATA" => Some(Self::NotEnoughData),
-            "MEMORY_TREND_STEADY" => Some(Self::Steady),
-            "MEMORY_TREND_GROWING" => Some(Self::Growing),
-            "MEMORY_TREND_SHRINKING" => Some(Self::Shrinking),
-            _ => None,
-        }
-    }
-}
-/// What runs out first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum RoomLimit {
-    Unspecified = 0,
-    /// The limit of a control group of the service.
-    ControlGroup = 1,
-    /// The memory that is available on the host.
-    Host = 2,
-}
-impl RoomLimit {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ROOM_LIMIT_UNSPECIFIED",
-            Self::ControlGroup => "ROOM_LIMIT_CONTROL_GROUP",
-            Self::Host => "ROOM_LIMIT_HOST",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ROOM_LIMIT_UNSPECIFIED" => Some(Self::Unspecified),
-            "ROOM_LIMIT_CONTROL_GROUP" => Some(Self::ControlGroup),
-            "ROOM_LIMIT_HOST" => Some(Self::Host),
-            _ => None,
-        }
-    }
-}
-/// Generated client implementations.
-pub mod growth_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Answers with verdicts on the memory of processes and services.
-    #[derive(Debug, Clone)]
-    pub struct GrowthServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl GrowthServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> GrowthServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> GrowthServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            GrowthServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Whether the memory of services and watched processes grows, how fast, and for how long what is left lasts.
-        pub async fn list_growth(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListGrowthRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListGrowthResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/profiler.v1.GrowthService/ListGrowth",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("profiler.v1.GrowthService", "ListGrowth"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod growth_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with GrowthServiceServer.
-    #[async_trait]
-    pub trait GrowthService: std::marker::Send + std::marker::Sync + 'static {
-        /// Whether the memory of services and watched processes grows, how fast, and for how long what is left lasts.
-        async fn list_growth(
-            &self,
-            request: tonic::Request<super::ListGrowthRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListGrowthResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Answers with verdicts on the memory of processes and services.
-    #[derive(Debug)]
-    pub struct GrowthServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> GrowthServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for GrowthServiceServer<T>
-    where
-        T: GrowthService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/profiler.v1.GrowthService/ListGrowth" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListGrowthSvc<T: GrowthService>(pub Arc<T>);
-                    impl<
-                        T: GrowthService,
-                    > tonic::server::UnaryService<super::ListGrowthRequest>
-                    for ListGrowthSvc<T> {
-                        type Response = super::ListGrowthResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListGrowthRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as GrowthService>::list_growth(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListGrowthSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for GrowthServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "profiler.v1.GrowthService";
-    impl<T> tonic::server::NamedService for GrowthServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CensusRequest {
     #[prost(uint32, tag = "1")]
@@ -4438,6 +4509,8 @@ pub struct GetStatusResponse {
     pub budget: ::core::option::Option<BudgetStatus>,
     #[prost(message, optional, tag = "11")]
     pub readings: ::core::option::Option<ReadingsStatus>,
+    #[prost(message, optional, tag = "12")]
+    pub memory_profile: ::core::option::Option<MemoryProfileStatus>,
 }
 /// One part of the daemon.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4505,6 +4578,35 @@ pub struct SamplingStatus {
         ::prost::alloc::string::String,
         u64,
     >,
+}
+/// The page faults of watched processes. Their programs are attached only while a process is watched.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemoryProfileStatus {
+    #[prost(bool, tag = "1")]
+    pub attached: bool,
+    /// Faults of watched processes, and those of them whose pages were chosen and delivered.
+    #[prost(uint64, tag = "2")]
+    pub faults: u64,
+    #[prost(uint64, tag = "3")]
+    pub delivered: u64,
+    /// Chosen ones that were lost, by reason.
+    #[prost(btree_map = "string, uint64", tag = "4")]
+    pub lost: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, u64>,
+    /// Runs of the programs, for processes that are not watched too, and time in them; none without the kernel's statistics.
+    #[prost(uint64, tag = "5")]
+    pub runs: u64,
+    #[prost(message, optional, tag = "6")]
+    pub time: ::core::option::Option<::prost_types::Duration>,
+    /// Processes and chosen pages that are kept, and their distinct stacks.
+    #[prost(uint64, tag = "7")]
+    pub processes: u64,
+    #[prost(uint64, tag = "8")]
+    pub pages: u64,
+    #[prost(uint64, tag = "9")]
+    pub stacks: u64,
+    /// Pages given up to keep within bounds: the others count for more.
+    #[prost(uint64, tag = "10")]
+    pub thinned_pages: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cost {

@@ -3,8 +3,8 @@
 use profiler_proto::v1;
 use prost::Message as _;
 
-use super::{comparison::comparison, duration, profile, readings};
-use crate::evidence::{Evidence, KeptProfile, Track};
+use super::{comparison::comparison, duration, growth, profile, readings};
+use crate::evidence::{Evidence, KeptProfile, MemoryEvidence, Track};
 
 /// What is kept of a breach, as the bytes of a message of the contract.
 pub(in crate::api) fn encode(evidence: &Evidence) -> Vec<u8> {
@@ -21,10 +21,6 @@ pub(in crate::api) fn decode(bytes: &[u8]) -> Option<v1::Evidence> {
 }
 
 fn message(evidence: &Evidence) -> v1::Evidence {
-    let kept = |kept: &KeptProfile| v1::KeptProfile {
-        profile: Some(profile(&kept.profile)),
-        left_out_samples: kept.left_out,
-    };
     v1::Evidence {
         breach_start: Some(evidence.breach.start.into()),
         breach_end: Some(evidence.breach.end.into()),
@@ -34,6 +30,24 @@ fn message(evidence: &Evidence) -> v1::Evidence {
         readings: evidence.readings.iter().map(track).collect(),
         readings_start: Some(evidence.readings_from.into()),
         readings_step: Some(duration(evidence.step)),
+        memory: evidence.memory.as_ref().map(memory),
+    }
+}
+
+fn kept(kept: &KeptProfile) -> v1::KeptProfile {
+    v1::KeptProfile {
+        profile: Some(profile(&kept.profile)),
+        left_out_samples: kept.left_out,
+    }
+}
+
+fn memory(memory: &MemoryEvidence) -> v1::MemoryEvidence {
+    let victim = memory.victim.as_ref().and_then(|victim| victim.ran.as_ref());
+    v1::MemoryEvidence {
+        growth: memory.growth.iter().map(growth::message).collect(),
+        victim: victim.map(kept),
+        grown: memory.grown.as_ref().map(kept),
+        missing: memory.missing.clone(),
     }
 }
 
