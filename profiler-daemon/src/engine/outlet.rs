@@ -103,6 +103,7 @@ mod tests {
     fn naming(number: u64) -> Naming {
         Naming {
             window: window(number),
+            faults: None,
             waiting: Vec::new(),
         }
     }
