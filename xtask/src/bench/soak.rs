@@ -22,7 +22,7 @@ use crate::session::Session;
 const IDLE: usize = 500;
 /// Only its own company is watched: what else runs on the host would have its part in every slope. Profiles are dropped soon,
 /// so that history and allocator have their size soon.
-const CONFIG: &str = "[targets]\ndiscover_rust = false\ninclude = [\"soak\", \"dl\"]\n\
+const CONFIG: &str = "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"soak\", \"dl\"]\n\
                       [store]\nretention = \"1m\"\nwindow = \"1s\"\n";
 const READING_EVERY: Duration = Duration::from_secs(10);
 /// The part of the time at the start whose slopes are not looked at: everything fills.
