@@ -2,6 +2,7 @@
 
 mod alerts;
 mod diff;
+mod memory;
 mod top;
 
 use std::{path::PathBuf, time::Duration};
@@ -82,6 +83,7 @@ Examples:
 
 pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
+pub(crate) use self::memory::{CensusArgs, MemoryVerb};
 pub(crate) use self::top::{TopArgs, TopBy};
 
 /// Over the options that every verb has.
@@ -134,6 +136,11 @@ pub(crate) enum Verb {
     Ps(PsArgs),
     /// Show what host, services and processes measure: now, over a span, or as it comes
     Metrics(MetricsArgs),
+    /// Show what the memory of a process holds
+    Memory {
+        #[command(subcommand)]
+        verb: MemoryVerb,
+    },
     /// Show which limits are crossed, and which were; silence what is known
     Alerts(AlertsArgs),
     /// Show what the daemon does, what it lost and what it costs

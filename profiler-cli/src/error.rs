@@ -57,6 +57,14 @@ pub(crate) enum CliError {
         /// Of whom, as a clause.
         of: String,
     },
+    /// There is nothing to compare with.
+    #[error(
+        "the daemon kept no census of process {pid} to compare with; this one is kept now: ask again later, or use --watch 30s"
+    )]
+    NoEarlierCensus {
+        /// The process.
+        pid: u32,
+    },
     /// The daemon sent a profile that cannot be right.
     #[error("the daemon sent a profile that is not valid: {0}")]
     Profile(#[from] ProfileError),
@@ -120,7 +128,7 @@ impl CliError {
             _ if self.is_closed_pipe() => 0,
             Self::Interrupted => INTERRUPTED,
             Self::Usage { .. } | Self::Client(ClientError::SocketPath { .. }) => USAGE,
-            Self::NoSamples { .. } | Self::NoReadings { .. } => NO_SAMPLES,
+            Self::NoSamples { .. } | Self::NoReadings { .. } | Self::NoEarlierCensus { .. } => NO_SAMPLES,
             Self::Client(ClientError::SocketForbidden { .. } | ClientError::NotAllowed { .. }) => NO_PERMISSION,
             _ => FAILURE,
         }

@@ -131,7 +131,8 @@ pub async fn run(
     let (alerting, alerts) = stages.start_alerting(&readings)?;
     threads.push(alerting);
     threads.extend(stages.start(commands)?);
-    let (taking, census) = census::start(ProcFs::new(PROC_ROOT), Arc::clone(&stop)).map_err(threads::start_error)?;
+    let (taking, census) = census::start(ProcFs::new(PROC_ROOT), Arc::clone(&health), Arc::clone(&stop))
+        .map_err(threads::start_error)?;
     threads.push(taking);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = identity(Arc::clone(&shown));

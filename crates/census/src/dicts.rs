@@ -18,6 +18,9 @@ const PIECE_BYTES: u64 = 48 << 10;
 const KEYS: usize = 32;
 const VALUES: usize = 40;
 const DICT_BYTES: usize = 48;
+/// What is read at once of where its keys begin.
+const FIRST_BYTES: usize = 256;
+const PAGE_BYTES: u64 = 4096;
 /// `PyDictKeysObject`: up to the indices, before 3.11 and from it on.
 const LONG_KEYS_HEAD: u64 = 40;
 const SHORT_KEYS_HEAD: u64 = 32;
@@ -32,13 +35,25 @@ pub(crate) struct Dicts<'a, M: ?Sized> {
 }
 
 /// Where the entries of a dict are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Keys {
     entries: u64,
     count: u64,
     /// Bytes of one, and of what precedes its key.
     width: u64,
     hash: u64,
+    /// The first bytes from where they begin: of most dicts all.
+    address: u64,
+    bytes: [u8; FIRST_BYTES],
+    read: usize,
+}
+
+impl Keys {
+    /// Entries as they were read already.
+    fn at_hand(&self, from: u64, bytes: usize) -> Option<&[u8]> {
+        let offset = usize::try_from(from.checked_sub(self.address)?).ok()?;
+        self.bytes[..self.read].get(offset..offset.checked_add(bytes)?)
+    }
 }
 
 impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
@@ -48,18 +63,23 @@ impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
     }
 
     /// Hands each key with its value on, until that says stop. Values that are not there are zero.
-    pub(crate) fn for_each(
-        &self,
-        dict: u64,
-        most: u64,
-        mut entry: impl FnMut(u64, u64) -> ControlFlow<()>,
-    ) -> Option<()> {
+    pub(crate) fn for_each(&self, dict: u64, most: u64, entry: impl FnMut(u64, u64) -> ControlFlow<()>) -> Option<()> {
         let mut head = [0; DICT_BYTES];
         if !self.memory.read(dict, &mut head) {
             return None;
         }
-        let keys = self.keys(word(&head, KEYS)?)?;
-        let apart = word(&head, VALUES)?;
+        self.for_each_of(&head, most, entry)
+    }
+
+    /// The same of a dict whose own bytes are known.
+    pub(crate) fn for_each_of(
+        &self,
+        head: &[u8],
+        most: u64,
+        mut entry: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Option<()> {
+        let keys = self.keys(word(head, KEYS)?)?;
+        let apart = word(head, VALUES)?;
         let values = match apart {
             0 => None,
             values if is_address(values) => Some(values + self.interpreter.values_head()),
@@ -71,13 +91,15 @@ impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
         let mut from = 0;
         while from < count {
             let taken = piece.min(count - from);
-            bytes.resize((taken * keys.width) as usize, 0);
-            if !self
-                .memory
-                .read(keys.entries.wrapping_add(from * keys.width), &mut bytes)
-            {
-                return None;
-            }
+            let start = keys.entries.wrapping_add(from * keys.width);
+            let length = (taken * keys.width) as usize;
+            let entries = match keys.at_hand(start, length) {
+                Some(entries) => entries,
+                None => {
+                    bytes.resize(length, 0);
+                    self.memory.read(start, &mut bytes).then_some(&bytes[..])?
+                }
+            };
             if let Some(values) = values {
                 values_bytes.resize((taken * 8) as usize, 0);
                 if !self.memory.read(values.wrapping_add(from * 8), &mut values_bytes) {
@@ -86,10 +108,10 @@ impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
             }
             for index in 0..taken as usize {
                 let at = index * keys.width as usize + keys.hash as usize;
-                let key = word(&bytes, at)?;
+                let key = word(entries, at)?;
                 let value = match values {
                     Some(_) => word(&values_bytes, index * 8)?,
-                    None => word(&bytes, at + 8)?,
+                    None => word(entries, at + 8)?,
                 };
                 if entry(key, value).is_break() {
                     return Some(());
@@ -125,8 +147,11 @@ impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
     }
 
     fn keys(&self, address: u64) -> Option<Keys> {
-        let mut head = [0; LONG_KEYS_HEAD as usize];
-        if !is_address(address) || !self.memory.read(address, &mut head) {
+        let mut head = [0; FIRST_BYTES];
+        // What lies on the next page may not be there.
+        let on_page = (PAGE_BYTES - address % PAGE_BYTES).max(LONG_KEYS_HEAD);
+        let read = FIRST_BYTES.min(usize::try_from(on_page).ok()?);
+        if !is_address(address) || !self.memory.read(address, &mut head[..read]) {
             return None;
         }
         let (head_bytes, index_bytes, count, width, hash) = if self.interpreter.has_small_key_headers() {
@@ -151,6 +176,9 @@ impl<M: ProcessMemory + ?Sized> Dicts<'_, M> {
             count: count.min(MAX_ENTRIES),
             width,
             hash,
+            address,
+            bytes: head,
+            read,
         })
     }
 }

@@ -26,6 +26,8 @@ mod words;
 
 #[cfg(test)]
 mod made;
+#[cfg(test)]
+mod tests;
 
 pub use counts::{Census, TypeCount};
 pub use difference::{Change, Difference};

@@ -25,13 +25,6 @@ impl Memory {
             self.put(at, &word.to_le_bytes());
         }
     }
-
-    /// A part of it that is mapped.
-    pub(crate) fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        assert!(self.read(address, &mut bytes));
-        bytes
-    }
 }
 
 impl ProcessMemory for Memory {

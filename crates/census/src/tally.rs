@@ -170,7 +170,7 @@ pub(crate) fn object_in(table: &mut TypeTable, memory: &(impl ProcessMemory + ?S
         match table.find(memory, kind) {
             Found::Type(index) => {
                 let of_type = &table.types[index];
-                let fits = beginning as u64 + of_type.basic_bytes <= block.len() as u64;
+                let fits = beginning as u64 + of_type.least_bytes() <= block.len() as u64;
                 if of_type.before == beginning as u64 && fits {
                     return Object::At(index, beginning);
                 }

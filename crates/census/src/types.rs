@@ -38,6 +38,9 @@ const TYPE_SUBCLASS: u64 = 1 << 31;
 const LIST_SUBCLASS: u64 = 1 << 25;
 const TUPLE_SUBCLASS: u64 = 1 << 26;
 const DICT_SUBCLASS: u64 = 1 << 29;
+/// `Py_TPFLAGS_UNICODE_SUBCLASS`, and the least bytes of a `str`, whose size is that of its longest form.
+const STR_SUBCLASS: u64 = 1 << 28;
+const LEAST_STR_BYTES: u64 = 40;
 
 /// A type, and what was counted of it.
 #[derive(Clone, Debug)]
@@ -68,6 +71,15 @@ pub(crate) enum Kind {
 }
 
 impl Type {
+    /// Bytes that each of its objects has at least.
+    pub(crate) fn least_bytes(&self) -> u64 {
+        if self.flags & STR_SUBCLASS != 0 {
+            LEAST_STR_BYTES.min(self.basic_bytes)
+        } else {
+            self.basic_bytes
+        }
+    }
+
     pub(crate) fn is_of_heap(&self) -> bool {
         self.flags & HEAP != 0
     }
@@ -78,9 +90,11 @@ impl Type {
 
     pub(crate) fn kind(&self) -> Kind {
         // Sets and deques have no flags; of their subclasses not even the layout is told.
-        let name = match self.is_of_heap() && &*self.name != "collections.deque" {
-            true => "",
-            false => &*self.name,
+        let name = match &*self.name {
+            "KeyedRef" | "WeakMethod" => return Kind::Weak,
+            deque @ "collections.deque" => deque,
+            _ if self.is_of_heap() => "",
+            name => name,
         };
         match name {
             _ if self.flags & LIST_SUBCLASS != 0 => Kind::List,

@@ -6,6 +6,7 @@ mod config;
 mod diff;
 mod doctor;
 mod flamegraph;
+mod memory;
 mod metrics;
 mod ps;
 mod status;
@@ -28,6 +29,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         Verb::Top(args) => top::run(connection, args).await,
         Verb::Ps(args) => ps::run(connection, args).await,
         Verb::Metrics(args) => metrics::run(connection, args).await,
+        Verb::Memory { verb } => memory::run(connection, verb).await,
         Verb::Alerts(args) => alerts::run(connection, args).await,
         Verb::Status(args) => status::run(connection, args).await,
         Verb::Doctor(args) => doctor::run(connection, args).await,

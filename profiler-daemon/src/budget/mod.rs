@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -116,6 +116,7 @@ pub struct Board {
     changed: Mutex<Option<Settings>>,
     small_caches: AtomicBool,
     discovered: AtomicU32,
+    asked_for_ns: AtomicU64,
 }
 
 impl Board {
@@ -141,6 +142,16 @@ impl Board {
     /// Notes how many processes are watched that nobody asked for.
     pub fn set_discovered(&self, discovered: u32) {
         self.discovered.store(discovered, Ordering::Relaxed);
+    }
+
+    /// Notes CPU time spent on what somebody asked for and which has a bound of its own: giving up samples would not spare it.
+    pub fn note_asked_for(&self, spent: Duration) {
+        let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        self.asked_for_ns.fetch_add(spent, Ordering::Relaxed);
+    }
+
+    fn asked_for(&self) -> Duration {
+        Duration::from_nanos(self.asked_for_ns.load(Ordering::Relaxed))
     }
 
     /// Whether caches are to be small.
@@ -200,7 +211,7 @@ impl Keeper {
                     report.memory_bytes = own.resident_anon_bytes.saturating_add(own.resident_shmem_bytes);
                     let reading = Reading {
                         at: start.elapsed(),
-                        cpu: own.cpu + report.kernel.time,
+                        cpu: own.cpu.saturating_sub(self.health.budget.asked_for()) + report.kernel.time,
                         memory_bytes: report.memory_bytes,
                         kernel_bytes: report.kernel.bytes,
                         discovered: self.health.budget.discovered.load(Ordering::Relaxed),

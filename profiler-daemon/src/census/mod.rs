@@ -24,7 +24,7 @@ use profiler_census::{Census, Difference, Holders};
 use tokio::sync::oneshot;
 
 use self::take::{Kept, Taker};
-use crate::{command::Reply, kernel::records::Pid, processes::scan::ProcFs};
+use crate::{command::Reply, health::Health, kernel::records::Pid, processes::scan::ProcFs};
 
 /// Requests that may wait for the one in progress.
 const QUEUE: usize = 1;
@@ -72,7 +72,7 @@ pub struct Cost {
     pub pagemap_bytes: u64,
     /// From the beginning to the end, pauses included.
     pub duration: Duration,
-    /// Without the pauses.
+    /// CPU time.
     pub busy: Duration,
 }
 
@@ -195,20 +195,20 @@ impl CensusHandle {
     }
 }
 
-/// Starts the thread that takes censuses of the processes of a `/proc`.
+/// Starts the thread that takes censuses of the processes of a `/proc`. What they cost is noted in `health`.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start(proc: ProcFs, stop: Arc<AtomicBool>) -> io::Result<(JoinHandle<()>, CensusHandle)> {
+pub fn start(proc: ProcFs, health: Arc<Health>, stop: Arc<AtomicBool>) -> io::Result<(JoinHandle<()>, CensusHandle)> {
     let (requests, waiting) = sync_channel(QUEUE);
     let thread = thread::Builder::new().name("census".to_owned()).spawn(move || {
         pace::give_way();
-        answer(&proc, &waiting, &stop);
+        answer(&proc, &waiting, &health, &stop);
     })?;
     Ok((thread, CensusHandle { requests }))
 }
 
-fn answer(proc: &ProcFs, waiting: &Receiver<Request>, stop: &AtomicBool) {
+fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &AtomicBool) {
     let mut kept = Kept::default();
     while !stop.load(Ordering::Acquire) {
         let request = match waiting.recv_timeout(TURN) {
@@ -217,7 +217,10 @@ fn answer(proc: &ProcFs, waiting: &Receiver<Request>, stop: &AtomicBool) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let Request { pid, options, reply } = request;
-        let is_unwanted = || reply.is_closed() || stop.load(Ordering::Acquire);
+        let is_unwanted = |spent| {
+            health.budget.note_asked_for(spent);
+            reply.is_closed() || stop.load(Ordering::Acquire)
+        };
         let taker = Taker {
             proc,
             pid,

@@ -6,31 +6,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::thread::gettid;
+use rustix::{
+    thread::gettid,
+    time::{ClockId, clock_gettime},
+};
 
-/// Work at one go, and the pause after it: a quarter of a CPU at most.
+/// CPU time at one go, and the pause after it: a quarter of a CPU at most.
 const WORK: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(6);
-/// The lowest priority that there is.
-const NICE: i32 = 19;
+/// The priority: a thirtieth of what others have, where CPUs are short.
+const NICE: i32 = 15;
 
 /// Keeps time.
 pub(super) struct Pace<'a> {
     deadline: Cell<Instant>,
-    resumed: Cell<Instant>,
-    worked: Cell<Duration>,
-    is_unwanted: &'a dyn Fn() -> bool,
+    looked: Cell<Instant>,
+    resumed: Cell<Duration>,
+    started: Duration,
+    /// Whether nobody waits any more; is told of the CPU time spent since it was last asked.
+    is_unwanted: &'a dyn Fn(Duration) -> bool,
     unwanted: Cell<bool>,
 }
 
 impl<'a> Pace<'a> {
     /// A pace until so long from now.
-    pub(super) fn new(limit: Duration, is_unwanted: &'a dyn Fn() -> bool) -> Self {
-        let now = Instant::now();
+    pub(super) fn new(limit: Duration, is_unwanted: &'a dyn Fn(Duration) -> bool) -> Self {
+        let (now, spent) = (Instant::now(), spent());
         Self {
             deadline: Cell::new(now + limit),
-            resumed: Cell::new(now),
-            worked: Cell::new(Duration::ZERO),
+            looked: Cell::new(now),
+            resumed: Cell::new(spent),
+            started: spent,
             is_unwanted,
             unwanted: Cell::new(false),
         }
@@ -43,15 +49,16 @@ impl<'a> Pace<'a> {
 
     /// Pauses if it is time to. False if no more is to be read.
     pub(super) fn go_on(&self) -> bool {
-        let now = Instant::now();
-        let worked = now.saturating_duration_since(self.resumed.get());
-        if worked >= WORK {
-            self.worked.set(self.worked.get() + worked);
-            self.unwanted.set(self.unwanted.get() || (self.is_unwanted)());
-            if !self.unwanted.get() {
-                thread::sleep(PAUSE);
+        // The clock of the thread is a system call.
+        if self.looked.get().elapsed() >= WORK {
+            let worked = spent().saturating_sub(self.resumed.get());
+            if worked >= WORK {
+                self.ask(worked);
+                if !self.unwanted.get() {
+                    thread::sleep(PAUSE);
+                }
             }
-            self.resumed.set(Instant::now());
+            self.looked.set(Instant::now());
         }
         !self.is_over()
     }
@@ -63,18 +70,60 @@ impl<'a> Pace<'a> {
 
     /// Whether nobody waits any more.
     pub(super) fn is_unwanted(&self) -> bool {
+        self.ask(spent().saturating_sub(self.resumed.get()));
         self.unwanted.get()
     }
 
-    /// Time spent on work.
-    pub(super) fn worked(&self) -> Duration {
-        self.worked.get() + self.resumed.get().elapsed()
+    /// CPU time spent so far.
+    pub(super) fn busy(&self) -> Duration {
+        spent().saturating_sub(self.started)
+    }
+
+    fn ask(&self, worked: Duration) {
+        let is_unwanted = (self.is_unwanted)(worked);
+        self.resumed.set(self.resumed.get() + worked);
+        self.unwanted.set(self.unwanted.get() || is_unwanted);
     }
 }
 
-/// Gives the thread that calls this the lowest priority.
+/// CPU time of this thread.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Gives the thread that calls this a low priority.
 pub(super) fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(Some(gettid()), NICE) {
         tracing::warn!(%error, "a census has the priority of the daemon");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_paused_and_ends() {
+        let told = Cell::new(Duration::ZERO);
+        let note = |worked| {
+            told.set(told.get() + worked);
+            false
+        };
+        let pace = Pace::new(Duration::from_millis(300), &note);
+        let start = Instant::now();
+        while pace.go_on() {}
+        let (busy, took) = (pace.busy(), start.elapsed());
+        assert!(took >= Duration::from_millis(299));
+        assert!(busy <= took.mul_f64(0.4), "{busy:?} of {took:?}");
+        assert!(!pace.is_unwanted());
+        assert!(told.get() <= pace.busy() && told.get() + 2 * WORK >= busy, "{told:?}");
+    }
+
+    #[test]
+    fn who_leaves_ends_it() {
+        let pace = Pace::new(Duration::from_secs(600), &|_| true);
+        while pace.go_on() {}
+        assert!(pace.is_over() && pace.is_unwanted());
     }
 }

@@ -38,8 +38,8 @@ pub(super) struct Taker<'a> {
     pub(super) proc: &'a ProcFs,
     pub(super) pid: Pid,
     pub(super) options: Options,
-    /// Whether nobody waits any more.
-    pub(super) is_unwanted: &'a dyn Fn() -> bool,
+    /// Whether nobody waits any more; is told of the CPU time spent.
+    pub(super) is_unwanted: &'a dyn Fn(Duration) -> bool,
 }
 
 /// A census in progress.
@@ -117,7 +117,7 @@ impl Taker<'_> {
                 memory_bytes: memory.bytes(),
                 pagemap_bytes,
                 duration: started.elapsed(),
-                busy: pace.worked(),
+                busy: pace.busy(),
             },
         })
     }

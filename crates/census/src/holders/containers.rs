@@ -49,13 +49,12 @@ pub(super) fn items(kind: Kind, object: &[u8]) -> u64 {
 pub(super) fn references<M: ProcessMemory + ?Sized>(
     dicts: &Dicts<'_, M>,
     kind: Kind,
-    address: u64,
     object: &[u8],
     mut found: impl FnMut(Reference),
 ) {
     // A part that cannot be read ends the list: what was handed on before stands.
     let _whole = match kind {
-        Kind::Dict => dicts.for_each(address, MAX_ENTRIES, |key, to| {
+        Kind::Dict => dicts.for_each_of(object, MAX_ENTRIES, |key, to| {
             found(Reference { to, at: 0, key });
             found(Reference { to: key, at: 0, key });
             ControlFlow::Continue(())

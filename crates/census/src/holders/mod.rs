@@ -161,9 +161,7 @@ impl Search {
                     if kind == Kind::Weak {
                         continue;
                     }
-                    references(&dicts, kind, holder, object, |reference| {
-                        self.note(holder, what, reference)
-                    });
+                    references(&dicts, kind, object, |reference| self.note(holder, what, reference));
                     (holder, what)
                 }
                 Object::None | Object::Further => {

@@ -12,6 +12,8 @@ use crate::{
     types::{DICT, Kind, TypeTable},
 };
 
+/// Steps shown of a chain: objects that are looked for may hold each other.
+const MAX_STEPS: usize = 12;
 /// Chains shown of one type.
 const MAX_HOLDERS: usize = 3;
 /// Entries of a dict among which those are looked for that every module, and every class, has.
@@ -150,7 +152,8 @@ pub(super) fn describe(search: &Search, memory: &(impl ProcessMemory + ?Sized)) 
             for (_, leaf) in search.leaves.iter().filter(|(leaf_of, _)| *leaf_of == of) {
                 let chain = search.above(*leaf);
                 let top = &search.nodes[chain[chain.len() - 1]];
-                let steps = describer.steps(&chain);
+                let mut steps = describer.steps(&chain);
+                steps.truncate(MAX_STEPS);
                 if steps.is_empty() {
                     without += 1;
                     continue;

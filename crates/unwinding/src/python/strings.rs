@@ -21,12 +21,7 @@ pub struct Strings {
 
 impl Strings {
     /// Reads a `str`, of which no more than so many characters are kept.
-    pub fn text(
-        &self,
-        memory: &(impl ProcessMemory + ?Sized),
-        address: u64,
-        max_characters: usize,
-    ) -> Option<String> {
+    pub fn text(&self, memory: &(impl ProcessMemory + ?Sized), address: u64, max_characters: usize) -> Option<String> {
         let Text {
             length,
             state,

@@ -1,0 +1,19 @@
+//! `memory`: what the memory of processes holds.
+
+mod census;
+mod document;
+mod report;
+
+use std::process::ExitCode;
+
+use crate::{
+    args::{Connection, MemoryVerb},
+    error::CliError,
+};
+
+/// Does what is asked about memory.
+pub(crate) async fn run(connection: &Connection, verb: &MemoryVerb) -> Result<ExitCode, CliError> {
+    match verb {
+        MemoryVerb::Census(args) => census::run(connection, args).await,
+    }
+}
