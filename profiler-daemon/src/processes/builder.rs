@@ -4,17 +4,23 @@
 //! take long to compile: a service's own code and the C library do not wait for a compiler's or a tensor library's. All
 //! queues are bounded; jobs that wait are kept in order. What a file holds may make a job fail, never the thread. A file
 //! system that does not answer keeps a thread for good: another then takes its place, up to a bound, and other files of
-//! that file system are left alone until it answers.
+//! that file system are left alone until it answers. A thread that waits for an answer uses no CPU; one that does, as in
+//! compiling a large table on a busy host, gets on, however long it takes.
 
 use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     time::{Duration, Instant},
+};
+
+use rustix::{
+    thread::{Pid as ThreadId, gettid},
+    time::{ClockId, clock_gettime},
 };
 
 use super::{
@@ -32,8 +38,10 @@ const QUEUE: usize = 64;
 const OUTCOMES: usize = 256;
 /// Bytes of rows in them beyond which the threads wait before they go on.
 const MAX_WAITING_ROW_BYTES: u64 = 64 << 20;
-/// How long a job may take before its thread is given up. Compiling the largest tables takes less, also beside other work.
+/// How long a job may use no CPU before its thread is given up.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// Least CPU time between two looks that counts: the kernel tells it in ticks.
+const LEAST_PROGRESS: Duration = Duration::from_millis(10);
 /// Threads of a lane that may be stuck at one time.
 const MAX_STUCK: usize = 8;
 /// How long they wait at a time.
@@ -61,7 +69,10 @@ pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 /// What a thread is doing.
 #[derive(Debug)]
 struct Task {
+    /// When it began, or was last seen to get on.
     since: Instant,
+    /// CPU time of the thread then.
+    used: Duration,
     device: Option<u64>,
     subject: String,
 }
@@ -69,6 +80,7 @@ struct Task {
 /// One thread, as the loop sees it.
 #[derive(Debug, Default)]
 struct Worker {
+    thread: OnceLock<ThreadId>,
     task: Mutex<Option<Task>>,
     /// It has taken too long, and another thread goes on in its place: it ends after its job.
     is_given_up: AtomicBool,
@@ -79,12 +91,15 @@ impl Worker {
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
     }
 
-    /// Gives the thread up if its job takes too long.
+    /// Gives the thread up if its job has not got on for too long.
     fn give_up(&self, now: Instant) -> bool {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_stuck = task
-            .as_ref()
-            .is_some_and(|task| now.saturating_duration_since(task.since) >= STUCK_AFTER);
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(task) = task.as_mut() else { return false };
+        let used = self.thread.get().and_then(|thread| cpu_time(*thread));
+        if let Some(used) = used.filter(|used| used.saturating_sub(task.used) >= LEAST_PROGRESS) {
+            (task.since, task.used) = (now, used);
+        }
+        let is_stuck = now.saturating_duration_since(task.since) >= STUCK_AFTER;
         if is_stuck {
             self.is_given_up.store(true, Ordering::Relaxed);
         }
@@ -95,6 +110,25 @@ impl Worker {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         task.as_ref().map(look)
     }
+}
+
+/// CPU time that a thread of this process has used, in whole ticks.
+fn cpu_time(thread: ThreadId) -> Option<Duration> {
+    let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
+    let stat = std::fs::read_to_string(path).ok()?;
+    // The name before may hold anything; `utime` and `stime` are the 14th and 15th field (proc_pid_stat(5)).
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_ascii_whitespace().skip(11);
+    let mut ticks = || times.next()?.parse::<u64>().ok();
+    let ticks = ticks()?.checked_add(ticks()?)?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+}
+
+/// CPU time that the calling thread has used.
+fn own_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// What all threads share.
@@ -184,6 +218,7 @@ impl Lane {
 
 /// Takes jobs until there are no more, or until the thread is given up.
 fn work(worker: &Worker, inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
+    worker.thread.get_or_init(gettid);
     let mut run = (shared.make_work)();
     while !worker.is_given_up.load(Ordering::Relaxed) {
         let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -206,6 +241,7 @@ fn work(worker: &Worker, inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
             job => {
                 worker.set_task(Some(Task {
                     since: Instant::now(),
+                    used: own_cpu_time(),
                     device,
                     subject: job.subject(),
                 }));
@@ -543,6 +579,48 @@ mod tests {
             panic!("another outcome")
         };
         assert!(!failure.passes);
+    }
+
+    #[test]
+    fn slow_work_is_no_silent_file_system() {
+        let (done, end) = sync_channel::<()>(1);
+        let end = Arc::new(Mutex::new(end));
+        // Computes until it is told to stop.
+        let make_work: MakeWork = Arc::new(move || {
+            let end = Arc::clone(&end);
+            Box::new(move |job| match job {
+                Job::Compile { object } => {
+                    while end.lock().unwrap().try_recv().is_err() {
+                        std::hint::black_box((0..10_000_u64).fold(0_u64, u64::wrapping_add));
+                    }
+                    let result = Err("computed".to_owned());
+                    Outcome::Compiled { object, result }
+                }
+                _ => panic!("another job"),
+            })
+        });
+        let mut builder = Builder::start_with(make_work, None).unwrap();
+        let object = Arc::new(MappedObject::file(b"/large", Some((1, 1))));
+        builder.submit(Job::Compile { object }).unwrap();
+        // Each look is as late as if the host had been busy with other things since.
+        let mut later = Instant::now();
+        for _ in 0..5 {
+            let worker = Arc::clone(builder.ordinary.worker.as_ref().unwrap());
+            let gets_on = || {
+                let used = cpu_time(*worker.thread.get()?)?;
+                Some(used >= worker.with_task(|task| task.used)? + LEAST_PROGRESS)
+            };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while gets_on() != Some(true) {
+                assert!(Instant::now() < deadline, "it does not compute");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            later += STUCK_AFTER;
+            assert_eq!(builder.relieve(later), (Vec::new(), 0));
+        }
+        done.send(()).unwrap();
+        assert!(matches!(wait(&mut builder), Outcome::Compiled { .. }));
+        assert_eq!(builder.open(), 0);
     }
 
     #[test]
