@@ -7,7 +7,7 @@
 use std::io;
 
 use crate::{
-    elf::DebugLink,
+    elf::{CommonLink, DebugLink},
     object_symbols::ObjectSymbols,
     source::{ReadAt, read_exact_at},
 };
@@ -82,10 +82,7 @@ impl DebugHints {
     pub fn paths(&self, object_path: &[u8]) -> Vec<Vec<u8>> {
         let mut paths = Vec::new();
         if let Some(id) = &self.build_id {
-            let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-            let (folder, file) = digits.split_at(2);
-            let file = format!("/.build-id/{folder}/{file}.debug");
-            paths.push([GLOBAL_FOLDER, file.as_bytes()].concat());
+            paths.push(path_by_build_id(id));
         }
         let folder_end = object_path.iter().rposition(|byte| *byte == b'/');
         if let (Some(link), Some(folder_end), Some(b'/')) = (&self.link, folder_end, object_path.first()) {
@@ -121,6 +118,40 @@ impl DebugHints {
             found => Err(DebugFileError::OtherChecksum { expected, found }),
         }
     }
+}
+
+impl CommonLink {
+    /// Absolute paths where the file may be, best first, for a debug file at an absolute path that refers to it.
+    pub fn paths(&self, debug_file: &[u8]) -> Vec<Vec<u8>> {
+        let folder_end = debug_file.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        let named = match self.path.first() {
+            Some(b'/') => self.path.clone(),
+            _ => [&debug_file[..folder_end], b"/", &self.path].concat(),
+        };
+        let by_id = (self.build_id.len() >= SHORTEST_PROOF).then(|| path_by_build_id(&self.build_id));
+        [named].into_iter().chain(by_id).collect()
+    }
+
+    /// Whether a file is the one that is meant: by its build id.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, or that cannot be told.
+    pub fn verify(&self, found: &ObjectSymbols, source: &dyn ReadAt) -> Result<(), DebugFileError> {
+        match found.build_id(source) {
+            Some(id) if id == self.build_id && id.len() >= SHORTEST_PROOF => Ok(()),
+            Some(id) if id.len() >= SHORTEST_PROOF => Err(DebugFileError::OtherBuildId),
+            _ => Err(DebugFileError::Unproven),
+        }
+    }
+}
+
+/// Where distributions put the debug file of a build.
+fn path_by_build_id(id: &[u8]) -> Vec<u8> {
+    let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (folder, file) = digits.split_at(2);
+    let file = format!("/.build-id/{folder}/{file}.debug");
+    [GLOBAL_FOLDER, file.as_bytes()].concat()
 }
 
 /// The CRC-32 of all bytes, as `.gnu_debuglink` has it.
@@ -167,6 +198,22 @@ mod tests {
             ]
         );
         assert_eq!(hints.paths(b"[anon]").len(), 1, "what has no path has no folder");
+    }
+
+    #[test]
+    fn what_debug_files_share_is_where_they_say() {
+        let paths = |path: &str| {
+            let link = CommonLink {
+                path: path.into(),
+                build_id: vec![0xcd; 20],
+            };
+            let paths = link.paths(b"/usr/lib/debug/.build-id/ab/12.debug").into_iter();
+            paths.map(|path| String::from_utf8(path).unwrap()).collect::<Vec<_>>()
+        };
+        let by_id = format!("/usr/lib/debug/.build-id/cd/{}.debug", "cd".repeat(19));
+        assert_eq!(paths("/srv/x.debug"), ["/srv/x.debug", &by_id]);
+        let relative = "/usr/lib/debug/.build-id/ab/../../.dwz/x.debug";
+        assert_eq!(paths("../../.dwz/x.debug"), [relative, &by_id]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const MAX_SECTIONS: u64 = 65_536;
 const MAX_SECTION_NAME_BYTES: u64 = 4 << 20;
 /// Bytes of a note section that are read.
 const MAX_NOTE_BYTES: u64 = 64 << 10;
-/// Bytes of a `.gnu_debuglink` section that are read.
+/// Bytes of a section that names another file that are read.
 const MAX_DEBUG_LINK_BYTES: u64 = 4 << 10;
 /// Longest build id that is believed: SHA-512 is the longest that linkers write.
 const MAX_BUILD_ID_BYTES: usize = 64;
@@ -320,6 +320,28 @@ pub struct DebugLink {
     pub file_name: Vec<u8>,
     /// CRC-32 over the whole file.
     pub crc: u32,
+}
+
+/// The file that holds what several debug files have in common (`.gnu_debugaltlink`, which dwz writes).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommonLink {
+    /// Path of the file, absolute or from the folder of the file that says it. As found there: it may hold anything but a zero.
+    pub path: Vec<u8>,
+    /// Its build id.
+    pub build_id: Vec<u8>,
+}
+
+/// The file that the object says holds what its debug information refers to.
+pub(crate) fn common_link(source: &dyn ReadAt, layout: &Layout) -> Option<CommonLink> {
+    let section = layout
+        .section(b".gnu_debugaltlink")
+        .filter(|section| section.size <= MAX_DEBUG_LINK_BYTES)?;
+    let mut path = vec![0; section.size as usize];
+    read_exact_at(source, section.offset, &mut path).ok()?;
+    let length = path.iter().position(|byte| *byte == 0).filter(|length| *length > 0)?;
+    let build_id = path.split_off(length + 1);
+    path.truncate(length);
+    (build_id.len() <= MAX_BUILD_ID_BYTES).then_some(CommonLink { path, build_id })
 }
 
 /// The build id that the linker wrote. An object can claim any: it is a hint, never an identity.

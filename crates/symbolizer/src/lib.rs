@@ -30,7 +30,7 @@ mod unnamed;
 pub use debug_files::{DebugFileError, DebugHints};
 pub use demangle::demangle;
 pub use dwarf::DebugError;
-pub use elf::{DebugLink, ElfError};
+pub use elf::{CommonLink, DebugLink, ElfError};
 pub use kernel::{KernelSymbol, KernelSymbols, KernelSymbolsBuilder, KernelSymbolsError};
 pub use limits::Limits;
 pub use object_symbols::{Frame, ObjectSymbols, Resolution};

@@ -6,7 +6,7 @@ use crate::{
     demangle::demangle,
     dwarf::{self, DebugError, Inflated, UnitIndex},
     effort::Effort,
-    elf::{self, DebugLink, ElfError, Layout},
+    elf::{self, CommonLink, DebugLink, ElfError, Layout},
     functions::{FunctionTable, NameRef, Names},
     limits::Limits,
     source::ReadAt,
@@ -14,11 +14,12 @@ use crate::{
 };
 
 /// Starts of the names of the sections that are needed after an object was loaded, beside its code.
-const KEPT_SECTIONS: [&[u8]; 5] = [
+const KEPT_SECTIONS: [&[u8]; 6] = [
     b".debug_",
     b".zdebug_",
     b".eh_frame",
     b".gnu_debuglink",
+    b".gnu_debugaltlink",
     b".note.gnu.build-id",
 ];
 
@@ -91,6 +92,17 @@ impl ObjectSymbols {
     /// decompresses that where it is compressed; [`ObjectSymbols::forget_units`] and [`ObjectSymbols::forget_inflated`] free
     /// that again.
     pub fn resolve(&mut self, source: &dyn ReadAt, link_addresses: &[u64]) -> Resolution {
+        self.resolve_with(source, None, link_addresses)
+    }
+
+    /// The same for an object whose debug information refers to a file that it shares with others
+    /// ([`ObjectSymbols::common_link`]): that file's own symbols and bytes.
+    pub fn resolve_with<'a>(
+        &mut self,
+        source: &'a dyn ReadAt,
+        common: Option<(&mut Self, &'a dyn ReadAt)>,
+        link_addresses: &[u64],
+    ) -> Resolution {
         let effort = Rc::new(Effort::new(self.limits.effort));
         let mut sorted = link_addresses.to_vec();
         sorted.sort_unstable();
@@ -105,21 +117,28 @@ impl ObjectSymbols {
             ..
         } = self;
         let mut table_names = TableNames::new(functions, source, limits);
-        let debug_error = match dwarf::open(source, layout, limits, &effort, inflated) {
-            Ok(Some(dwarf)) => match indexed(units, &dwarf, layout, limits, &effort) {
-                Ok(units) => dwarf::resolve(
-                    &dwarf,
-                    units,
-                    &sorted,
-                    &effort,
-                    |address| table_names.name(address),
-                    |place, frames| found[place] = Some(frames.into()),
-                ),
-                Err(error) => Some(error),
-            },
-            Ok(None) => None,
-            Err(error) => Some(error),
+        let resolve = || {
+            let Some(mut dwarf) = dwarf::open(source, layout, limits, &effort, inflated)? else {
+                return Ok(None);
+            };
+            let units = indexed(units, &dwarf, layout, limits, &effort)?;
+            let mut common_units = None;
+            if let Some((common, source)) = common
+                && let Some(of_common) = dwarf::open(source, &common.layout, limits, &effort, &mut common.inflated)?
+            {
+                common_units = Some(indexed(&mut common.units, &of_common, &common.layout, limits, &effort)?);
+                dwarf.set_sup(of_common);
+            }
+            Ok(dwarf::resolve(
+                &dwarf,
+                (units, common_units),
+                &sorted,
+                &effort,
+                |address| table_names.name(address),
+                |place, frames| found[place] = Some(frames.into()),
+            ))
         };
+        let debug_error = resolve().unwrap_or_else(Some);
         let unnamed = UnnamedFunctions::read(source, layout);
         for (frames, address) in found.iter_mut().zip(&sorted) {
             if frames.is_some() {
@@ -195,6 +214,11 @@ impl ObjectSymbols {
     /// The file that is said to hold the debug information of this object.
     pub fn debug_link(&self, source: &dyn ReadAt) -> Option<DebugLink> {
         elf::debug_link(source, &self.layout)
+    }
+
+    /// The file that is said to hold what the debug information of this object shares with that of others.
+    pub fn common_link(&self, source: &dyn ReadAt) -> Option<CommonLink> {
+        elf::common_link(source, &self.layout)
     }
 
     /// Memory held between batches.

@@ -388,6 +388,45 @@ fn an_object_without_section_headers() {
     check(&["-O2"], [0, 20]);
 }
 
+/// What dwz moved from two programs into a file that they share is found there.
+#[test]
+fn debug_information_that_programs_share() {
+    let workshop = Workshop::new();
+    if !is_available("dwz") {
+        return;
+    }
+    let compile = |level| workshop.compile("g++", "shapes.cpp", &[level, "-g"]);
+    let (Some(program), Some(other)) = (compile("-O2"), compile("-O1")) else {
+        return;
+    };
+    let load = |path: &Path| {
+        let source = FileSource::open(path);
+        (ObjectSymbols::load(&source, &Limits::default()).unwrap(), source)
+    };
+    let addresses = addresses(&program, 64);
+    let (mut symbols, source) = load(&program);
+    assert_eq!(symbols.common_link(&source), None);
+    let expected = symbols.resolve(&source, &addresses).frames;
+
+    let common = workshop.path("common.debug");
+    output(Command::new("dwz").arg("-m").arg(&common).args([&program, &other]));
+    let (mut symbols, source) = load(&program);
+    let link = symbols.common_link(&source).unwrap();
+    assert!(link.path.ends_with(b"common.debug"));
+    let (mut of_common, common_source) = load(&common);
+    link.verify(&of_common, &common_source).unwrap();
+    link.verify(&symbols, &source).unwrap_err();
+    let found = symbols.resolve_with(&source, Some((&mut of_common, &common_source)), &addresses);
+    assert_eq!(found.debug_error, None);
+    assert_eq!(found.frames, expected);
+    // Without it the names of some inlined calls are lost, and nothing else is made of them.
+    let without = symbols.resolve(&source, &addresses);
+    assert!(
+        without.frames.iter().map(|frames| frames.len()).sum::<usize>()
+            < expected.iter().map(|frames| frames.len()).sum()
+    );
+}
+
 #[test]
 fn cpp() {
     check("g++", "shapes.cpp", &["-O2", "-g"], Names::All);

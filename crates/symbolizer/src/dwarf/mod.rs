@@ -90,10 +90,12 @@ impl DebugError {
 /// Resolves a batch of addresses, sorted and without doubles, and calls `found` for each with its place in the batch
 /// and its frames, innermost first. `function_at` names the function around an address from the symbol table.
 ///
+/// The second index is that of the file which the debug information shares with others, if `dwarf` has one.
+///
 /// What was found before an error is good; the first error is returned.
 pub(crate) fn resolve(
     dwarf: &Dwarf<'_>,
-    index: &UnitIndex,
+    (index, common): (&UnitIndex, Option<&UnitIndex>),
     addresses: &[u64],
     effort: &Rc<Effort>,
     mut function_at: impl FnMut(u64) -> Option<Arc<str>>,
@@ -105,7 +107,7 @@ pub(crate) fn resolve(
             by_unit.entry(unit).or_default().push(place);
         }
     }
-    let mut units = OpenUnits::new(dwarf, index, Rc::clone(effort));
+    let mut units = OpenUnits::new(dwarf, index, Rc::clone(effort)).with_common(common);
     let mut names = FunctionNames::default();
     let mut first_error = None;
     for (unit_number, places) in by_unit {

@@ -33,6 +33,8 @@ pub(super) struct FunctionName {
 enum Next {
     InUnit(UnitOffset<usize>),
     Elsewhere(gimli::DebugInfoOffset<usize>),
+    /// In the file that is shared with others.
+    InCommon(gimli::DebugInfoOffset<usize>),
 }
 
 impl FunctionNames {
@@ -91,6 +93,7 @@ fn find(
                     next = match attribute.value() {
                         AttributeValue::UnitRef(offset) => Some(Next::InUnit(offset)),
                         AttributeValue::DebugInfoRef(offset) => Some(Next::Elsewhere(offset)),
+                        AttributeValue::DebugInfoRefSup(offset) => Some(Next::InCommon(offset)),
                         _ => None,
                     };
                 }
@@ -99,20 +102,26 @@ fn find(
         }
         match next {
             Some(Next::InUnit(offset)) => entry = offset,
-            Some(Next::Elsewhere(offset)) => {
-                unit = units
-                    .index()
-                    .unit_at(offset)
-                    .ok_or(Error::NoEntryAtGivenOffset(offset.0 as u64))?;
-                let open = units.open(unit)?;
-                entry = offset
-                    .to_unit_offset(&open.unit.header)
-                    .ok_or(Error::NoEntryAtGivenOffset(offset.0 as u64))?;
+            Some(Next::Elsewhere(offset)) => (unit, entry) = place(units, offset)?,
+            Some(Next::InCommon(offset)) => {
+                let Some(common) = units.common() else { break };
+                let (unit, entry) = place(common, offset)?;
+                // That file refers to no other: this does not come here again.
+                let found = find(common, unit, entry)?;
+                return Ok(found.filter(|(_, is_whole)| *is_whole || plain.is_none()).or(plain));
             }
             None => break,
         }
     }
     Ok(plain)
+}
+
+/// The unit of an entry, and the entry in it.
+fn place(units: &mut OpenUnits<'_, '_>, offset: gimli::DebugInfoOffset<usize>) -> Result<(usize, UnitOffset<usize>)> {
+    let none = Error::NoEntryAtGivenOffset(offset.0 as u64);
+    let unit = units.index().unit_at(offset).ok_or(none)?;
+    let entry = offset.to_unit_offset(&units.open(unit)?.unit.header).ok_or(none)?;
+    Ok((unit, entry))
 }
 
 fn text<R: Reader<Offset = usize>>(value: Result<R>) -> Option<Vec<u8>> {

@@ -321,6 +321,8 @@ pub(super) struct OpenUnits<'d, 'a> {
     abbreviations: AbbreviationCache,
     open: HashMap<usize, Rc<OpenUnit<'a>>>,
     order: VecDeque<usize>,
+    /// Those of the file that is shared with others.
+    common: Option<Box<Self>>,
 }
 
 impl<'d, 'a> OpenUnits<'d, 'a> {
@@ -333,7 +335,19 @@ impl<'d, 'a> OpenUnits<'d, 'a> {
             abbreviations: AbbreviationCache::default(),
             open,
             order,
+            common: None,
         }
+    }
+
+    /// With the units of the file that `dwarf` shares with others.
+    pub(super) fn with_common(mut self, index: Option<&'d UnitIndex>) -> Self {
+        let common = self.dwarf.sup().zip(index);
+        self.common = common.map(|(dwarf, index)| Box::new(Self::new(dwarf, index, Rc::clone(&self.effort))));
+        self
+    }
+
+    pub(super) fn common(&mut self) -> Option<&mut Self> {
+        self.common.as_deref_mut()
     }
 
     pub(super) fn dwarf(&self) -> &'d Dwarf<'a> {
