@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use profiler_symbolizer::{DebugError, Limits, ObjectSymbols, ReadAt};
+use profiler_symbolizer::{DebugError, Limits, ObjectSymbols, ReadAt, Resolution};
 
 use super::{
     debug_file::{DebugFile, DebugSearch},
@@ -77,12 +77,12 @@ impl Object {
     }
 
     fn tables_mut(&mut self) -> impl Iterator<Item = &mut ObjectSymbols> {
-        let debug_file = self.debug_file.as_mut().map(|file| &mut file.symbols);
+        let debug_file = self.debug_file.iter_mut().flat_map(DebugFile::tables_mut);
         self.symbols.iter_mut().chain(debug_file)
     }
 
     fn tables(&self) -> impl Iterator<Item = &ObjectSymbols> {
-        let debug_file = self.debug_file.as_ref().map(|file| &file.symbols);
+        let debug_file = self.debug_file.iter().flat_map(DebugFile::tables);
         self.symbols.iter().chain(debug_file)
     }
 }
@@ -222,6 +222,7 @@ fn load(name: &Arc<str>, source: &dyn ReadAt, search: Option<DebugSearch<'_>>, l
             None
         })
     });
+    let reason = reason.or_else(|| debug_file.as_ref()?.limitation.clone());
     Object {
         limitation: reason.and_then(|reason| limited(reason).limitation),
         symbols: Some(symbols),
@@ -241,8 +242,7 @@ fn resolve_batch(
     let mut frames = vec![Frames::default(); link_addresses.len()];
     let mut errors = Vec::new();
     if let Some(file) = &mut object.debug_file {
-        let (symbols, source) = file.parts(stop);
-        match resolve_with(symbols, &source, link_addresses) {
+        match shortcomings(guarded(|| file.resolve(link_addresses, stop)), &mut file.symbols) {
             Some((found, error)) => {
                 frames = found;
                 errors.extend(error);
@@ -256,7 +256,7 @@ fn resolve_batch(
     let missing: Vec<usize> = (0..frames.len()).filter(|place| frames[*place].is_empty()).collect();
     if let Some(symbols) = object.symbols.as_mut().filter(|_| !missing.is_empty()) {
         let addresses: Vec<u64> = missing.iter().map(|place| link_addresses[*place]).collect();
-        match resolve_with(symbols, source, &addresses) {
+        match shortcomings(guarded(|| symbols.resolve(source, &addresses)), symbols) {
             Some((found, error)) => {
                 for (place, found) in missing.into_iter().zip(found) {
                     frames[place] = found;
@@ -284,13 +284,12 @@ fn resolve_batch(
 /// What keeps a table from naming well, and whether that lasts.
 type Shortcoming = (String, bool);
 
-/// What one table names, with what keeps it from naming well; `None` if it breaks the reader.
-fn resolve_with(
+/// What a table names, with what keeps it from naming well; `None` if it breaks the reader.
+fn shortcomings(
+    resolution: Option<Resolution>,
     symbols: &mut ObjectSymbols,
-    source: &dyn ReadAt,
-    link_addresses: &[u64],
 ) -> Option<(Vec<Frames>, Option<Shortcoming>)> {
-    let resolution = guarded(|| symbols.resolve(source, link_addresses))?;
+    let resolution = resolution?;
     let error = resolution.debug_error.map(|error| {
         if error.is_lasting() {
             symbols.ignore_debug_info();
