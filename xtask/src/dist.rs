@@ -57,9 +57,13 @@ pub(crate) fn package(binaries: &Binaries) -> Result<PathBuf> {
     fs::create_dir_all(files.join("man"))?;
     documents(&binaries.cli, &files)?;
     let version = version()?;
-    fs::write(files.join("changelog"), changelog(&version, &commit_date()?))?;
+    let maintainer = maintainer()?;
+    fs::write(
+        files.join("changelog"),
+        changelog(&version, &maintainer, &commit_date()?),
+    )?;
     let package = output.join(format!("{PACKAGE}_{version}-{REVISION}_{}.deb", architecture()?));
-    pack(&package)?;
+    pack(&package, &maintainer)?;
     lint(&package)?;
     Ok(package)
 }
@@ -92,9 +96,22 @@ fn version() -> Result<String> {
 
 /// Date of what is packed, so that the same commit gives the same package.
 fn commit_date() -> Result<String> {
+    of_commit("%cD").context("the package is dated by the commit it is built from")
+}
+
+/// Who answers for the package: whom the environment names, as it does for Debian's own tools, or the author of what is packed.
+fn maintainer() -> Result<String> {
+    match (std::env::var("DEBFULLNAME"), std::env::var("DEBEMAIL")) {
+        (Ok(name), Ok(address)) => Ok(format!("{name} <{address}>")),
+        _ => of_commit("%an <%ae>").context("set DEBFULLNAME and DEBEMAIL to who answers for the package"),
+    }
+}
+
+/// What git says of the commit that is packed.
+fn of_commit(format: &str) -> Result<String> {
     let mut log = Command::new("git");
-    log.current_dir(workspace::root()).args(["log", "-1", "--format=%cD"]);
-    command::output(&mut log).context("the package is dated by the commit it is built from")
+    log.current_dir(workspace::root()).args(["log", "-1"]);
+    command::output(log.arg(format!("--format={format}")))
 }
 
 fn architecture() -> Result<&'static str> {
@@ -106,10 +123,10 @@ fn architecture() -> Result<&'static str> {
 }
 
 /// The changelog in the form of Debian; what changed for users is in `CHANGELOG.md`.
-fn changelog(version: &str, date: &str) -> String {
+fn changelog(version: &str, maintainer: &str, date: &str) -> String {
     format!(
         "{PACKAGE} ({version}-{REVISION}) unstable; urgency=medium\n\n  * Version {version}.\n\n \
-         -- The profiler's contributors <contributors@profiler.example>  {date}\n"
+         -- {maintainer}  {date}\n"
     )
 }
 
@@ -144,12 +161,12 @@ fn cargo_deb() -> Result<PathBuf> {
     Ok(program)
 }
 
-fn pack(package: &Path) -> Result<()> {
+fn pack(package: &Path, maintainer: &str) -> Result<()> {
     command::run(
         Command::new(cargo_deb()?)
             .current_dir(workspace::root())
             .args(["--package=profiler-daemon", "--no-build", "--locked"])
-            .args(["--deb-revision", REVISION, "--output"])
+            .args(["--deb-revision", REVISION, "--maintainer", maintainer, "--output"])
             .arg(package),
     )
 }
@@ -173,13 +190,16 @@ mod tests {
 
     #[test]
     fn the_changelog_is_one_that_debian_reads() {
-        let text = changelog("1.2.3", "Sat, 21 Nov 2026 14:00:00 +0000");
+        let text = changelog(
+            "1.2.3",
+            "A. Packer <packer@host.example>",
+            "Sat, 21 Nov 2026 14:00:00 +0000",
+        );
         assert!(
             text.starts_with("profiler (1.2.3-1) unstable; urgency=medium\n\n  * "),
             "{text}"
         );
-        let trailer =
-            "\n -- The profiler's contributors <contributors@profiler.example>  Sat, 21 Nov 2026 14:00:00 +0000\n";
+        let trailer = "\n -- A. Packer <packer@host.example>  Sat, 21 Nov 2026 14:00:00 +0000\n";
         assert!(text.ends_with(trailer), "{text}");
     }
 }
