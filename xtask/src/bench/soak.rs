@@ -20,10 +20,8 @@ use crate::children::{Interrupt, Running};
 use crate::session::Session;
 
 const IDLE: usize = 500;
-/// Only its own company is watched: what else runs on the host would have its part in every slope. Profiles are dropped soon,
-/// so that history and allocator have their size soon.
-const CONFIG: &str = "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [\"soak\", \"dl\"]\n\
-                      [store]\nretention = \"1m\"\nwindow = \"1s\"\n";
+/// What fills for as long as it is kept is kept for a short time, or in little room: profiles, and the readings of an hour.
+const STORE: &str = "[store]\nretention = \"1m\"\nwindow = \"1s\"\nmax_series_bytes = \"2MiB\"\n";
 const READING_EVERY: Duration = Duration::from_secs(10);
 /// The part of the time at the start whose slopes are not looked at: everything fills.
 const SETTLING: f64 = 0.25;
@@ -50,7 +48,7 @@ struct Reading {
 
 pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> Result<()> {
     let folder = TempDir::with_prefix("profiler-soak-").context("cannot make a folder")?;
-    let session = Session::start(binaries, CONFIG, interrupt)?;
+    let session = Session::start(binaries, &configuration(folder.path()), interrupt)?;
     let _company = company(folder.path())?;
     let (start, length) = (Instant::now(), Duration::from_secs(minutes * 60));
     println!("soak: {minutes} minutes beside {IDLE} idle processes, brief ones, storms of exec, and dlopen");
@@ -75,6 +73,15 @@ pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> R
         readings.push(reading);
     }
     print(&readings)
+}
+
+/// Only its own company is watched: what else runs on the host, of the same names even, would have its part in every slope.
+fn configuration(folder: &Path) -> String {
+    let own = folder.join("*");
+    format!(
+        "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [{:?}]\n{STORE}",
+        own.display().to_string()
+    )
 }
 
 /// The processes beside the daemon. They end with what is returned.
@@ -190,6 +197,12 @@ fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_its_own_company_is_watched() {
+        let text = configuration(Path::new("/tmp/soak-x"));
+        assert!(text.contains("include = [\"/tmp/soak-x/*\"]"), "{text}");
+    }
 
     #[test]
     fn a_line_has_its_slope_whatever_shakes_it() {
