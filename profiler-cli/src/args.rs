@@ -83,7 +83,7 @@ Examples:
 
 pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
-pub(crate) use self::memory::{CensusArgs, MemoryVerb};
+pub(crate) use self::memory::{CensusArgs, GrowthArgs, MemoryVerb};
 pub(crate) use self::top::{TopArgs, TopBy};
 
 /// Over the options that every verb has.

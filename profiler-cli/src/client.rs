@@ -1,6 +1,7 @@
 //! The connection to the daemon: one method per call, and every way in which it can fail in the user's words.
 
 mod alerts;
+mod growth;
 mod memory;
 
 use std::{

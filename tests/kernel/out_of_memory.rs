@@ -1,16 +1,21 @@
 //! A daemon that the kernel kills for the memory of its own control group: nothing of it stays, a service beside it does not
-//! notice, and the next daemon is warm.
+//! notice, and the next daemon is warm. A service that it kills is an alert, with what it did.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use profiler_tests::{daemon::DaemonOptions, programs::wait_for};
+use profiler_tests::{
+    daemon::{Daemon, DaemonOptions},
+    programs::{Running, wait_for},
+};
+use serde_json::Value;
 
 use crate::{FAST_HZ, SAMPLES_WITHIN, failed_parts, host, only, profile_once_known, skip, start};
 
@@ -18,6 +23,9 @@ use crate::{FAST_HZ, SAMPLES_WITHIN, failed_parts, host, only, profile_once_know
 const TIGHT_BYTES: u64 = 4 << 20;
 /// Copies of a program that are more than any daemon takes in within its limit.
 const MAX_COPIES: usize = 60;
+/// What a program may hoard, some seconds' worth; and how long it and the alert about it may take.
+const HOARD_BYTES: u64 = 64 << 20;
+const KILLED_WITHIN: Duration = Duration::from_secs(60);
 /// How long a group may take to be empty.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -68,6 +76,68 @@ fn killed_for_its_memory_it_leaves_nothing_and_the_next_is_warm() {
     assert_eq!(failed_parts(&next), [""; 0]);
 }
 
+#[test]
+fn a_service_that_is_killed_for_its_memory_is_an_alert_with_what_it_did() {
+    let Some(host) = host() else { return };
+    let group = match Group::new() {
+        Ok(group) => group,
+        Err(reason) => return skip(&reason),
+    };
+    group.limit_to(HOARD_BYTES);
+    let program = host.rust("hoards");
+    let daemon = host.daemon(&only(FAST_HZ, "hoards*"));
+    if let Some(reason) = unsupported(&daemon, "oom_kills") {
+        return skip(&reason);
+    }
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.path.display());
+    let mut command = Command::new("sh");
+    let hoards = Running::start(command.args(["-c", &script, "sh"]).arg(&program));
+    let pid = hoards.pid();
+
+    let id = wait_for("alert of the kill", KILLED_WITHIN, || {
+        let alerts = daemon.json(&["alerts", "--all", "--limit", "oom_kill", "--json"]);
+        let of_it = |alert: &&Value| alert["subject"] == format!("process {pid}");
+        let alert = alerts["alerts"].as_array()?.iter().find(of_it)?;
+        assert_eq!(alert["severity"], "critical", "{alert}");
+        Some(alert["id"].as_str()?.to_owned())
+    });
+    let findings: Vec<String> = wait_for("what was found", KILLED_WITHIN, || {
+        let shown = daemon.json(&["alerts", "show", &id, "--json"]);
+        let findings = shown["findings"].as_array()?.iter();
+        let findings: Vec<String> = findings.filter_map(|line| Some(line.as_str()?.to_owned())).collect();
+        (!findings.is_empty()).then_some(findings)
+    });
+    let first = format!("process {pid} (hoards");
+    assert!(findings[0].starts_with(&first), "{findings:?}");
+    assert!(
+        findings[0].contains("was killed because memory ran out; "),
+        "{findings:?}"
+    );
+    assert!(
+        findings[0].ends_with("MiB were resident when it was last read"),
+        "{findings:?}"
+    );
+
+    let ran = daemon.cli(&["flamegraph", "--alert", &id, "--breach", "--format", "folded"]);
+    let of_others = ran.stdout.lines().filter(|line| !line.starts_with("hoards")).count();
+    assert!(ran.stdout.contains("hoards::burn") && of_others == 0, "{ran:?}");
+    let what = findings.join("\n");
+    if unsupported(&daemon, "memory_profile").is_none() {
+        assert!(what.contains("hoards::hoard"), "{what}");
+        let grown = daemon.cli(&["flamegraph", "--alert", &id, "--format", "folded"]);
+        assert!(grown.stdout.contains("hoards::hoard"), "{grown:?}");
+    }
+    assert_eq!(failed_parts(&daemon), [""; 0]);
+}
+
+/// Why a part of the daemon cannot work on this host, if it cannot.
+fn unsupported(daemon: &Daemon, part: &str) -> Option<String> {
+    let status = daemon.status();
+    let parts = status["parts"].as_array()?;
+    let part = parts.iter().find(|other| other["name"] == part)?;
+    (part["state"] == "unsupported").then(|| part["reason"].to_string())
+}
+
 /// A control group of its own, with a limit on memory; it goes with this.
 struct Group {
     path: PathBuf,
@@ -85,7 +155,10 @@ impl Group {
             ),
             None => (PathBuf::from("/sys/fs/cgroup"), "memory.max"),
         };
-        let path = parent.join(format!("profiler-test-{}", std::process::id()));
+        // Tests of one process may run beside each other.
+        static GROUPS: AtomicU32 = AtomicU32::new(0);
+        let number = GROUPS.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("profiler-test-{}-{number}", std::process::id()));
         fs::create_dir(&path)
             .map_err(|error| format!("no control group can be made in {}: {error}", parent.display()))?;
         let group = Self { path, limit };
@@ -93,6 +166,11 @@ impl Group {
             return Err(format!("there is no memory controller in {}", parent.display()));
         }
         Ok(group)
+    }
+
+    /// Sets its limit.
+    fn limit_to(&self, bytes: u64) {
+        fs::write(self.path.join(self.limit), bytes.to_string()).unwrap();
     }
 
     /// Leaves no room for more than what is in use and cannot be taken back.

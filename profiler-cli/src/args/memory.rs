@@ -9,6 +9,7 @@ use crate::span::parse_duration;
 
 const EXAMPLES: &str = "\
 Examples:
+  profiler-cli memory growth                         whose memory grows, and how fast
   profiler-cli memory census --pid 4242              which objects a Python process has
   profiler-cli memory census --pid 4242 --watch 30s  which it gets more of, and who holds them";
 
@@ -24,12 +25,43 @@ Counts the objects of CPython 3.9 to 3.15 by type, from outside: the process is 
 are not seen. What holds new objects is found by a few of them, and where it is a container or an attribute: a local variable \
 is not.";
 
+const GROWTH_EXAMPLES: &str = "\
+Examples:
+  profiler-cli memory growth                         services, and processes that grow
+  profiler-cli memory growth --service checkout      a service and its processes
+  profiler-cli memory growth --all --json | jq '.growth[] | select(.trend == \"growing\")'
+
+What is followed is anonymous memory, with what of it was swapped out. Of each minute the least counts, so that churn and \
+collections of garbage are no growth; neither are a start that levels off, a single leap, and what was there before. A verdict \
+needs half an hour, and looks back for six hours at most; a wave that is longer looks like growth while it rises fast. The \
+interval is that of the slope over blocks of minutes (Theil and Sen); memory grows beyond doubt where all of it is above zero. \
+The limit memory_growth is held against its lower end.";
+
 /// What to do about memory.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum MemoryVerb {
+    /// Tell whose memory grows, how fast, and for how long what is left lasts
+    Growth(GrowthArgs),
     /// Count the objects of a Python process by type, and tell which it gets more of
     Census(CensusArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = GROWTH_EXAMPLES)]
+pub(crate) struct GrowthArgs {
+    /// Only this process
+    #[arg(long, short, value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: Option<u32>,
+    /// Only this service and its processes
+    #[arg(long, short, value_name = "NAME", conflicts_with = "pid")]
+    pub(crate) service: Option<String>,
+    /// Processes that do not grow, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -116,13 +116,22 @@ async fn show(client: &Client, id: &str, json: bool) -> Result<ExitCode, CliErro
         writeln!(out, "  {}", printable(finding, MAX_FINDING_BYTES))?;
     }
     if !findings.is_empty() {
-        let id = &alert.id;
+        let (id, what) = (&alert.id, shown_by_flamegraph(&alert));
         writeln!(
             out,
-            "{NOTE_STYLE}profiler-cli flamegraph --alert {id} shows the difference{NOTE_STYLE:#}"
+            "{NOTE_STYLE}profiler-cli flamegraph --alert {id} shows {what}{NOTE_STYLE:#}"
         )?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the flame graph of an alert is.
+fn shown_by_flamegraph(alert: &Alert) -> &'static str {
+    let is_about_memory = ["memory", "swap", "oom"].iter().any(|word| alert.metric.contains(word));
+    match is_about_memory && alert.kind == "limit" && !alert.metric.starts_with("gpu") {
+        true => "the code that touched first what grew, where that is known, or else the difference",
+        false => "the difference",
+    }
 }
 
 fn write_alert(out: &mut impl Write, alert: &Alert) -> io::Result<()> {

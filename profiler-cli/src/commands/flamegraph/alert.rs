@@ -1,7 +1,7 @@
 //! What was kept with an alert, as a flame graph.
 
 use profiler_profile::compare::Comparison;
-use profiler_proto::v1::{Alert, Evidence};
+use profiler_proto::v1::{Alert, Evidence, KeptProfile};
 
 use super::query::Rendering;
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
 /// Most bytes shown of the name of a limit.
 const MAX_NAME_BYTES: usize = 80;
 
-/// Renders the difference between an alert's beginning and the time before, or the beginning alone.
+/// Renders, of an alert about memory, the code that touched first what grew; of any other the difference between its beginning
+/// and the time before; or the beginning alone, of a process that was killed its own last minute.
 pub(super) async fn render(
     client: &Client,
     id: &str,
@@ -34,8 +35,17 @@ pub(super) async fn render(
         });
     };
     let stem = format!("alert-{}", alert.id);
+    let memory = evidence.memory.clone().unwrap_or_default();
     if args.breach {
-        return breach(evidence, title, stem, format);
+        let hint = "nothing was sampled while it began";
+        let kept = memory.victim.or(evidence.breach);
+        return alone(kept, title, stem, format, hint);
+    }
+    if memory.grown.is_some() {
+        return alone(memory.grown, title, stem, format, "nothing grew");
+    }
+    if memory.victim.is_some() {
+        return alone(memory.victim, title, stem, format, "it did not run");
     }
     difference(evidence, &title, stem, format)
 }
@@ -44,11 +54,18 @@ fn title(alert: &Alert) -> String {
     format!("alert {} of {}", alert.id, printable(&alert.limit, MAX_NAME_BYTES))
 }
 
-fn breach(evidence: Evidence, title: String, stem: String, format: Format) -> Result<Rendering, CliError> {
-    let kept = evidence.breach.unwrap_or_default();
+/// One profile as it was kept.
+fn alone(
+    kept: Option<KeptProfile>,
+    title: String,
+    stem: String,
+    format: Format,
+    hint: &str,
+) -> Result<Rendering, CliError> {
+    let kept = kept.unwrap_or_default();
     let profile = convert::profile(kept.profile.unwrap_or_default())?;
     if profile.samples() == 0 {
-        let hint = "nothing was sampled while it began".to_owned();
+        let hint = hint.to_owned();
         return Err(CliError::NoSamples { target: title, hint });
     }
     Ok(Rendering {

@@ -2,6 +2,7 @@
 
 mod census;
 mod document;
+mod growth;
 mod report;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use crate::{
 /// Does what is asked about memory.
 pub(crate) async fn run(connection: &Connection, verb: &MemoryVerb) -> Result<ExitCode, CliError> {
     match verb {
+        MemoryVerb::Growth(args) => growth::run(connection, args).await,
         MemoryVerb::Census(args) => census::run(connection, args).await,
     }
 }
