@@ -81,6 +81,8 @@ pub struct ProcessSampler {
     max_kept: usize,
     kept: usize,
     left_out: u64,
+    /// Services that had no room in the last round.
+    services_left_out: u64,
     processes: BTreeMap<ProcessId, Tracked>,
     /// Processes that are not watched any more and went on when they were last looked at.
     unwatched: BTreeSet<ProcessId>,
@@ -108,6 +110,7 @@ impl ProcessSampler {
             max_kept: max_kept_files / FILES_OF_PROCESS,
             kept: 0,
             left_out: 0,
+            services_left_out: 0,
             processes: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             schedule: Schedule::new(Source::Processes),
@@ -183,7 +186,7 @@ impl ProcessSampler {
                 details: tracked.details.filter(|_| with_details),
             })
         });
-        self.services.add(now, members, &self.unwatched, with_details, out);
+        self.services_left_out = self.services.add(now, members, &self.unwatched, with_details, out);
         let left_out = self.held.add(now, &self.processes, self.facts);
         if self.held.judge(now, out) {
             self.growth_is_new = true;
@@ -220,7 +223,7 @@ impl ProcessSampler {
                 self.kept -= 1;
             }
         }
-        outcome.finish(self.left_out)
+        outcome.finish(self.left_out + self.services_left_out)
     }
 
     fn read_details(&mut self, now: Moment, out: &mut Vec<Reading>) -> Result<u64, ReadError> {
@@ -239,7 +242,7 @@ impl ProcessSampler {
 
     /// Looks for listening sockets where it is time; `all` repeats what is known.
     fn look_for_listeners(&mut self, now: Moment, all: bool, out: &mut Vec<Reading>) -> Result<u64, ReadError> {
-        let (mut outcome, mut looks, mut postponed) = (Outcome::default(), 0, 0);
+        let (mut outcome, mut looks) = (Outcome::default(), 0);
         self.networks.begin_round();
         for (&id, tracked) in &mut self.processes {
             if tracked.is_gone() {
@@ -248,7 +251,7 @@ impl ProcessSampler {
             let mut is_new = false;
             if tracked.listening.is_due(tracked.began, now.since_boot) {
                 if looks == MAX_LOOKS {
-                    postponed += 1;
+                    // It is looked at in the next round.
                     continue;
                 }
                 looks += 1;
@@ -266,7 +269,7 @@ impl ProcessSampler {
                 out.push(now.reading(Metric::ProcessListenDelay, id.subject(), delay.as_secs_f64()));
             }
         }
-        outcome.finish(postponed)
+        outcome.finish(0)
     }
 }
 
