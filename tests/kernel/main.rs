@@ -13,12 +13,10 @@
 mod accounting;
 mod alerts;
 mod budget;
-mod census;
 mod churn;
 mod field;
 mod full_disk;
 mod generated_code;
-mod growth;
 mod gpus;
 mod hard_times;
 mod hostile;
