@@ -68,6 +68,7 @@ pub(crate) fn profile(input: &mut Unstructured<'_>) -> Result<Profile> {
                 with_frames: count / 7,
                 stopped: [(name(input)?.to_string(), count - count / 7)].into(),
             },
+            pages: None,
         };
         if input.ratio(3, 4)? {
             builder.add_process_quality(&process, &quality);

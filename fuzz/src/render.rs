@@ -183,6 +183,7 @@ fn harmless() -> Profile {
         named_user_frames: 8,
         incomplete_kernel_stacks: 7,
         python: PythonQuality::default(),
+        pages: None,
     };
     builder.add_process_quality(&process, &quality);
     builder.build()

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod diff;
+mod kind;
 mod memory;
 mod top;
 
@@ -34,12 +35,18 @@ Examples:
   profiler-cli flamegraph --service checkout --last 5m -o checkout.svg
   profiler-cli flamegraph --pid 4242 --from 2026-03-01T12:00:00Z --to 2026-03-01T12:01:00Z
   profiler-cli flamegraph --service api --gil        what Python threads hold the lock for
+  profiler-cli flamegraph --pid 4242 --kind memory   what its memory has grown by since it is watched
   profiler-cli flamegraph --alert 3f2a9c0b7d5e8146    what grew when an alert began
   profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
   profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
 
 A process that the daemon watches by itself shows its last minute at once. Any other is watched for ten seconds, or for \
---duration; Ctrl-C ends the recording early and renders what there is.";
+--duration; Ctrl-C ends the recording early and renders what there is.
+
+With --kind memory the widths are bytes: of pages that were touched first in the span and are still there, with the stack that \
+touched them. Without a span it begins when the process was first watched. It tells which code the memory was given to, not which \
+code keeps it: an allocator that hands out again what was freed touches no new page, so that a leak can show under whoever \
+touched its pages before. Pages are chosen by chance and stand for the others; the last line says how sure the sum is.";
 
 const PS_EXAMPLES: &str = "\
 Examples:
@@ -83,6 +90,7 @@ Examples:
 
 pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
+pub(crate) use self::kind::{Kind, MemoryValue, MemoryViewArgs, Pages};
 pub(crate) use self::memory::{CensusArgs, GrowthArgs, MemoryVerb};
 pub(crate) use self::top::{TopArgs, TopBy};
 
@@ -187,6 +195,11 @@ pub(crate) struct FlamegraphArgs {
     /// The samples until this time [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
     pub(crate) to: Option<Moment>,
+    /// What is shown: time on a CPU, or what memory has grown by
+    #[arg(long, value_enum, default_value_t = Kind::Cpu)]
+    pub(crate) kind: Kind,
+    #[command(flatten)]
+    pub(crate) memory: MemoryViewArgs,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
     /// Of an alert, only what ran while it began: not the difference
@@ -228,7 +241,7 @@ pub(crate) struct TargetArgs {
     #[arg(long, short, value_name = "NAME")]
     pub(crate) service: Option<String>,
     /// The whole host when an alert began, and what differs from the quiet time before
-    #[arg(long, value_name = "ID", conflicts_with_all = ["duration", "last", "from", "to", "native_python", "gil", "threads"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["duration", "last", "from", "to", "kind", "value", "pages", "native_python", "gil", "threads"])]
     pub(crate) alert: Option<String>,
 }
 

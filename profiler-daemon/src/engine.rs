@@ -73,8 +73,8 @@ pub struct EngineParts {
     pub processes: Processes<KernelTables>,
     /// The first window.
     pub window: Aggregator,
-    /// The page faults of that window; `None` if they are not wanted.
-    pub faults: Option<FaultAggregator>,
+    /// The page faults of that window.
+    pub faults: FaultAggregator,
     /// Processes that were ended for want of memory.
     pub oom_kills: Arc<OomKills>,
     /// Where the state of what hears of both is reported.
@@ -295,8 +295,8 @@ impl Engine {
             faults,
             waiting,
         } = naming;
-        if let (Some(faults), Some(next)) = (faults, &mut self.parts.faults) {
-            next.add_lost(LOST_NAMING_BACKLOG, faults.touches());
+        if let Some(faults) = faults {
+            self.parts.faults.add_lost(LOST_NAMING_BACKLOG, faults.touches());
         }
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
         // In the next window, so that a profile says what is missing from it.

@@ -213,5 +213,6 @@ fn is_pagefault_disabled() -> bool {
     // The member has four bytes.
     // SAFETY: the helper checks the address and fails on one that cannot be read.
     let count = unsafe { bpf_probe_read_kernel((task + offset) as *const u32) };
-    count.is_ok_and(|count| count != 0)
+    // The helper's own read is one of those that must not fault (`copy_from_kernel_nofault`, mm/maccess.c).
+    count.is_ok_and(|count| count > 1)
 }

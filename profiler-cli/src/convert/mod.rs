@@ -12,7 +12,9 @@ use std::{
 };
 
 use indexmap::IndexSet;
-use profiler_profile::{Frame, FrameKind, Gil, ProcessLabel, Profile, PythonQuality, Quality, Stack};
+use profiler_profile::{
+    Frame, FrameKind, Gil, Measure, PageKind, PageQuality, ProcessLabel, Profile, PythonQuality, Quality, Stack,
+};
 use profiler_proto::v1;
 
 /// Deepest stack taken: kernel, user and Python frames at their limits, with every user frame inlined many times over.
@@ -81,6 +83,7 @@ pub(crate) enum ProfileError {
 
 /// Converts and validates a profile.
 pub(crate) fn profile(message: v1::Profile) -> Result<Profile, ProfileError> {
+    let kind = message.kind();
     let strings: Vec<Arc<str>> = message.strings.into_iter().map(Arc::from).collect();
     if strings.first().is_some_and(|first| !first.is_empty()) {
         return Err(ProfileError::FirstString);
@@ -98,7 +101,7 @@ pub(crate) fn profile(message: v1::Profile) -> Result<Profile, ProfileError> {
         processes,
         threads: IndexSet::from([Arc::from("")]),
         stacks,
-        quality: quality(message.quality.unwrap_or_default()),
+        quality: quality_of_kind(message.quality.unwrap_or_default(), kind),
         process_quality: HashMap::new(),
     })
 }
@@ -118,6 +121,42 @@ pub(crate) fn quality(message: v1::Quality) -> Quality {
             with_frames: message.samples_with_python_frames,
             stopped: message.stopped_python_samples,
         },
+        pages: None,
+    }
+}
+
+/// The same of a profile, with how well the bytes of one of memory are known.
+pub(crate) fn quality_of_kind(message: v1::Quality, kind: v1::SampleKind) -> Quality {
+    let memory = message.memory;
+    let pages = memory_kind(kind).map(|(kind, measure)| {
+        let memory = memory.unwrap_or_default();
+        PageQuality {
+            measure,
+            kind,
+            growth: memory.growth_bytes,
+            growth_error: memory.growth_error_bytes,
+            first_touch: memory.first_touch_bytes,
+            other_growth: memory.other_growth_bytes,
+            pages: memory.pages,
+            levels: (memory.lowest_level, memory.highest_level),
+        }
+    });
+    Quality {
+        pages,
+        ..quality(message)
+    }
+}
+
+/// Which memory a kind is of; `None` for CPU time.
+fn memory_kind(kind: v1::SampleKind) -> Option<(PageKind, Measure)> {
+    match kind {
+        v1::SampleKind::Unspecified | v1::SampleKind::Cpu => None,
+        v1::SampleKind::MemoryGrowth => Some((PageKind::Anonymous, Measure::Growth)),
+        v1::SampleKind::MemoryFirstTouch => Some((PageKind::Anonymous, Measure::FirstTouch)),
+        v1::SampleKind::FileGrowth => Some((PageKind::File, Measure::Growth)),
+        v1::SampleKind::FileFirstTouch => Some((PageKind::File, Measure::FirstTouch)),
+        v1::SampleKind::CopiedGrowth => Some((PageKind::Copied, Measure::Growth)),
+        v1::SampleKind::CopiedFirstTouch => Some((PageKind::Copied, Measure::FirstTouch)),
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     alerting::{self, Alerting, AlertingHandle, AlertingParts, Sources},
     api::SharedStore,
+    census::CensusHandle,
     budget::Keeper,
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
@@ -73,6 +74,7 @@ impl Stages<'_> {
     pub(super) fn start_alerting(
         &self,
         readings: &Arc<Board>,
+        census: &CensusHandle,
     ) -> Result<(JoinHandle<()>, AlertingHandle), DaemonError> {
         let outbox = Outbox::open(&self.config.state_dir).map_err(alerting::StartError::from)?;
         let host = kernel::host_name();
@@ -87,6 +89,7 @@ impl Stages<'_> {
                 engine: self.engine.clone(),
                 memory: Arc::clone(self.memory),
                 oom_kills: Arc::clone(self.oom_kills),
+                census: Some(census.clone()),
             },
             dispatcher: Arc::new(dispatcher),
             host,
@@ -204,7 +207,7 @@ impl Stages<'_> {
         })?;
         let parts = EngineParts {
             window: Aggregator::new(period, WindowLimits::default(), now, codes),
-            faults: Some(FaultAggregator::new(fault_stacks)),
+            faults: FaultAggregator::new(fault_stacks),
             oom_kills: Arc::clone(self.oom_kills),
             health: Arc::clone(self.health),
             window_length: self.config.store.window,

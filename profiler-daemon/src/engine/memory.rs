@@ -16,8 +16,7 @@ impl Engine {
     /// Takes the faults of the batch.
     pub(super) fn take_faults(&mut self) {
         let parts = &mut self.parts;
-        let Some(faults) = &mut parts.faults else { return };
-        let processes = &mut parts.processes;
+        let (faults, processes) = (&mut parts.faults, &mut parts.processes);
         parts
             .sampler
             .decode_faults(&self.fault_batch, |fault| faults.on_fault(&fault, processes));
@@ -57,11 +56,6 @@ impl Engine {
             },
         };
         parts.health.report(Part::OomKills, state);
-        if parts.faults.is_none() {
-            let reason = "memory.growth is false".to_owned();
-            parts.health.report(Part::MemoryProfile, PartState::Disabled { reason });
-            return;
-        }
         let is_anybody_watched = parts.processes.watched_count() > 0;
         parts.sampler.want_faults(is_anybody_watched);
         let state = match parts.sampler.faults_refused() {
@@ -80,7 +74,7 @@ impl Engine {
     /// Ends the window of page faults.
     pub(super) fn end_fault_window(&mut self) -> Option<FaultWindow> {
         let counts = self.parts.sampler.fault_counts();
-        let faults = self.parts.faults.as_mut()?;
+        let faults = &mut self.parts.faults;
         for counter in FaultCounter::ALL.into_iter().filter(|counter| counter.is_loss()) {
             faults.note_lost(counter.name(), counts.get(counter));
         }

@@ -125,6 +125,15 @@ impl MemoryKeeper {
         for image in self.growth.running() {
             self.look_at(image);
         }
+        let gone: Vec<u64> = self
+            .running
+            .keys()
+            .copied()
+            .filter(|image| !self.growth.is_running(*image))
+            .collect();
+        for image in gone {
+            self.forget(image);
+        }
         self.growth.expire(SystemTime::now());
         let took = begun.elapsed();
         self.look_due = Instant::now() + LOOK.max(took * LOOK_SHARE);
@@ -204,10 +213,16 @@ impl MemoryKeeper {
             .collect();
         pages.sort_unstable();
         pages.dedup();
-        let looked = self.presence.look(image, pid, process.start_ticks, &pages, true);
+        let looked = if process.is_running {
+            self.presence.look(image, pid, process.start_ticks, &pages, true)
+        } else {
+            self.presence.after_end(pid, process.start_ticks)
+        };
+        if matches!(looked, Looked::Found(_) | Looked::Refused(_)) {
+            self.running.insert(image, (pid, process.start_ticks));
+        }
         let looks: Vec<Look> = match &looked {
             Looked::Found(looks) => {
-                self.running.insert(image, (pid, process.start_ticks));
                 let found: HashMap<u64, Look> = pages.iter().map(|page| page.page).zip(looks.iter().copied()).collect();
                 let look = |touch: &PageTouch| found.get(&touch.page).copied().unwrap_or(Look::Unknown);
                 touches.iter().map(look).collect()

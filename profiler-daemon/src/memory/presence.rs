@@ -60,6 +60,12 @@ impl Presence {
         pages: &[PageLook],
         new: bool,
     ) -> Looked {
+        if pages.is_empty() {
+            return match self.runs(pid, start_ticks) {
+                true => Looked::Found(Vec::new()),
+                false => Looked::Ended,
+            };
+        }
         let map = match self.open(image, pid, start_ticks) {
             Ok(Some(map)) => map,
             Ok(None) => return Looked::Ended,
@@ -76,6 +82,14 @@ impl Presence {
                 let runs_on = self.runs(pid, start_ticks);
                 if runs_on { Looked::Replaced } else { Looked::Ended }
             }
+        }
+    }
+
+    /// What became of a process whose program is known to run no more.
+    pub(super) fn after_end(&self, pid: Pid, start_ticks: Option<u64>) -> Looked {
+        match self.runs(pid, start_ticks) {
+            true => Looked::Replaced,
+            false => Looked::Ended,
         }
     }
 

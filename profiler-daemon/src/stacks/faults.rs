@@ -51,6 +51,8 @@ pub struct FaultProcess {
     pub label: ProcessLabel,
     /// When it started, in ticks since boot, if known.
     pub start_ticks: Option<u64>,
+    /// The process still runs it, as far as is known.
+    pub is_running: bool,
     /// It was forked, or has forked: a write to a page that is there may copy it.
     pub shares_pages: bool,
     /// Its interpreter's frames are sought.
@@ -157,6 +159,7 @@ impl FaultAggregator {
                 image: touch.image.0,
                 label: image.label(),
                 start_ticks: image.start_ticks(),
+                is_running: image.is_running(),
                 shares_pages: image.shares_pages(),
                 runs_python: image.interpreter().is_some(),
                 touches: Vec::new(),

@@ -119,8 +119,18 @@ impl Growth {
         self.stacks.share(stack)
     }
 
-    /// Takes the faults of a process, in the order of their times, each with what was found at its page.
+    /// Takes the faults of a process, in the order of their times, each with what was found at its page. What a program had that
+    /// the process ran before is gone.
     pub fn touch(&mut self, process: &GrowthProcess, touches: &[PageTouch], looks: &[Look]) {
+        let is_same = |label: &ProcessLabel| (label.pid, label.start) == (process.label.pid, process.label.start);
+        let of_process = self.processes.iter().filter(|(_, pages)| is_same(&pages.process.label));
+        let programs: Vec<u64> = of_process.map(|(image, _)| *image).collect();
+        if programs.iter().any(|image| *image > process.image) {
+            return;
+        }
+        for earlier in programs.iter().filter(|image| **image < process.image) {
+            self.processes.remove(earlier);
+        }
         let pages = self
             .processes
             .entry(process.image)
@@ -158,9 +168,9 @@ impl Growth {
         answer::meant(&self.processes, target).map(|(image, _)| image).collect()
     }
 
-    /// The process that runs a program, and when it started.
-    pub fn label(&self, image: u64) -> Option<&ProcessLabel> {
-        self.processes.get(&image).map(|pages| &pages.process.label)
+    /// Whether anything is kept of a program that still runs as far as is known.
+    pub fn is_running(&self, image: u64) -> bool {
+        self.processes.get(&image).is_some_and(|pages| pages.ended.is_none())
     }
 
     /// The pages of a program to look at, in the order of their numbers.

@@ -1,1 +1,371 @@
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use profiler_common::memory::{PAGE_BYTES, fault, is_chosen, page_hash};
+use profiler_profile::{Frame, FrameKind, Measure, PageKind, ProcessLabel, Profile};
+
+use super::*;
+use crate::{Found, Span, Target};
+
+const WRITE: u32 = fault::WRITE | fault::USER;
+const WRITE_AGAIN: u32 = WRITE | fault::PRESENT;
+const READ: u32 = fault::USER;
+const SALT: u64 = 77;
+
+const THERE: Look = Look::There {
+    is_file: false,
+    is_swapped: false,
+    is_huge: false,
+    pages: 1,
+};
+const FILE: Look = Look::There {
+    is_file: true,
+    is_swapped: false,
+    is_huge: false,
+    pages: 1,
+};
+const SWAPPED: Look = Look::There {
+    is_file: false,
+    is_swapped: true,
+    is_huge: false,
+    pages: 1,
+};
+const HUGE: Look = Look::There {
+    is_file: false,
+    is_swapped: false,
+    is_huge: true,
+    pages: 1,
+};
+
+fn at(second: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+}
+
+fn process(image: u64, pid: u32) -> GrowthProcess {
+    GrowthProcess {
+        image,
+        label: ProcessLabel {
+            pid,
+            start: at(1),
+            name: "web".into(),
+            service: "shop".into(),
+        },
+        salt: SALT,
+        shares_pages: false,
+        runs_python: false,
+    }
+}
+
+struct Keeper(Growth);
+
+impl Keeper {
+    fn new(limits: GrowthLimits) -> Self {
+        Self(Growth::new(limits))
+    }
+
+    fn stack(&mut self, functions: &[&str]) -> Arc<TouchedStack> {
+        let frame = |function: &&str| {
+            Arc::new(Frame {
+                kind: FrameKind::Native,
+                function: (*function).into(),
+                module: "web".into(),
+                file: Arc::default(),
+                line: 0,
+            })
+        };
+        self.0.stack(TouchedStack {
+            thread: "web".into(),
+            frames: functions.iter().map(frame).collect(),
+            stop: None,
+        })
+    }
+
+    fn touch(&mut self, process: &GrowthProcess, faults: &[(u64, u32, u32, Look)], second: u64, function: &str) {
+        let stack = self.stack(&["main", function]);
+        let touches: Vec<PageTouch> = faults
+            .iter()
+            .map(|(page, level, code, _)| PageTouch {
+                page: *page,
+                level: *level,
+                code: *code,
+                time: at(second),
+                stack: Arc::clone(&stack),
+            })
+            .collect();
+        let looks: Vec<Look> = faults.iter().map(|(.., look)| *look).collect();
+        self.0.touch(process, &touches, &looks);
+    }
+
+    fn answer(&self, kind: PageKind, from: Option<u64>, to: u64) -> GrowthAnswer {
+        let query = GrowthQuery {
+            target: Target::Process(7),
+            span: Span {
+                start: from.map(at),
+                end: at(to),
+            },
+            kind,
+        };
+        self.0.answer(&query, at(1000))
+    }
+
+    /// Growth and first touch of anonymous pages.
+    fn bytes(&self) -> (u64, u64) {
+        let answer = self.answer(PageKind::Anonymous, None, 1000);
+        (answer.growth.samples(), answer.first_touch.samples())
+    }
+}
+
+fn by_function(profile: &Profile) -> BTreeMap<String, u64> {
+    let mut bytes = BTreeMap::new();
+    for (stack, count) in &profile.stacks {
+        let leaf = &profile.frames[*stack.frames.last().unwrap() as usize];
+        *bytes.entry(leaf.function.to_string()).or_default() += count;
+    }
+    bytes
+}
+
+#[test]
+fn what_is_freed_drops_out_and_stays_in_what_was_touched() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    let web = process(1, 7);
+    keeper.touch(&web, &[(10, 0, WRITE, THERE), (11, 2, WRITE, THERE)], 100, "leak");
+    keeper.touch(&web, &[(20, 0, WRITE, THERE), (21, 0, WRITE, Look::Gone)], 101, "churn");
+    let answer = keeper.answer(PageKind::Anonymous, None, 1000);
+    let expected = [("churn", PAGE_BYTES), ("leak", 5 * PAGE_BYTES)].map(|(name, bytes)| (name.to_owned(), bytes));
+    assert_eq!(by_function(&answer.growth), expected.into());
+    assert_eq!(by_function(&answer.first_touch)["churn"], 2 * PAGE_BYTES);
+    let pages = keeper.0.pages_of(1);
+    assert_eq!(pages.iter().map(|look| look.page).collect::<Vec<_>>(), [10, 11, 20]);
+    keeper.0.found(1, &pages, &[THERE, THERE, Look::Gone]);
+    assert_eq!(keeper.bytes(), (5 * PAGE_BYTES, 7 * PAGE_BYTES));
+
+    let quality = keeper.answer(PageKind::Anonymous, None, 1000).growth.quality;
+    let pages = quality.pages.unwrap();
+    assert_eq!((pages.measure, pages.pages, pages.levels), (Measure::Growth, 2, (0, 2)));
+    // One page of certainty, and one of four: 3/4 of the square of 4 pages.
+    assert_eq!(pages.growth_error, ((0.75_f64).sqrt() * 4.0 * 4096.0) as u64);
+    assert_eq!((quality.samples, quality.rooted), (2, 2));
+}
+
+#[test]
+fn the_span_is_of_the_time_of_touch() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    for (page, second) in [(10, 100), (11, 200), (12, 300)] {
+        keeper.touch(&process(1, 7), &[(page, 0, WRITE, THERE)], second, "leak");
+    }
+    let growth = |from, to| keeper.answer(PageKind::Anonymous, from, to).growth.samples() / PAGE_BYTES;
+    assert_eq!(
+        (growth(None, 1000), growth(Some(150), 1000), growth(Some(200), 300)),
+        (3, 2, 1)
+    );
+    let empty = keeper.answer(PageKind::Anonymous, Some(400), 500);
+    assert_eq!((empty.found, empty.growth.samples()), (Found::Empty, 0));
+    let query = GrowthQuery {
+        target: Target::Process(8),
+        span: Span {
+            start: None,
+            end: at(1000),
+        },
+        kind: PageKind::Anonymous,
+    };
+    assert_eq!(keeper.0.answer(&query, at(1000)).found, Found::NotFound);
+    assert_eq!(keeper.0.images_of(&Target::Service("shop".into())), [1]);
+}
+
+#[test]
+fn kinds_of_pages_are_kept_apart() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    let web = process(1, 7);
+    keeper.touch(
+        &web,
+        &[(10, 0, WRITE, THERE), (11, 3, READ, FILE), (12, 3, READ, THERE)],
+        100,
+        "work",
+    );
+    let growth = |keeper: &Keeper, kind| keeper.answer(kind, None, 1000).growth.samples() / PAGE_BYTES;
+    assert_eq!(
+        (growth(&keeper, PageKind::Anonymous), growth(&keeper, PageKind::File)),
+        (1, 8)
+    );
+    let answer = keeper.answer(PageKind::Anonymous, None, 1000);
+    assert_eq!(answer.growth.quality.pages.unwrap().other_growth, 8 * PAGE_BYTES);
+    // Only read before, and the file's page copied by the first write: memory of its own from now on.
+    keeper.touch(
+        &web,
+        &[(12, 0, WRITE_AGAIN, THERE), (11, 0, WRITE_AGAIN, THERE)],
+        101,
+        "work",
+    );
+    assert_eq!(
+        (growth(&keeper, PageKind::Anonymous), growth(&keeper, PageKind::File)),
+        (3, 0)
+    );
+    // After a fork nobody can tell such a write from the copy of a page that was there.
+    let forked = GrowthProcess {
+        shares_pages: true,
+        ..web
+    };
+    keeper.touch(
+        &forked,
+        &[(40, 1, WRITE_AGAIN, THERE), (10, 0, WRITE_AGAIN, THERE)],
+        102,
+        "work",
+    );
+    assert_eq!(
+        (growth(&keeper, PageKind::Copied), growth(&keeper, PageKind::Anonymous)),
+        (2, 3)
+    );
+}
+
+#[test]
+fn a_page_belongs_to_who_touched_it_last_unless_it_was_there() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    let web = process(1, 7);
+    keeper.touch(&web, &[(10, 0, WRITE, THERE), (11, 0, WRITE, THERE)], 100, "first");
+    keeper.0.found(1, &keeper.0.pages_of(1), &[THERE, SWAPPED]);
+    // The one was given back and touched anew, the other came back out of swap space.
+    keeper.touch(&web, &[(10, 0, WRITE, THERE), (11, 0, WRITE, THERE)], 101, "second");
+    let growth = by_function(&keeper.answer(PageKind::Anonymous, None, 1000).growth);
+    assert_eq!((growth["first"], growth["second"]), (PAGE_BYTES, PAGE_BYTES));
+    keeper.touch(&web, &[(11, 0, WRITE, THERE)], 102, "second");
+    assert_eq!(keeper.bytes(), (2 * PAGE_BYTES, 4 * PAGE_BYTES));
+}
+
+#[test]
+fn one_fault_of_a_huge_page_is_two_mebibytes() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    let web = process(1, 7);
+    keeper.touch(&web, &[(1024 + 5, 3, WRITE, HUGE)], 100, "work");
+    assert_eq!(keeper.bytes(), (8 * (2 << 20), 8 * (2 << 20)));
+    let pages = keeper.0.pages_of(1);
+    assert_eq!(pages, [PageLook { page: 1024, pages: 512 }]);
+    // Half of it was given back.
+    let half = Look::There {
+        is_file: false,
+        is_swapped: false,
+        is_huge: false,
+        pages: 256,
+    };
+    keeper.0.found(1, &pages, &[half]);
+    assert_eq!(keeper.bytes().0, 8 << 20);
+    keeper.0.found(1, &pages, &[Look::Gone]);
+    assert_eq!(keeper.bytes().0, 0);
+}
+
+#[test]
+fn an_exec_drops_the_pages_and_an_end_keeps_them_for_a_while() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "before");
+    keeper.0.replaced(1);
+    assert_eq!(keeper.bytes(), (0, 0));
+    // Nobody looked between the exec and the next fault; and a fault of before may be told after it.
+    keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "before");
+    keeper.touch(&process(2, 7), &[(20, 0, WRITE, THERE)], 150, "after");
+    keeper.touch(&process(1, 7), &[(11, 0, WRITE, THERE)], 100, "before");
+    assert_eq!(
+        (keeper.bytes(), keeper.0.running()),
+        ((PAGE_BYTES, PAGE_BYTES), vec![2])
+    );
+    keeper.0.replaced(2);
+    keeper.touch(&process(2, 7), &[(10, 0, WRITE, Look::Unknown)], 200, "after");
+    keeper.0.ended(2, at(250));
+    assert!(keeper.0.running().is_empty());
+    keeper.0.expire(at(600));
+    assert_eq!(keeper.bytes(), (PAGE_BYTES, PAGE_BYTES));
+    keeper.0.expire(at(250 + 15 * 60));
+    assert_eq!((keeper.bytes(), keeper.0.status().processes), ((0, 0), 0));
+    assert_eq!(keeper.0.status().stacks, 0);
+}
+
+#[test]
+fn an_id_that_was_reused_is_the_last_process_with_it() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "old");
+    let mut new = process(2, 7);
+    new.label.start = at(150);
+    keeper.touch(&new, &[(10, 0, WRITE, THERE), (11, 0, WRITE, THERE)], 200, "new");
+    let growth = by_function(&keeper.answer(PageKind::Anonymous, None, 1000).growth);
+    assert_eq!(growth, [("new".to_owned(), 2 * PAGE_BYTES)].into());
+}
+
+/// Touches of all pages of a run that a level chooses.
+fn chosen(first: u64, pages: u64, level: u32) -> Vec<(u64, u32, u32, Look)> {
+    let pages = first..first + pages;
+    let chosen = pages.filter(|page| is_chosen(page_hash(*page, SALT), level));
+    chosen.map(|page| (page, level, WRITE, THERE)).collect()
+}
+
+#[test]
+fn what_is_thinned_out_counts_for_more() {
+    let limits = GrowthLimits {
+        process_pages: 600,
+        pages: 900,
+        ..GrowthLimits::default()
+    };
+    let mut keeper = Keeper::new(limits);
+    let pages = 40_000;
+    for (index, level) in [0, 3, 1].into_iter().enumerate() {
+        let faults = chosen(1 << 20 | (index as u64) << 16, pages, level);
+        keeper.touch(&process(1, 7), &faults, 100, ["a", "b", "c"][index]);
+    }
+    let status = keeper.0.status();
+    assert!(status.pages <= 600 && status.thinned > 0, "{status:?}");
+    let answer = keeper.answer(PageKind::Anonymous, None, 1000);
+    let expected = 3.0 * pages as f64 * PAGE_BYTES as f64;
+    let quality = answer.growth.quality.pages.unwrap();
+    let deviation = (answer.growth.samples() as f64 - expected).abs() / quality.growth_error as f64;
+    assert!(deviation < 4.0, "{deviation} standard errors off");
+    assert!(quality.growth_error as f64 / expected < 0.08);
+    for (function, bytes) in by_function(&answer.growth) {
+        let share = bytes as f64 / (expected / 3.0);
+        assert!((0.6..1.4).contains(&share), "{function} {share}");
+    }
+    // Another process makes both give way.
+    keeper.touch(&process(2, 8), &chosen(1 << 30, 5_000, 2), 100, "other");
+    assert!(keeper.0.status().pages <= 900);
+}
+
+#[test]
+fn touches_and_stacks_are_bounded() {
+    let limits = GrowthLimits {
+        touches: 50,
+        stack_bytes: 20_000,
+        ..GrowthLimits::default()
+    };
+    let mut keeper = Keeper::new(limits);
+    for number in 0..500 {
+        keeper.touch(
+            &process(1, 7),
+            &[(number, 0, WRITE, THERE)],
+            100 + number,
+            &format!("f{number}"),
+        );
+    }
+    let status = keeper.0.status();
+    assert!(status.dropped_touches > 400, "{status:?}");
+    let (growth, first_touch) = keeper.bytes();
+    assert_eq!(growth, 500 * PAGE_BYTES);
+    assert!(first_touch <= 50 * PAGE_BYTES, "{first_touch}");
+    let growth = by_function(&keeper.answer(PageKind::Anonymous, None, 1000).growth);
+    assert!(
+        growth["[other stacks]"] > 100 * PAGE_BYTES && growth.len() < 200,
+        "{}",
+        growth.len()
+    );
+}
+
+#[test]
+fn losses_are_of_the_span() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "work");
+    for second in 0..2000 {
+        keeper.0.note_lost(at(second), &[("ring_full".to_owned(), 1)].into());
+    }
+    let lost = |from: Option<u64>, to| keeper.answer(PageKind::Anonymous, from, to).growth.quality.lost;
+    assert_eq!(lost(None, 3000)["ring_full"], 2000, "older ones are added up");
+    assert_eq!(lost(Some(1990), 1995)["ring_full"], 5);
+    assert!(lost(Some(2000), 3000).is_empty());
+}

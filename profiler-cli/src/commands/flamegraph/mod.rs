@@ -1,4 +1,4 @@
-//! `flamegraph`: where a process or a service spends its CPU time.
+//! `flamegraph`: where a process or a service spends its CPU time, or what its memory has grown by.
 //!
 //! What the daemon watches by itself is shown at once, from what it has kept; anything else is recorded first.
 
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use profiler_proto::v1::{Process, WatchState};
+use profiler_proto::v1::{Process, SampleKind, WatchState};
 
 use self::{
     interrupt::Interrupt,
@@ -24,7 +24,7 @@ use self::{
     target::Target,
 };
 use crate::{
-    args::{Connection, FlamegraphArgs},
+    args::{Connection, FlamegraphArgs, Kind, MemoryValue, Pages},
     commands::connect,
     error::CliError,
     output::{Destination, Format, NOTE_STYLE, printable},
@@ -49,6 +49,11 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         (None, Destination::File(path)) => Format::of_file(path)?,
         (None, Destination::Stdout | Destination::NewFile) => Format::Svg,
     };
+    if args.kind == Kind::Memory && args.view.gil {
+        return Err(CliError::Usage {
+            message: "--gil is of CPU time: a page is touched by whoever is given it".to_owned(),
+        });
+    }
     let asked = Span::asked(args, SystemTime::now())?;
     let client = connect(connection).await?;
     if let Some(id) = &args.target.alert {
@@ -60,7 +65,10 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
     let plan = match (asked, args.duration) {
         (Some(span), _) => Plan::Show(span),
         (None, Some(duration)) => Plan::Record(duration),
-        (None, None) if target.processes.iter().any(is_shown_at_once) => Plan::Show(Span::last(DEFAULT_LAST)),
+        (None, None) if target.processes.iter().any(is_shown_at_once) => Plan::Show(match args.kind {
+            Kind::Cpu => Span::last(DEFAULT_LAST),
+            Kind::Memory => Span::EVERYTHING,
+        }),
         (None, None) => Plan::Record(DEFAULT_DURATION),
     };
     let query = |span| Query {
@@ -68,6 +76,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         target: &target,
         span,
         format,
+        kind: sample_kind(args),
         view: args.view,
     };
     let rendering = match plan {
@@ -76,7 +85,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
             let mut interrupt = Interrupt::new()?;
             let recording = Recording::take(&client, &target, duration, &mut interrupt).await?;
             let span = Span {
-                start: recording.start,
+                start: Some(recording.start),
                 end: Some(recording.end),
             };
             // The recording is held until its profile is here: with its stream the daemon may let go of the process.
@@ -87,6 +96,19 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
     };
     finish(&rendering, &destination, format, args.open)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is asked for.
+fn sample_kind(args: &FlamegraphArgs) -> SampleKind {
+    match (args.kind, args.memory.pages, args.memory.value) {
+        (Kind::Cpu, ..) => SampleKind::Cpu,
+        (Kind::Memory, Pages::Anonymous, MemoryValue::Growth) => SampleKind::MemoryGrowth,
+        (Kind::Memory, Pages::Anonymous, MemoryValue::FirstTouch) => SampleKind::MemoryFirstTouch,
+        (Kind::Memory, Pages::File, MemoryValue::Growth) => SampleKind::FileGrowth,
+        (Kind::Memory, Pages::File, MemoryValue::FirstTouch) => SampleKind::FileFirstTouch,
+        (Kind::Memory, Pages::Copied, MemoryValue::Growth) => SampleKind::CopiedGrowth,
+        (Kind::Memory, Pages::Copied, MemoryValue::FirstTouch) => SampleKind::CopiedFirstTouch,
+    }
 }
 
 /// How to come by the samples.

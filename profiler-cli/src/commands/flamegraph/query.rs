@@ -28,19 +28,24 @@ const QUIET: Duration = Duration::from_secs(1);
 /// From when to when; without an end until now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    pub(super) start: SystemTime,
+    /// From the oldest that is kept on if there is none.
+    pub(super) start: Option<SystemTime>,
     pub(super) end: Option<SystemTime>,
 }
 
 impl Span {
+    /// All that is kept.
+    pub(super) const EVERYTHING: Self = Self { start: None, end: None };
+
     /// The span of the past that was asked for.
     pub(super) fn asked(args: &FlamegraphArgs, now: SystemTime) -> Result<Option<Self>, CliError> {
         if let Some(last) = args.last {
             return Ok(Some(Self::last(last)));
         }
         let Some(from) = args.from else { return Ok(None) };
+        let start = from.resolve(now);
         let span = Self {
-            start: from.resolve(now),
+            start: Some(start),
             end: args.to.map(|to| to.resolve(now)),
         };
         let usage = |message: &str| {
@@ -49,8 +54,8 @@ impl Span {
             })
         };
         match span.end {
-            _ if span.start >= now => usage("--from is not in the past"),
-            Some(end) if end <= span.start => usage("--to is not after --from"),
+            _ if start >= now => usage("--from is not in the past"),
+            Some(end) if end <= start => usage("--to is not after --from"),
             _ => Ok(Some(span)),
         }
     }
@@ -58,7 +63,7 @@ impl Span {
     /// The span of this length until now.
     pub(super) fn last(length: Duration) -> Self {
         Self {
-            start: SystemTime::now().checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH),
+            start: Some(SystemTime::now().checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH)),
             end: None,
         }
     }
@@ -81,6 +86,7 @@ pub(super) struct Query<'a> {
     pub(super) target: &'a Target,
     pub(super) span: Span,
     pub(super) format: Format,
+    pub(super) kind: SampleKind,
     pub(super) view: ViewArgs,
 }
 
@@ -121,7 +127,7 @@ impl Query<'_> {
             Err(ClientError::NotFound { .. }) => return Ok(None),
             answer => answer.map_err(|error| self.explain(error, recording))?,
         };
-        let quality = convert::quality(response.quality.unwrap_or_default());
+        let quality = convert::quality_of_kind(response.quality.unwrap_or_default(), self.kind);
         if quality.samples == 0 {
             return Err(self.no_samples(recording, &quality));
         }
@@ -148,8 +154,8 @@ impl Query<'_> {
     fn selector(self) -> ProfileSelector {
         ProfileSelector {
             target: Some(self.target.selector()),
-            kind: SampleKind::Cpu.into(),
-            start_time: Some(self.span.start.into()),
+            kind: self.kind.into(),
+            start_time: self.span.start.map(Into::into),
             end_time: self.span.end.map(Into::into),
         }
     }
@@ -180,6 +186,7 @@ impl Query<'_> {
                 "none of its {} samples is of a thread that is known to have held an interpreter's lock",
                 thousands(samples)
             ),
+            _ if self.kind != SampleKind::Cpu => memory_hint(recording, quality),
             _ => hint(self.span, recording, quality),
         };
         CliError::NoSamples {
@@ -197,6 +204,22 @@ async fn shown<T>(answer: impl Future<Output = T>) -> T {
     }
     let _progress = Progress::wait("waiting until the daemon has named the samples");
     answer.await
+}
+
+/// What it means that no memory was touched, or none is left.
+fn memory_hint(recording: Option<&Recording>, quality: &Quality) -> String {
+    let touched = quality.pages.map_or(0, |pages| pages.first_touch);
+    let hint = match recording {
+        _ if touched > 0 => "all that was touched in this time is gone again; --value first-touch shows it",
+        Some(_) => "no memory was touched for the first time during the recording",
+        None => {
+            "no memory was touched for the first time in this time, or it was not watched; --duration records from now on"
+        }
+    };
+    if quality.lost.values().any(|count| *count > 0) {
+        return format!("{hint} ({quality})");
+    }
+    hint.to_owned()
 }
 
 /// What it means that there are no samples.
@@ -217,7 +240,8 @@ fn hint(span: Span, recording: Option<&Recording>, quality: &Quality) -> String 
         }
         None => {
             let end = span.end.unwrap_or_else(SystemTime::now);
-            let length = end.duration_since(span.start).unwrap_or_default();
+            let start = span.start.unwrap_or(end);
+            let length = end.duration_since(start).unwrap_or_default();
             format!(
                 "nothing is kept of the {} asked for; either it used no CPU then, or it was not watched; --duration \
                  records from now on",

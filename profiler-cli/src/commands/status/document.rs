@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use profiler_proto::v1::{
-    ApiStatus, BudgetStatus, Cost, GetStatusResponse, Part, ReadingsStatus, SamplingStatus, StoreStatus,
+    ApiStatus, BudgetStatus, Cost, GetStatusResponse, MemoryProfileStatus, Part, ReadingsStatus, SamplingStatus,
+    StoreStatus,
 };
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ pub(super) struct Document<'a> {
     watched_processes: u32,
     parts: Vec<PartDocument<'a>>,
     sampling: SamplingDocument,
+    memory_profile: MemoryProfileDocument,
     cost: CostDocument,
     budget: BudgetDocument,
     store: StoreDocument,
@@ -47,6 +49,37 @@ struct SamplingDocument {
     stop_reasons: BTreeMap<String, u64>,
     python_stop_reasons: BTreeMap<String, u64>,
     python_processes: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct MemoryProfileDocument {
+    attached: bool,
+    faults: u64,
+    delivered: u64,
+    lost: BTreeMap<String, u64>,
+    runs: u64,
+    seconds: f64,
+    processes: u64,
+    pages: u64,
+    stacks: u64,
+    thinned_pages: u64,
+}
+
+impl From<MemoryProfileStatus> for MemoryProfileDocument {
+    fn from(memory: MemoryProfileStatus) -> Self {
+        Self {
+            attached: memory.attached,
+            faults: memory.faults,
+            delivered: memory.delivered,
+            lost: memory.lost,
+            runs: memory.runs,
+            seconds: span(memory.time).as_secs_f64(),
+            processes: memory.processes,
+            pages: memory.pages,
+            stacks: memory.stacks,
+            thinned_pages: memory.thinned_pages,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -147,6 +180,7 @@ impl<'a> From<&'a GetStatusResponse> for Document<'a> {
             watched_processes: status.watched_processes,
             parts: status.parts.iter().map(part).collect(),
             sampling: status.sampling.clone().unwrap_or_default().into(),
+            memory_profile: status.memory_profile.clone().unwrap_or_default().into(),
             cost: status.cost.unwrap_or_default().into(),
             budget: status.budget.clone().unwrap_or_default().into(),
             store: status.store.unwrap_or_default().into(),

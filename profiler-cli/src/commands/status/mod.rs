@@ -11,8 +11,8 @@ use std::{
 
 use anstyle::Style;
 use profiler_proto::v1::{
-    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, PartState, ReadingsStatus, SamplingStatus,
-    StoreStatus,
+    ApiStatus, BudgetState, BudgetStatus, Cost, GetStatusResponse, MemoryProfileStatus, PartState, ReadingsStatus,
+    SamplingStatus, StoreStatus,
 };
 
 use self::document::Document;
@@ -91,6 +91,9 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     table.write(out)?;
     if let Some(sampling) = &status.sampling {
         write_sampling(out, sampling)?;
+    }
+    if let Some(memory) = &status.memory_profile {
+        write_memory_profile(out, memory)?;
     }
     if let Some(cost) = &status.cost {
         write_cost(out, cost, up)?;
@@ -183,6 +186,39 @@ fn write_counts(out: &mut impl Write, title: &str, counts: &BTreeMap<String, u64
         writeln!(out, "    and {} more, in --json", sorted.len() - MAX_REASONS)?;
     }
     Ok(())
+}
+
+fn write_memory_profile(out: &mut impl Write, memory: &MemoryProfileStatus) -> io::Result<()> {
+    heading(out, "Memory profile")?;
+    let lost = total(&memory.lost);
+    writeln!(
+        out,
+        "  page faults   {} of watched processes, {} chosen, {} lost",
+        thousands(memory.faults),
+        thousands(memory.delivered.saturating_add(lost)),
+        thousands(lost)
+    )?;
+    writeln!(
+        out,
+        "  pages         {} of {} processes, {} stacks, {} given up for others that count for more",
+        thousands(memory.pages),
+        thousands(memory.processes),
+        thousands(memory.stacks),
+        thousands(memory.thinned_pages)
+    )?;
+    let state = if memory.attached { "attached" } else { "not attached" };
+    write!(out, "  programs      {state}")?;
+    if memory.runs > 0 {
+        let time = span(memory.time);
+        let per_run_us = time.as_secs_f64() * 1e6 / memory.runs as f64;
+        let runs = thousands(memory.runs);
+        write!(
+            out,
+            ", {} of CPU in {runs} runs, {per_run_us:.2} µs each",
+            span_text(time)
+        )?;
+    }
+    writeln!(out)
 }
 
 fn write_cost(out: &mut impl Write, cost: &Cost, up: Option<Duration>) -> io::Result<()> {
