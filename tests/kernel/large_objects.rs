@@ -1,17 +1,12 @@
 //! Libraries with more rows than there is room for: what a process uses of them is loaded when it is used.
 
-use std::time::Duration;
-
 use profiler_tests::programs::wait_for;
 
 use crate::{
-    FAST_HZ, host, only,
+    FAST_HZ, SAMPLES_WITHIN, host, only,
     profile::{Profile, Stack, share},
-    profile_of, record, start, wait_until_watched,
+    profile_of, record, start,
 };
-
-/// How long compiling its rows may take, and loading those that are used, beside other work.
-const LOADED_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn rows_of_a_large_library_are_loaded_by_the_page() {
@@ -21,14 +16,13 @@ fn rows_of_a_large_library_are_loaded_by_the_page() {
     // Its 320,000 functions have four rows of eight bytes each: they do not fit as a whole.
     let daemon = host.daemon(&(only(FAST_HZ, "many_caller") + "[walker]\nmax_row_bytes = \"8MiB\"\n"));
     let caller = start(&caller, &[]);
-    wait_until_watched(&daemon, caller.pid());
     let is_whole = |stack: &Stack| stack.has_in_order(&["_start", "main", "work"]);
     let whole_share = |profile: &Profile| {
         let working = profile.count(|stack| stack.has("work"));
         share(profile.count(is_whole), working)
     };
-    // Each of the places that the program calls is met in its first seconds.
-    let profile = wait_for("whole stacks", LOADED_WITHIN, || {
+    // Each of the places that the program calls is met in the first seconds after the library's rows are compiled.
+    let profile = wait_for("whole stacks", SAMPLES_WITHIN, || {
         let profile = record(&daemon, caller.pid(), "1s");
         (whole_share(&profile) >= 99.0).then_some(profile)
     });
