@@ -64,6 +64,10 @@ impl Namer {
                 symbols = Symbols::new(&self.settings(has_small_caches), proc_root).until(&self.stop);
             }
             let profile = symbols.name(&window);
+            // Cut short: what it lacks says nothing about the objects.
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
             self.tell(&symbols, &mut told);
             self.store
                 .lock()

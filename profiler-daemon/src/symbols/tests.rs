@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -327,6 +330,21 @@ fn debug_information_beyond_the_limit_is_a_limitation() {
     let limitations = symbols.limitations();
     assert_eq!(limitations.len(), 1);
     assert!(limitations[0].reason.contains("limit of 100"), "{limitations:?}");
+}
+
+#[test]
+fn nothing_more_is_named_once_the_daemon_stops() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut symbols = Symbols::new(&SETTINGS, Path::new("/proc")).until(&stop);
+    let own = own_location(marked as fn() -> u64 as usize);
+    let kinds = |symbols: &mut Symbols| -> Vec<FrameKind> {
+        let frames = named(symbols, std::slice::from_ref(&own));
+        frames.into_iter().map(|(kind, ..)| kind).collect()
+    };
+    assert!(kinds(&mut symbols).contains(&FrameKind::Native));
+    stop.store(true, Ordering::Relaxed);
+    let mut symbols = Symbols::new(&SETTINGS, Path::new("/proc")).until(&stop);
+    assert_eq!(kinds(&mut symbols), [FrameKind::Unnamed]);
 }
 
 #[test]
