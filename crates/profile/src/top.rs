@@ -56,7 +56,7 @@ impl Profile {
 
     /// The `count` services that cost most, and programs without one.
     pub fn top_services(&self, count: usize) -> Vec<PartySamples> {
-        let mut parties: HashMap<(&Arc<str>, bool), (HashSet<u32>, u64)> = HashMap::new();
+        let mut parties = HashMap::<_, (HashSet<u32>, u64)>::new();
         for (stack, samples) in &self.stacks {
             let Some(process) = self.processes.get_index(stack.process as usize) else {
                 continue;
