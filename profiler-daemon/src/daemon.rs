@@ -128,12 +128,12 @@ pub async fn run(
     let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
     let mut threads = stages.start_readings(&readings)?;
-    let (alerting, alerts) = stages.start_alerting(&readings)?;
+    let (taking, census) =
+        census::start(ProcFs::new(PROC_ROOT), Arc::clone(&health), Arc::clone(&stop)).map_err(threads::start_error)?;
+    threads.push(taking);
+    let (alerting, alerts) = stages.start_alerting(&readings, &census)?;
     threads.push(alerting);
     threads.extend(stages.start(commands)?);
-    let (taking, census) = census::start(ProcFs::new(PROC_ROOT), Arc::clone(&health), Arc::clone(&stop))
-        .map_err(threads::start_error)?;
-    threads.push(taking);
     let shown = Arc::new(Mutex::new(ShownConfiguration { toml, files }));
     let identity = identity(Arc::clone(&shown));
     tracing::info!(socket = %socket.path().display(), "serving");

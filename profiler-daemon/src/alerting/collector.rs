@@ -15,6 +15,7 @@ use profiler_store::state::{Encoding, Evidence as KeptEvidence};
 
 use crate::{
     api::{self, SharedStore},
+    census::CensusHandle,
     command::{Command, EngineHandle},
     evidence::{self, Breach, memory::concerns_memory},
     memory::{OomKills, SharedMemory},
@@ -61,6 +62,8 @@ pub struct Sources {
     pub memory: SharedMemory,
     /// Processes that were killed because memory ran out.
     pub oom_kills: Arc<OomKills>,
+    /// Counts objects of Python processes; none where nobody does.
+    pub census: Option<CensusHandle>,
 }
 
 /// In reach of the owner of alerts.

@@ -15,13 +15,17 @@ use tokio::sync::broadcast;
 
 use super::{
     AlertingParts, EVALUATION, StartError, bounds,
+    censuses::{self, Censuses, Counted},
     collector::{self, Collector, Finding},
     command::{AlertWithEvidence, Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
     observe, report,
     teller::Teller,
 };
 use crate::{
-    evidence::{Breach, memory::LAST_WORDS},
+    evidence::{
+        Breach,
+        memory::{LAST_WORDS, concerns_memory},
+    },
     health::{Health, Part, PartState},
     memory::OomKills,
     readings::Board,
@@ -50,9 +54,12 @@ pub(super) struct Keeper {
     health: Arc<Health>,
     changes: broadcast::Sender<ShownChange>,
     collector: Collector,
+    censuses: Censuses,
     teller: Teller,
     awaiting: BTreeMap<AlertId, Awaiting>,
     keep_all_due: Duration,
+    /// Alerts that have no census, and why, until that is kept with them.
+    without_census: Vec<(AlertId, String)>,
 }
 
 impl Keeper {
@@ -89,10 +96,12 @@ impl Keeper {
             oom_kills: Arc::clone(&parts.sources.oom_kills),
             health: parts.health,
             changes,
+            censuses: Censuses::start(parts.sources.census.clone())?,
             collector: Collector::start(parts.sources)?,
             teller: Teller::new(parts.dispatcher, parts.host, parts.settings.external_url),
             awaiting: BTreeMap::new(),
             keep_all_due: now.since_boot + KEEP_ALL,
+            without_census: Vec::new(),
         };
         keeper.take(ended, now);
         report(&keeper.health, keeper.state.condition());
@@ -182,6 +191,14 @@ impl Keeper {
             subject: alert.subject.clone(),
             metric: alert.limit.metric,
         };
+        let metric = alert.limit.metric;
+        // Of a process that was killed there is nothing left to count.
+        if concerns_memory(metric) && metric != Metric::ProcessOomKilled {
+            let begun = self
+                .censuses
+                .begin(alert.id, &alert.subject, &self.board, now.since_boot);
+            self.without_census.extend(begun.err().map(|why| (alert.id, why)));
+        }
         if !self.collector.look(alert.id, breach) {
             tracing::warn!(alert = %alert.id, "too many alerts began at once: this one has no evidence");
         } else if firing.notify {
@@ -203,6 +220,14 @@ impl Keeper {
             }
             if let Some(Awaiting { stored, .. }) = self.awaiting.remove(&id) {
                 self.tell_first(&stored, &lines, now);
+            }
+        }
+        let without = std::mem::take(&mut self.without_census).into_iter();
+        let without = without.map(|(id, why)| (id, censuses::missing(&why)));
+        let counted = self.censuses.counted().map(|Counted { id, kept }| (id, kept));
+        for (id, evidence) in without.chain(counted).collect::<Vec<_>>() {
+            if let Err(error) = self.state.put_evidence(id, &evidence) {
+                tracing::warn!(alert = %id, %error, "a census is not kept");
             }
         }
         let late = self
@@ -229,10 +254,13 @@ impl Keeper {
 
     /// What was found about an alert, for whoever is told.
     fn lines(&self, id: AlertId) -> Vec<String> {
-        let kept = self.state.evidence(id, collector::LINES).ok().flatten();
-        let text = kept.map(|kept| String::from_utf8_lossy(&kept.body).into_owned());
-        text.map(|text| text.lines().map(str::to_owned).collect())
-            .unwrap_or_default()
+        let kept = [collector::LINES, censuses::CENSUS_LINES]
+            .into_iter()
+            .filter_map(|kind| self.state.evidence(id, kind).ok().flatten());
+        let texts = kept.map(|kept| String::from_utf8_lossy(&kept.body).into_owned());
+        texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 
     fn keep(&mut self, alerts: &[Stored], now: Moment) {

@@ -5,6 +5,7 @@
 //! the sinks, and each change to whoever watches. It waits for nobody: evidence is collected by a thread of its own, sinks
 //! have their own queues, and a disk that cannot be written keeps changes waiting.
 
+mod censuses;
 mod collector;
 mod command;
 mod keeper;

@@ -74,6 +74,7 @@ impl Desk {
                 engine,
                 memory: SharedMemory::default(),
                 oom_kills: Arc::clone(&oom_kills),
+                census: None,
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),

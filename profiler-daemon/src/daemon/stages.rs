@@ -21,8 +21,8 @@ use super::{
 use crate::{
     alerting::{self, Alerting, AlertingHandle, AlertingParts, Sources},
     api::SharedStore,
-    census::CensusHandle,
     budget::Keeper,
+    census::CensusHandle,
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState, Sentinel},

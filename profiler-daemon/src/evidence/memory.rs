@@ -197,7 +197,7 @@ pub(super) fn lines(evidence: &MemoryEvidence, breach: &Breach, readings: &[Trac
         let held = readings
             .iter()
             .filter(|track| track.metric == Metric::ProcessMemory && track.subject == breach.subject)
-            .filter_map(|track| track.range.buckets.last())
+            .filter_map(|track| track.range.buckets.iter().rev().find(|bucket| bucket.last > 0.0))
             .map(|bucket| format!("; {} were resident when it was last read", size_in_words(bucket.last)))
             .next();
         lines.push(format!(

@@ -89,6 +89,7 @@ impl Server {
                 engine: engine.clone(),
                 memory: Arc::default(),
                 oom_kills: Arc::default(),
+                census: None,
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),

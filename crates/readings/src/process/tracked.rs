@@ -102,11 +102,12 @@ impl Tracked {
                 return Err(error);
             }
         };
-        // A first thread that has ended has no memory, though the others have.
+        // A first thread that has ended has no memory, though the others have; and one that is about to end has none any more.
         let pages = if stat.is_zombie {
             Ok(None)
         } else {
-            memory_file.parse(buffer, parse_resident_pages).map(Some)
+            let pages = memory_file.parse(buffer, parse_resident_pages);
+            pages.map(|pages| Some(pages).filter(|(resident, _)| *resident > 0))
         };
         let before = self.before.replace((now.since_boot, stat.cpu_ticks));
         let cores = before.and_then(|(earlier, ticks)| {
