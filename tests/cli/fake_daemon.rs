@@ -1,6 +1,7 @@
 //! A double of the daemon that answers as its script says.
 
 mod alerts;
+mod memory;
 
 use std::{
     io,
@@ -10,13 +11,14 @@ use std::{
 };
 
 use profiler_proto::v1::{
-    CompareProfilesRequest, CompareProfilesResponse, GetConfigRequest, GetConfigResponse, GetRangeRequest,
-    GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest, GetStatusResponse, LeaseWatchRequest,
-    LeaseWatchResponse, ListMetricsRequest, ListMetricsResponse, ListProcessesRequest, ListProcessesResponse,
-    MetricDescription, Process, Profile, ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest,
-    QueryProfileResponse, Reading, ReadingSelector, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest,
-    WatchReadingsResponse,
+    CensusRequest, CensusResponse, CompareProfilesRequest, CompareProfilesResponse, GetConfigRequest,
+    GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest,
+    GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListMetricsRequest, ListMetricsResponse,
+    ListProcessesRequest, ListProcessesResponse, MetricDescription, Process, Profile, ProfileSelector,
+    QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, Reading, ReadingSelector,
+    WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
     alert_service_server::AlertServiceServer,
+    memory_service_server::MemoryServiceServer,
     metrics_service_server::{MetricsService, MetricsServiceServer},
     process_service_server::{ProcessService, ProcessServiceServer},
     profile_service_server::{ProfileService, ProfileServiceServer},
@@ -46,6 +48,7 @@ pub(crate) struct Script {
     /// All that comes on a stream of readings.
     pub(crate) reading_stream: Result<Vec<WatchReadingsResponse>, Status>,
     pub(crate) alerts: AlertScript,
+    pub(crate) census: Result<CensusResponse, Status>,
     /// How long every answer but a watch's takes.
     pub(crate) delay: Duration,
 }
@@ -65,6 +68,7 @@ impl Default for Script {
             range: Ok(GetRangeResponse::default()),
             reading_stream: Ok(Vec::new()),
             alerts: AlertScript::default(),
+            census: Ok(CensusResponse::default()),
             delay: Duration::ZERO,
         }
     }
@@ -87,6 +91,7 @@ pub(crate) struct Seen {
     pub(crate) comparisons: Vec<CompareProfilesRequest>,
     pub(crate) readings: Vec<ReadingQuery>,
     pub(crate) alerts: AskedOfAlerts,
+    pub(crate) censuses: Vec<CensusRequest>,
     pub(crate) open_watches: usize,
 }
 
@@ -154,6 +159,7 @@ impl FakeDaemon {
         runtime.spawn(
             Server::builder()
                 .add_service(AlertServiceServer::new(service.clone()))
+                .add_service(MemoryServiceServer::new(service.clone()))
                 .add_service(MetricsServiceServer::new(service.clone()))
                 .add_service(ProcessServiceServer::new(service.clone()))
                 .add_service(ProfileServiceServer::new(service.clone()))

@@ -14,6 +14,7 @@ mod failures;
 mod fake_daemon;
 mod fixture;
 mod help;
+mod memory;
 mod messages;
 mod metrics;
 mod outputs;
