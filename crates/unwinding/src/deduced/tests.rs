@@ -4,10 +4,12 @@ use super::*;
 
 const START: u64 = 0x1_0000;
 
-/// Holds the rules at offsets in some code against the expected ones: where the frame's address and the caller's `rbp` are.
-/// `None` where there is to be no rule.
+/// Where the frame's address and the caller's `rbp` are.
+type Rule = (CfaRule, i64, RbpRule, i64);
+
+/// Holds the rules at offsets in some code against the expected ones; `None` where there is to be no rule.
 #[track_caller]
-fn check(code: &[u8], expect: &[(u64, Option<(CfaRule, i64, RbpRule, i64)>)]) {
+fn check(code: &[u8], expect: &[(u64, Option<Rule>)]) {
     let deduced = deduce(code, START);
     for (offset, expected) in expect {
         let rule = deduced.rule(START + offset).map(|row| row.rule());
@@ -17,11 +19,11 @@ fn check(code: &[u8], expect: &[(u64, Option<(CfaRule, i64, RbpRule, i64)>)]) {
     }
 }
 
-const fn rsp(offset: i64) -> Option<(CfaRule, i64, RbpRule, i64)> {
+const fn rsp(offset: i64) -> Option<Rule> {
     Some((CfaRule::Rsp, offset, RbpRule::Same, 0))
 }
 
-const fn saved(offset: i64, rbp: i64) -> Option<(CfaRule, i64, RbpRule, i64)> {
+const fn saved(offset: i64, rbp: i64) -> Option<Rule> {
     Some((CfaRule::Rsp, offset, RbpRule::AtCfa, rbp))
 }
 
