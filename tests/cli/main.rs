@@ -13,6 +13,7 @@ mod diff;
 mod failures;
 mod fake_daemon;
 mod fixture;
+mod growth;
 mod help;
 mod memory;
 mod messages;

@@ -1,9 +1,9 @@
 //! What a daemon would answer: one service with a stack of each kind of frame, and a status with a bit of everything.
 
 use profiler_proto::v1::{
-    ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, Node, Part, PartState, Process,
-    Profile, ProfiledProcess, Quality, ReadingsStatus, Runtime, SampleKind, SamplingStatus, StoreStatus,
-    WatchProcessResponse, WatchState,
+    ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, MemoryProfileStatus, Node, Part,
+    PartState, Process, Profile, ProfiledProcess, Quality, ReadingsStatus, Runtime, SampleKind, SamplingStatus,
+    StoreStatus, WatchProcessResponse, WatchState,
 };
 use prost_types::{Duration, Timestamp};
 
@@ -114,6 +114,7 @@ pub(crate) fn quality() -> Quality {
         python_samples: 0,
         samples_with_python_frames: 0,
         stopped_python_samples: [].into(),
+        memory: None,
     }
 }
 
@@ -256,6 +257,21 @@ pub(crate) fn status() -> GetStatusResponse {
             ),
         ],
         sampling: Some(sampling()),
+        memory_profile: Some(MemoryProfileStatus {
+            attached: true,
+            faults: 123_456,
+            delivered: 2_000,
+            lost: [("ring_full".to_owned(), 3)].into(),
+            runs: 400_000,
+            time: Some(Duration {
+                seconds: 0,
+                nanos: 80_000_000,
+            }),
+            processes: 4,
+            pages: 1_500,
+            stacks: 90,
+            thinned_pages: 7,
+        }),
         cost: Some(cost()),
         budget: Some(budget()),
         store: Some(StoreStatus {

@@ -17,6 +17,7 @@ mod churn;
 mod field;
 mod full_disk;
 mod generated_code;
+mod growth;
 mod gpus;
 mod hard_times;
 mod hostile;

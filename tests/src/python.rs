@@ -19,12 +19,13 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 13] = fixtures!(
+const FIXTURES: [(&str, &str); 14] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
     "churn.py",
     "greenlets.py",
+    "grow.py",
     "native.c",
     "prefork.py",
     "service.py",

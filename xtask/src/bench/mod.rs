@@ -5,6 +5,7 @@ mod agent;
 mod churn;
 mod cost;
 mod evidence;
+mod memory;
 mod python;
 mod python_truth;
 mod readings;
@@ -42,6 +43,8 @@ pub(crate) enum Name {
     Readings,
     /// Whom the evidence of an alert accuses, over twenty splits of one recording; only when it is asked for.
     Evidence,
+    /// What page faults cost, and how true the growth of memory is; only when it is asked for.
+    Memory,
     /// Memory, descriptors and lost samples over an hour of churn; only when it is asked for.
     Soak,
 }
@@ -58,6 +61,7 @@ impl Name {
             Self::Torch => "torch",
             Self::Readings => "readings",
             Self::Evidence => "evidence",
+            Self::Memory => "memory",
             Self::Soak => "soak",
         }
     }
@@ -105,6 +109,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if matches!(arguments.name, Some(Name::Evidence)) {
         return evidence::run(&binaries, &interrupt);
+    }
+    if matches!(arguments.name, Some(Name::Memory)) {
+        return memory::run(&binaries, &interrupt);
     }
     if matches!(arguments.name, Some(Name::Torch)) {
         return torch::run(&binaries, &interrupt);
