@@ -23,12 +23,12 @@ use tokio::signal::unix::Signal;
 use crate::{
     alerting,
     api::{self, SharedStore, ShownConfiguration, access::Access},
-    budget, census, command,
+    budget, command,
     health::{Health, Part, PartState},
     kernel,
     memory::{OomKills, SharedMemory},
     notify::ServiceManager,
-    processes::{self, scan::ProcFs},
+    processes,
     readings::{self, Board},
     reload::{Reloader, Source},
     sinks,
@@ -98,17 +98,11 @@ pub async fn run(
     let health = Arc::new(Health::new());
     let access = access(&config.api);
     // First of all, so that a second daemon on the same socket does no work that it must undo.
-    let socket = match api::passed()? {
-        Some(socket) => socket,
-        None => api::bind(&config.api.socket, access.socket_gid())?,
-    };
+    let socket = socket(&config.api, &access)?;
     health.report(Part::Configuration, PartState::Active);
     let store: SharedStore = Arc::new(Mutex::new(Store::new(store_limits(&config.store))));
     health.report(Part::Store, PartState::Active);
-    let waker = Waker::new().map_err(|source| DaemonError::Start {
-        what: "a descriptor to wake the sampling loop",
-        source,
-    })?;
+    let waker = waker()?;
     let (engine, commands) = command::channel();
     let engine = engine.waking(waker.clone());
     let stop = Arc::new(AtomicBool::new(false));
@@ -128,8 +122,7 @@ pub async fn run(
     let readings = Arc::new(Board::new(readings::series_limits(&config.store)));
     // Before the others, so that it ends first: some wait until nobody can ask anything any more.
     let mut threads = stages.start_readings(&readings)?;
-    let (taking, census) =
-        census::start(ProcFs::new(PROC_ROOT), Arc::clone(&health), Arc::clone(&stop)).map_err(threads::start_error)?;
+    let (taking, census) = stages.start_census()?;
     threads.push(taking);
     let (alerting, alerts) = stages.start_alerting(&readings, &census)?;
     threads.push(alerting);
@@ -179,6 +172,22 @@ pub async fn run(
     waker.wake();
     end(threads, engine);
     Ok(served?)
+}
+
+/// The socket that the service manager passed, or one of our own.
+fn socket(config: &profiler_config::Api, access: &Access) -> Result<api::BoundSocket, DaemonError> {
+    Ok(match api::passed()? {
+        Some(socket) => socket,
+        None => api::bind(&config.socket, access.socket_gid())?,
+    })
+}
+
+/// What other threads wake the sampling loop with.
+fn waker() -> Result<Waker, DaemonError> {
+    Waker::new().map_err(|source| DaemonError::Start {
+        what: "a descriptor to wake the sampling loop",
+        source,
+    })
 }
 
 /// What is told of this daemon.

@@ -19,7 +19,8 @@ pub mod state;
 mod window;
 
 pub use growth::{
-    Growth, GrowthAnswer, GrowthLimits, GrowthProcess, GrowthQuery, GrowthStatus, Look, PageLook, PageTouch, TouchedStack,
+    Growth, GrowthAnswer, GrowthLimits, GrowthProcess, GrowthQuery, GrowthStatus, Look, PageLook, PageTouch,
+    TouchedStack,
 };
 pub use query::{Answer, Found, Selection, Span, Target};
 pub use ring::{Dropped, Limits, Status, Store};

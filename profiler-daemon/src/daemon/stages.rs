@@ -22,7 +22,7 @@ use crate::{
     alerting::{self, Alerting, AlertingHandle, AlertingParts, Sources},
     api::SharedStore,
     budget::Keeper,
-    census::CensusHandle,
+    census::{self, CensusHandle},
     command::{self, EngineHandle},
     engine::{Engine, EngineParts, NAMING_QUEUE},
     health::{Health, Part, PartState, Sentinel},
@@ -35,9 +35,7 @@ use crate::{
     reload,
     sinks::{self, Dispatcher},
     stacks::{
-        aggregate::{Aggregator, Moment, WindowLimits},
-        codes::PythonCodes,
-        faults::FaultAggregator,
+        aggregate::Aggregator, codes::PythonCodes, faults::FaultAggregator, limits::WindowLimits, moment::Moment,
     },
     unsampled::{self, NoWalker},
     waker::Waker,
@@ -115,6 +113,11 @@ impl Stages<'_> {
             gpu: self.config.gpu.clone(),
         };
         reader.start(Path::new("/")).map_err(start_error)
+    }
+
+    /// Has the heaps of Python processes counted when that is asked for.
+    pub(super) fn start_census(&self) -> Result<(JoinHandle<()>, CensusHandle), DaemonError> {
+        census::start(ProcFs::new(PROC_ROOT), Arc::clone(self.health), Arc::clone(self.stop)).map_err(start_error)
     }
 
     /// Loads sampling, takes in what runs already, and starts the clocks.

@@ -9,7 +9,7 @@ use crate::{
     health::{Part, PartState},
     memory::OomKilled,
     processes::Now,
-    stacks::{aggregate::Moment, faults::FaultWindow},
+    stacks::{faults::FaultWindow, moment::Moment},
 };
 
 impl Engine {
@@ -32,13 +32,14 @@ impl Engine {
         let now = SystemTime::now();
         for kill in kills {
             let ago = Duration::from_nanos(now_ns.saturating_sub(kill.time_ns));
-            let process = self.parts.processes.label_at(kill.pid, kill.time_ns);
+            let (process, start_ticks) = self.parts.processes.label_at(kill.pid, kill.time_ns).unzip();
             let name = process
                 .as_ref()
                 .map_or_else(String::new, |process| process.name.to_string());
             tracing::warn!(pid = kill.pid.0, %name, "ended by the kernel: memory ran out");
             self.parts.oom_kills.push(OomKilled {
                 pid: kill.pid,
+                start_ticks: start_ticks.flatten(),
                 time: now.checked_sub(ago).unwrap_or(now),
                 process,
             });

@@ -18,6 +18,8 @@ const MAX_WAITING: usize = 256;
 pub struct OomKilled {
     /// The process. It is gone, or about to go.
     pub pid: Pid,
+    /// When it started, in ticks since boot; `None` if the daemon did not know it, or had not looked yet.
+    pub start_ticks: Option<u64>,
     /// When it was chosen.
     pub time: SystemTime,
     /// What was known of it; `None` if the daemon did not know it.
@@ -69,6 +71,7 @@ mod tests {
         for pid in 0..MAX_WAITING as u32 + 3 {
             kills.push(OomKilled {
                 pid: Pid(pid),
+                start_ticks: None,
                 time: SystemTime::UNIX_EPOCH,
                 process: None,
             });

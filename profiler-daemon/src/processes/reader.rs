@@ -28,6 +28,7 @@ use super::{
     scan::{ProcFs, ScanError},
     service,
     unwind::{self, UnwindSummary},
+    vdso::own_vdso,
 };
 use crate::{
     kernel::records::Pid,
@@ -47,8 +48,6 @@ const MAX_INTERPRETER_CANDIDATES: usize = 4;
 const MAX_DESCRIPTORS: u64 = 1 << 16;
 /// Descriptors that they leave to clients, clocks, rings and the files that are read now.
 const RESERVED_DESCRIPTORS: u64 = 512;
-/// Largest vDSO.
-const MAX_VDSO_BYTES: u64 = 1 << 20;
 
 /// What a thread remembers of what it read.
 pub(super) struct Reader {
@@ -375,28 +374,6 @@ fn forget_dead<K, V>(entries: &mut HashMap<K, Weak<V>>) {
     if entries.len() == entries.capacity() {
         entries.retain(|_, entry| entry.strong_count() > 0);
     }
-}
-
-/// The kernel's shared object as the daemon itself has it mapped: it is the same in every 64-bit process.
-pub(crate) fn own_vdso(proc: &ProcFs) -> Result<Vec<u8>, ScanError> {
-    let own = Pid(std::process::id());
-    let scan = proc.maps(own)?;
-    let record = scan
-        .executable
-        .iter()
-        .find(|record| record.path == b"[vdso]")
-        .ok_or(ScanError::Gone)?;
-    let path = proc.path(own, "mem");
-    let read = || {
-        let memory = std::fs::File::open(&path)?;
-        let mut image = vec![0; usize::try_from(record.length.min(MAX_VDSO_BYTES)).unwrap_or_default()];
-        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut image, record.start)?;
-        Ok(image)
-    };
-    read().map_err(|reason| ScanError::Failed {
-        path: path.clone(),
-        reason,
-    })
 }
 
 #[cfg(test)]

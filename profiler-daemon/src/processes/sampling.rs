@@ -92,9 +92,10 @@ impl<T: WalkerTables> Processes<T> {
         self.running(pid).is_some_and(|image| image.walker.has_entry)
     }
 
-    /// What profiles show of the process that had this id at a time, if it is known.
-    pub fn label_at(&self, pid: Pid, time_ns: u64) -> Option<ProcessLabel> {
-        self.image_at(pid, time_ns).map(Image::label)
+    /// What profiles show of the process that had this id at a time, if it is known, and its start in ticks since boot, if that is.
+    pub fn label_at(&self, pid: Pid, time_ns: u64) -> Option<(ProcessLabel, Option<u64>)> {
+        self.image_at(pid, time_ns)
+            .map(|image| (image.label(), image.start_ticks()))
     }
 
     /// An image that is known still.

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use profiler_common::{python::PythonStop, stop::StopReason};
@@ -16,6 +16,8 @@ use profiler_profile::Gil;
 
 use super::{
     codes::PythonCodes,
+    limits::WindowLimits,
+    moment::Moment,
     python_frames::{self, PythonFrames, Shape},
     python_tally::PythonTally,
     window::{Location, RawStack, StackWindow, WindowProcess},
@@ -30,78 +32,10 @@ pub const LOST_WINDOW_FULL: &str = "window_full";
 /// Reason of loss: the process of the sample is not known.
 pub const LOST_UNKNOWN_PROCESS: &str = "unknown_process";
 
-/// Least distance between the two clocks of a [`Moment`] that is a step of the time of day.
-const CLOCK_STEP: Duration = Duration::from_millis(200);
 /// What an entry costs beside its key.
 const ENTRY_BYTES: usize = 64;
 /// Words of a key before its frames.
 const KEY_HEADER: usize = 3;
-
-/// How large a window may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowLimits {
-    /// Most distinct stacks.
-    pub max_stacks: usize,
-    /// Most bytes of them.
-    pub max_bytes: usize,
-    /// Most distinct names of threads; others share one.
-    pub max_thread_names: usize,
-}
-
-impl WindowLimits {
-    /// For page faults, of which there are far fewer.
-    pub fn of_faults() -> Self {
-        Self {
-            max_stacks: 20_000,
-            max_bytes: 8 << 20,
-            max_thread_names: 1024,
-        }
-    }
-}
-
-impl Default for WindowLimits {
-    fn default() -> Self {
-        Self {
-            max_stacks: 100_000,
-            max_bytes: 32 << 20,
-            max_thread_names: 4096,
-        }
-    }
-}
-
-/// A moment on the clock that people read, which may be set, and on one that never is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// The time of day.
-    pub time: SystemTime,
-    /// What tells how long something took.
-    pub steady: Instant,
-}
-
-impl Moment {
-    /// Reads both clocks.
-    pub fn now() -> Self {
-        Self {
-            time: SystemTime::now(),
-            steady: Instant::now(),
-        }
-    }
-
-    /// The time of day at which an interval began that ends at `self`, as the clock stands then. If the clock was set
-    /// meanwhile, the interval is as long as it was and lies just before its end; if not, it begins where the one before ended.
-    fn start_of_interval(&self, begun: &Self) -> SystemTime {
-        let length = self.steady.saturating_duration_since(begun.steady);
-        let start = self.time.checked_sub(length).unwrap_or(self.time);
-        let step = start
-            .duration_since(begun.time)
-            .unwrap_or_else(|error| error.duration());
-        if step < CLOCK_STEP && begun.time <= self.time {
-            begun.time
-        } else {
-            start
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Count {

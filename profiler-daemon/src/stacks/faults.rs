@@ -12,7 +12,8 @@ use profiler_common::stop::StopReason;
 use profiler_profile::ProcessLabel;
 
 use super::{
-    aggregate::{Aggregator, Counted, Moment},
+    aggregate::{Aggregator, Counted},
+    moment::Moment,
     window::{RawStack, StackWindow},
 };
 use crate::{

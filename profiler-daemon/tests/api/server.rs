@@ -100,7 +100,8 @@ impl Server {
         .expect("alerts are kept somewhere");
         // It ends with the last handle.
         std::thread::spawn(|| alerting.run());
-        let (_taking, census) = census::start(ProcFs::new("/proc"), Arc::new(Health::new()), Arc::default()).expect("a thread can start");
+        let (_taking, census) =
+            census::start(ProcFs::new("/proc"), Arc::new(Health::new()), Arc::default()).expect("a thread can start");
         let context = Arc::new(Context::new(
             identity,
             engine.clone(),

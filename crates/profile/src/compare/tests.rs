@@ -391,7 +391,8 @@ fn idle_time_counts_in_cores() {
 #[test]
 fn idle_time_takes_no_blocks_from_shares() {
     // A minute of work in an hour: of blocks of that hour, one would hold all of it.
-    let (old, new): (&[(&[&str], u64)], &[(&[&str], u64)]) = (&[(&["old"], 300)], &[(&["new"], 300)]);
+    type Stacks<'a> = &'a [(&'a [&'a str], u64)];
+    let (old, new): (Stacks<'_>, Stacks<'_>) = (&[(&["old"], 300)], &[(&["new"], 300)]);
     let hour = |stacks| {
         [
             fixtures::blocks(&[], 900),

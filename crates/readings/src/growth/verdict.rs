@@ -132,7 +132,7 @@ pub(super) fn verdict(minutes: &[Option<f64>]) -> Verdict {
 fn verdict_at(minutes: &[Option<f64>]) -> Verdict {
     let mut verdict = Verdict::unknown(minutes.len());
     for window in WINDOWS {
-        let Some((points, earlier)) = window.blocks_of(minutes) else {
+        let Some(Blocks { points, earlier }) = window.blocks_of(minutes) else {
             continue;
         };
         let Some(slope) = slope(&points) else { continue };
@@ -165,20 +165,28 @@ fn verdict_at(minutes: &[Option<f64>]) -> Verdict {
     verdict
 }
 
+/// The least values of blocks of minutes.
+#[derive(Debug)]
+struct Blocks {
+    /// Of a window, with the hours at which they are.
+    points: Vec<(f64, f64)>,
+    /// Of the blocks before it that are whole, since less than a block may lie above any.
+    earlier: Vec<f64>,
+}
+
 impl Window {
-    /// The least values of its blocks with the hours at which they are, and those of the blocks before it that are whole, since
-    /// less than a block may lie above any; none if a block of it has no value.
-    fn blocks_of(self, minutes: &[Option<f64>]) -> Option<(Vec<(f64, f64)>, Vec<f64>)> {
+    /// The blocks of this window; none if one of them has no value.
+    fn blocks_of(self, minutes: &[Option<f64>]) -> Option<Blocks> {
         let start = minutes.len().checked_sub(self.blocks * self.minutes)?;
         let (before, within) = minutes.split_at(start);
         let least = |block: &[Option<f64>]| block.iter().flatten().copied().reduce(f64::min);
         let values: Option<Vec<f64>> = within.chunks(self.minutes).map(least).collect();
         let hours = |block: usize| (block * self.minutes) as f64 / 60.0;
         let points = values?.into_iter().enumerate();
-        Some((
-            points.map(|(block, value)| (hours(block), value)).collect(),
-            before.rchunks_exact(self.minutes).filter_map(least).collect(),
-        ))
+        Some(Blocks {
+            points: points.map(|(block, value)| (hours(block), value)).collect(),
+            earlier: before.rchunks_exact(self.minutes).filter_map(least).collect(),
+        })
     }
 }
 

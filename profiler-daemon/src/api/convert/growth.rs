@@ -113,7 +113,7 @@ mod tests {
         };
         let (web, of_web) = (("web".to_owned(), 0), ("python3".to_owned(), 7));
         assert_eq!(names("web", 0), [web.clone(), of_web.clone()]);
-        assert_eq!(names("", 7), [of_web.clone()]);
+        assert_eq!(names("", 7), std::slice::from_ref(&of_web));
         assert_eq!(names("", 0), [web, of_web, ("python3".to_owned(), 8)]);
         assert_eq!(names("other", 0), []);
     }
