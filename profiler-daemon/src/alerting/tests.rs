@@ -221,6 +221,7 @@ fn a_process_that_is_killed_for_want_of_memory_is_told_at_once_and_once() {
     assert_eq!(desk.run(None, 5), []);
     desk.oom_kills.push(OomKilled {
         pid: Pid(7),
+        start_ticks: Some(900),
         time: moment(5).time,
         process: Some(ProcessLabel {
             pid: 7,
@@ -255,6 +256,7 @@ fn a_process_that_is_killed_for_want_of_memory_is_told_at_once_and_once() {
     // A process that nobody knows is one too.
     desk.oom_kills.push(OomKilled {
         pid: Pid(8),
+        start_ticks: None,
         time: moment(70).time,
         process: None,
     });

@@ -13,6 +13,9 @@ use rustix::time::{ClockId, clock_gettime};
 use super::growth::{self, GrowthReport};
 use crate::{command::Member, memory::OomKilled};
 
+/// Intervals of reading processes within which one was read that is killed.
+const KILLED_WITHIN: u32 = 2;
+
 /// What reading has done and cost since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -101,7 +104,13 @@ impl Board {
     /// Notes processes that were killed because memory ran out: each is a reading of the process, and of no other with its id.
     pub fn put_killed(&self, kills: &[OomKilled], now: profiler_readings::Moment) {
         for kill in kills {
-            let subject = self.newest_process(kill.pid.0);
+            let ago = now.time.duration_since(kill.time).unwrap_or_default();
+            let killed_at = now.since_boot.saturating_sub(ago);
+            let read = || self.process_read_around(kill.pid.0, killed_at);
+            let subject = Subject::Process {
+                pid: kill.pid.0,
+                start_ticks: kill.start_ticks.or_else(read).unwrap_or(0),
+            };
             let reading = Reading {
                 metric: Metric::ProcessOomKilled,
                 subject: subject.clone(),
@@ -119,20 +128,23 @@ impl Board {
         }
     }
 
-    /// The process with this id that started last, of those with series.
-    fn newest_process(&self, pid: u32) -> Subject {
+    /// The start of the process with this id that was last read around a moment. Any other had the id before, or has it since.
+    fn process_read_around(&self, pid: u32, moment: Duration) -> Option<u64> {
+        let around = KILLED_WITHIN * Source::Processes.interval();
         let series = self.series();
         let starts = series.series().filter_map(|series| match series.subject {
             Subject::Process {
                 pid: other,
                 start_ticks,
-            } if *other == pid => Some(*start_ticks),
+            } if *other == pid => {
+                // Other sources tell of a process for longer than it is there.
+                let is_read = Source::of(series.metric) == Source::Processes;
+                let at = series.latest_at().filter(|_| is_read)?;
+                (at.abs_diff(moment) <= around).then_some(*start_ticks)
+            }
             _ => None,
         });
-        Subject::Process {
-            pid,
-            start_ticks: starts.max().unwrap_or(0),
-        }
+        starts.max()
     }
 
     /// Notes what is known of processes that are read.
@@ -156,5 +168,62 @@ impl Board {
         tally.rounds += 1;
         tally.missed += missed;
         tally.cpu += cpu;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::records::Pid;
+
+    fn moment(second: u64) -> profiler_readings::Moment {
+        profiler_readings::Moment {
+            time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + second),
+            since_boot: Duration::from_secs(second),
+        }
+    }
+
+    #[test]
+    fn who_had_the_id_before_was_not_killed() {
+        let board = Board::new(SeriesLimits {
+            retention: Duration::from_secs(3600),
+            max_bytes: 1 << 20,
+        });
+        let put = |metric, start_ticks, second| {
+            let reading = Reading {
+                metric,
+                subject: Subject::Process { pid: 7, start_ticks },
+                value: 1.0,
+                time: moment(second).time,
+            };
+            board.put(&[reading], moment(second).since_boot);
+        };
+        let killed = |start_ticks, second| {
+            let kill = OomKilled {
+                pid: Pid(7),
+                start_ticks,
+                time: moment(second).time,
+                process: None,
+            };
+            board.put_killed(&[kill], moment(second + 1));
+            let series = board.series();
+            let of_kills = series
+                .series()
+                .filter(|series| series.metric == Metric::ProcessOomKilled);
+            let told = of_kills.filter(|series| series.latest_at() == Some(moment(second + 1).since_boot));
+            told.map(|series| series.subject.clone()).collect::<Vec<_>>()
+        };
+        let of = |start_ticks| [Subject::Process { pid: 7, start_ticks }];
+        put(Metric::ProcessMemory, 100, 500);
+        put(Metric::ProcessMemory, 900, 600);
+        // Of a process that is gone its growth is told for a while.
+        put(Metric::ProcessMemoryGrowth, 900, 660);
+        assert_eq!(killed(None, 602), of(900), "it was read a moment before");
+        assert_eq!(killed(None, 660), of(0), "nobody knows which one");
+        assert_eq!(
+            killed(Some(6600), 670),
+            of(6600),
+            "it is known, though it was never read"
+        );
     }
 }
