@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use profiler_readings::{Metric, Subject, SubjectGrowth};
+use profiler_readings::{Metric, Subject, SubjectGrowth, Trend};
 use profiler_store::{Owner, SeriesStore};
 
 /// What runs out first.
@@ -21,7 +21,7 @@ pub struct Room {
     pub limit: RoomLimit,
     /// What is left of it.
     pub bytes: u64,
-    /// For how long that lasts at the pace, and at the fastest that its interval allows; none unless it grows beyond doubt.
+    /// For how long that lasts at the pace, and at the fastest that its interval allows; none unless the verdict is that it grows.
     pub lasts: Option<[Duration; 2]>,
 }
 
@@ -75,7 +75,8 @@ pub(super) fn reports(growths: &[SubjectGrowth], series: &SeriesStore, now: Dura
 }
 
 fn lasts(growth: &SubjectGrowth, bytes: f64) -> Option<[Duration; 2]> {
-    let pace = growth.verdict.pace.filter(|_| growth.verdict.certain > 0.0)?;
+    // Of any other verdict the pace may be of another time than that in which it grew for certain.
+    let pace = growth.verdict.pace.filter(|_| growth.verdict.trend == Trend::Growing)?;
     let at = |bytes_per_hour: f64| Duration::try_from_secs_f64((bytes / bytes_per_hour * 3600.0).floor()).ok();
     Some([at(pace.value)?, at(pace.high)?])
 }
@@ -84,26 +85,26 @@ fn lasts(growth: &SubjectGrowth, bytes: f64) -> Option<[Duration; 2]> {
 mod tests {
     use std::sync::Arc;
 
-    use profiler_readings::{Pace, Trend, Verdict};
+    use profiler_readings::{Pace, Verdict};
     use profiler_store::SeriesLimits;
 
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn growth(subject: Subject, certain: f64) -> SubjectGrowth {
+    fn growth(subject: Subject, trend: Trend) -> SubjectGrowth {
         SubjectGrowth {
             subject,
             held_bytes: 1 << 30,
             verdict: Verdict {
-                trend: Trend::Growing,
+                trend,
                 pace: Some(Pace {
                     value: 100.0,
                     low: 50.0,
                     high: 200.0,
                     span: HOUR,
                 }),
-                certain,
+                certain: 50.0,
                 followed: HOUR,
             },
         }
@@ -131,7 +132,8 @@ mod tests {
             service: Arc::from("web"),
         };
         series.set_owner(&process, &owner);
-        let growths = [growth(batch, 50.0), growth(web, 0.0), growth(process, 50.0)];
+        let growing = |subject| growth(subject, Trend::Growing);
+        let growths = [growing(batch), growth(web, Trend::Steady), growing(process)];
         let found = reports(&growths, &series, at);
         let room = |index: usize| found[index].room.unwrap();
         assert_eq!((room(0).limit, room(0).bytes), (RoomLimit::Host, 1000));
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!(
             room(1).lasts,
             None,
-            "what may not grow at all lasts for nobody knows how long"
+            "what grew for certain in another time than that of the pace"
         );
         assert_eq!(room(2).lasts, Some([HOUR * 4, HOUR * 2]));
         assert_eq!(found[2].owner.as_ref(), Some(&owner));

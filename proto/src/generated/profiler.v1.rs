@@ -919,7 +919,7 @@ pub struct MemoryRoom {
     pub limit: i32,
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
-    /// For how long it lasts at the pace, and at the fastest pace that the interval allows; not set unless it grows beyond doubt.
+    /// For how long it lasts at the pace, and at the fastest pace that the interval allows; not set unless the trend is growing.
     #[prost(message, optional, tag = "3")]
     pub lasts: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "4")]
