@@ -16,11 +16,12 @@ use crate::{
     server::{CONFIGURATION, Server},
 };
 
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "profiler.v1.AlertService",
+    "profiler.v1.GrowthService",
     "profiler.v1.MemoryService",
     "profiler.v1.MetricsService",
     "profiler.v1.ProcessService",
