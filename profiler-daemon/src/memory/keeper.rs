@@ -13,6 +13,7 @@ use std::{
 use profiler_common::memory::process_salt;
 use profiler_common::stop::StopReason;
 use profiler_store::{Growth, GrowthLimits, GrowthProcess, Look, PageLook, PageTouch, TouchedStack};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
@@ -26,7 +27,10 @@ use crate::{
 
 /// Time between two looks at all pages.
 const LOOK: Duration = Duration::from_secs(10);
-/// Looks take no more than one part in so many of the time.
+/// Time between two looks for programs that run no more, and the same where there is no room for the map of another.
+const SWEEP: Duration = Duration::from_secs(10);
+const HASTY_SWEEP: Duration = Duration::from_secs(1);
+/// CPU time of the looks at all pages: one part in so many of the time.
 const LOOK_SHARE: u32 = 400;
 /// Longest wait for something to do.
 const TURN: Duration = Duration::from_millis(500);
@@ -59,6 +63,7 @@ pub struct MemoryKeeper {
     dropped_before: u64,
     stop: Arc<AtomicBool>,
     look_due: Instant,
+    swept: Instant,
 }
 
 impl MemoryKeeper {
@@ -79,6 +84,7 @@ impl MemoryKeeper {
             dropped_before: 0,
             stop: parts.stop,
             look_due: Instant::now() + LOOK,
+            swept: Instant::now(),
         };
         let handle = MemoryHandle {
             commands: sender,
@@ -94,6 +100,9 @@ impl MemoryKeeper {
                 Ok(command) => self.take(command),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.swept.elapsed() >= SWEEP {
+                self.sweep();
             }
             if Instant::now() >= self.look_due {
                 self.look_at_all();
@@ -120,8 +129,22 @@ impl MemoryKeeper {
         }
     }
 
+    /// Forgets the programs that run no more: a busy host starts and ends many between two looks at all pages.
+    fn sweep(&mut self) {
+        for image in self.presence.gone() {
+            match self.running.get(&image).copied() {
+                Some((pid, start_ticks)) => {
+                    let looked = self.presence.after_end(pid, start_ticks);
+                    self.on_end(image, &looked);
+                }
+                None => self.presence.close(image),
+            }
+        }
+        self.swept = Instant::now();
+    }
+
     fn look_at_all(&mut self) {
-        let begun = Instant::now();
+        let begun = cpu_time();
         for image in self.growth.running() {
             self.look_at(image);
         }
@@ -135,7 +158,7 @@ impl MemoryKeeper {
             self.forget(image);
         }
         self.growth.expire(SystemTime::now());
-        let took = begun.elapsed();
+        let took = cpu_time().saturating_sub(begun);
         self.look_due = Instant::now() + LOOK.max(took * LOOK_SHARE);
     }
 
@@ -213,6 +236,9 @@ impl MemoryKeeper {
             .collect();
         pages.sort_unstable();
         pages.dedup();
+        if self.presence.is_full() && self.swept.elapsed() >= HASTY_SWEEP {
+            self.sweep();
+        }
         let looked = if process.is_running {
             self.presence.look(image, pid, process.start_ticks, &pages, true)
         } else {
@@ -237,8 +263,16 @@ impl MemoryKeeper {
             runs_python: process.runs_python,
         };
         self.growth.touch(&process, &touches, &looks);
+        if !self.growth.has_pages(image) {
+            self.presence.close(image);
+        }
         self.on_end(image, &looked);
     }
+}
+
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn touched_stack(stack: &NamedStack, stop: StopReason) -> TouchedStack {
@@ -261,3 +295,6 @@ fn page_touch(touch: &RawTouch, stack: Arc<TouchedStack>) -> PageTouch {
         stack,
     }
 }
+
+#[cfg(test)]
+mod tests;

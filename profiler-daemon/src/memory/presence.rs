@@ -3,6 +3,7 @@
 use std::{collections::HashMap, io};
 
 use profiler_store::{Look, PageLook};
+use rustix::process::{Resource, getrlimit};
 
 use crate::{
     kernel::{PageState, Pagemap, PagemapError, records::Pid},
@@ -13,8 +14,9 @@ use crate::{
 const NEAR: u64 = 128;
 /// Most pages of one read.
 const MAX_READ: u64 = 2048;
-/// Maps that are kept open.
-const MAX_OPEN: usize = 4096;
+/// Maps that are kept open, and the part of the descriptors that the daemon may have.
+const MAX_OPEN: usize = 1024;
+const DESCRIPTOR_SHARE: u64 = 8;
 
 /// What became of the process whose pages were to be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +37,35 @@ pub(super) struct Presence {
     proc: ProcFs,
     /// By the number of the program.
     maps: HashMap<u64, Pagemap>,
+    most: usize,
 }
 
 impl Presence {
     pub(super) fn new(proc: ProcFs) -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let share = usize::try_from(descriptors / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
         Self {
             proc,
             maps: HashMap::new(),
+            most: share.min(MAX_OPEN),
         }
+    }
+
+    /// How many maps are open.
+    #[cfg(test)]
+    pub(super) fn open_maps(&self) -> usize {
+        self.maps.len()
+    }
+
+    /// Whether as many maps are open as may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.maps.len() >= self.most
+    }
+
+    /// Programs with an open map that run no more.
+    pub(super) fn gone(&self) -> Vec<u64> {
+        let gone = self.maps.iter().filter(|(_, map)| map.is_gone());
+        gone.map(|(image, _)| *image).collect()
     }
 
     /// Closes the map of a program.
@@ -61,6 +84,7 @@ impl Presence {
         new: bool,
     ) -> Looked {
         if pages.is_empty() {
+            self.close(image);
             return match self.runs(pid, start_ticks) {
                 true => Looked::Found(Vec::new()),
                 false => Looked::Ended,
@@ -96,7 +120,7 @@ impl Presence {
     /// The map of a program; `None` if its process has ended.
     fn open(&mut self, image: u64, pid: Pid, start_ticks: Option<u64>) -> io::Result<Option<&mut Pagemap>> {
         if !self.maps.contains_key(&image) {
-            if self.maps.len() >= MAX_OPEN {
+            if self.is_full() {
                 return Err(io::Error::other("too many processes are looked at"));
             }
             let map = match Pagemap::open(&self.proc.path(pid, "pagemap")) {
@@ -209,6 +233,28 @@ mod tests {
         let pages = [PageLook { page: 1, pages: 1 }];
         assert_eq!(presence.look(1, own, Some(1), &pages, true), Looked::Ended);
         assert_eq!(presence.look(2, Pid(u32::MAX), None, &pages, true), Looked::Ended);
+    }
+
+    #[test]
+    fn those_that_run_no_more_are_told_and_the_number_of_maps_is_bounded() {
+        let mut presence = Presence::new(ProcFs::new("/proc"));
+        assert!((1..=MAX_OPEN).contains(&presence.most));
+        presence.most = 2;
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, other) = (Pid(std::process::id()), Pid(child.id()));
+        let pages = [PageLook { page: 1, pages: 1 }];
+        for (image, pid) in [(1, own), (2, other)] {
+            assert!(matches!(presence.look(image, pid, None, &pages, true), Looked::Found(_)));
+        }
+        assert!(presence.is_full() && presence.gone().is_empty());
+        assert!(matches!(presence.look(3, own, None, &pages, true), Looked::Refused(_)));
+        child.kill().unwrap();
+        assert_eq!(child.wait().map(|_| presence.gone()).unwrap(), [2]);
+        presence.close(2);
+        assert!(matches!(presence.look(3, own, None, &pages, true), Looked::Found(_)));
+        // Of a program without pages nothing is open.
+        assert_eq!(presence.look(3, own, None, &[], false), Looked::Found(Vec::new()));
+        assert!(!presence.is_full());
     }
 
     #[test]

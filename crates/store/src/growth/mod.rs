@@ -173,6 +173,11 @@ impl Growth {
         self.processes.get(&image).is_some_and(|pages| pages.ended.is_none())
     }
 
+    /// Whether any page of a program is held to be there.
+    pub fn has_pages(&self, image: u64) -> bool {
+        self.processes.get(&image).is_some_and(|pages| pages.len() > 0)
+    }
+
     /// The pages of a program to look at, in the order of their numbers.
     pub fn pages_of(&self, image: u64) -> Vec<PageLook> {
         self.processes

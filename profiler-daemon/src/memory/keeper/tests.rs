@@ -1,0 +1,99 @@
+use std::process::{Child, Command};
+
+use profiler_common::memory::fault;
+use profiler_profile::ProcessLabel;
+
+use super::*;
+
+fn keeper(proc: &str) -> MemoryKeeper {
+    let (keeper, _handle) = MemoryKeeper::new(MemoryParts {
+        proc: ProcFs::new(proc),
+        retention: Duration::from_secs(900),
+        salt: 7,
+        stop: Arc::default(),
+    });
+    keeper
+}
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("60").spawn().unwrap()
+}
+
+/// A page of the program that has been written to since it began: one of its stack.
+fn page_of(child: &Child) -> u64 {
+    let start = Instant::now();
+    loop {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap();
+        let stack = maps.lines().find(|line| line.ends_with("[stack]"));
+        let end = stack.and_then(|line| line.split(['-', ' ']).nth(1));
+        if let Some(end) = end
+            && std::fs::read_link(format!("/proc/{}/exe", child.id())).is_ok_and(|exe| !exe.ends_with("deps"))
+        {
+            return (u64::from_str_radix(end, 16).unwrap() >> 12) - 1;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "it does not begin");
+    }
+}
+
+fn window(processes: Vec<FaultProcess>) -> NamedFaults {
+    let stack = NamedStack {
+        thread: Arc::from("sleep"),
+        frames: Box::default(),
+    };
+    NamedFaults {
+        end: SystemTime::now(),
+        lost: BTreeMap::new(),
+        processes,
+        stacks: [(1, stack)].into(),
+    }
+}
+
+fn process(image: u64, pid: u32, page: u64) -> FaultProcess {
+    FaultProcess {
+        image,
+        label: ProcessLabel {
+            pid,
+            start: SystemTime::UNIX_EPOCH,
+            name: "sleep".into(),
+            service: "web".into(),
+        },
+        start_ticks: None,
+        is_running: true,
+        shares_pages: false,
+        runs_python: false,
+        touches: vec![RawTouch {
+            page,
+            level: 0,
+            code: fault::WRITE | fault::USER,
+            time: SystemTime::now(),
+            stack: 1,
+            stop: StopReason::Root,
+        }],
+    }
+}
+
+#[test]
+fn nothing_stays_open_of_programs_that_ended() {
+    let mut keeper = keeper("/proc");
+    let mut children: Vec<Child> = (0..3).map(|_| sleeper()).collect();
+    let of = |(image, child): (usize, &Child)| process(image as u64, child.id(), page_of(child));
+    let processes = children.iter().enumerate().map(of).collect();
+    keeper.on_window(window(processes));
+    assert_eq!((keeper.growth.running(), keeper.presence.open_maps()), (vec![0, 1, 2], 3));
+    for child in &mut children[1..] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    keeper.sweep();
+    assert_eq!((keeper.growth.running(), keeper.presence.open_maps()), (vec![0], 1));
+    assert_eq!(keeper.running.len(), 1);
+    // What it touched is not there: nothing is left to look at.
+    let (running, first) = (children[0].id(), 1);
+    let mut own = keeper.growth.pages_of(0);
+    own.truncate(1);
+    keeper.growth.found(0, &own, &[Look::Gone]);
+    keeper.on_window(window(vec![process(0, running, first)]));
+    assert_eq!(keeper.presence.open_maps(), 0);
+    children[0].kill().unwrap();
+    children[0].wait().unwrap();
+}
