@@ -244,7 +244,10 @@ mod tests {
         let (own, other) = (Pid(std::process::id()), Pid(child.id()));
         let pages = [PageLook { page: 1, pages: 1 }];
         for (image, pid) in [(1, own), (2, other)] {
-            assert!(matches!(presence.look(image, pid, None, &pages, true), Looked::Found(_)));
+            assert!(matches!(
+                presence.look(image, pid, None, &pages, true),
+                Looked::Found(_)
+            ));
         }
         assert!(presence.is_full() && presence.gone().is_empty());
         assert!(matches!(presence.look(3, own, None, &pages, true), Looked::Refused(_)));

@@ -96,7 +96,10 @@ impl Growth {
         let mut totals = Totals::default();
         let mut quality = Quality::default();
         for process in &processes {
-            let there = process.pages.values().filter(|page| is_within(page.time));
+            // Of a process that ended nothing is left; but who asks for it asks what it had at its end.
+            let is_held = process.ended.is_none() || matches!(query.target, Target::Process(_));
+            let there = process.pages.values();
+            let there = there.filter(|page| is_held && is_within(page.time));
             let (kept, others): (Vec<&Page>, Vec<&Page>) = there.partition(|page| page.kind == query.kind);
             totals.other_growth += others.iter().map(|page| page.weight()).sum::<u64>();
             let mut sums = Sums::new();

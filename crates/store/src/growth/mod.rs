@@ -188,7 +188,7 @@ impl Growth {
     /// Takes what was found at the pages given by [`Self::pages_of`].
     pub fn found(&mut self, image: u64, pages: &[PageLook], looks: &[Look]) {
         if let Some(process) = self.processes.get_mut(&image) {
-            process.found(pages, looks);
+            process.found(pages, looks, self.limits.process_pages / 4);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The chosen pages of one process.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::SystemTime,
 };
@@ -133,8 +133,10 @@ impl ProcessPages {
     /// Takes faults with what was found at their pages.
     pub(super) fn touch(&mut self, touches: &[PageTouch], looks: &[Look]) {
         let mut sums: HashMap<(*const TouchedStack, PageKind), Touched> = HashMap::new();
+        let huge = self.huge_blocks(touches, looks);
         for (touch, look) in touches.iter().zip(looks) {
-            let Some(page) = self.new_page(touch, *look) else {
+            let is_huge = huge.contains(&(touch.page / HUGE_PAGES));
+            let Some(page) = self.new_page(touch, *look, is_huge) else {
                 continue;
             };
             let sum = sums
@@ -152,19 +154,72 @@ impl ProcessPages {
             sum.levels = (sum.levels.0.min(page.level), sum.levels.1.max(page.level));
             self.keep(touch.page, page, *look);
         }
+        self.raise_to(touches);
         let mut sums: Vec<Touched> = sums.into_values().collect();
         sums.sort_by_key(|sum| sum.time);
         self.touched.extend(sums);
     }
 
+    /// Blocks that became huge pages by one fault. The kernel makes huge pages also of pages that were touched one by one, each
+    /// of which counts for itself. Pages that are kept of such a block make room: what they were part of was given back.
+    fn huge_blocks(&mut self, touches: &[PageTouch], looks: &[Look]) -> HashSet<u64> {
+        let is_huge = |look: &Look| matches!(look, Look::There { is_huge: true, .. });
+        let of_huge = touches.iter().zip(looks).filter(|(_, look)| is_huge(look));
+        let mut blocks: HashSet<u64> = of_huge.map(|(touch, _)| touch.page / HUGE_PAGES).collect();
+        if blocks.is_empty() {
+            return blocks;
+        }
+        let mut first_touched: HashMap<u64, u64> = HashMap::new();
+        for touch in touches {
+            let block = touch.page / HUGE_PAGES;
+            if *first_touched.entry(block).or_insert(touch.page) != touch.page {
+                blocks.remove(&block);
+            }
+        }
+        for (number, page) in &self.pages {
+            let block = number / HUGE_PAGES;
+            if page.huge_pages == 0 && first_touched.get(&block).is_some_and(|touched| touched != number) {
+                blocks.remove(&block);
+            }
+        }
+        self.pages.retain(|number, page| {
+            let block = number / HUGE_PAGES;
+            page.huge_pages == 0 || !blocks.contains(&block) || first_touched.get(&block) == Some(number)
+        });
+        blocks
+    }
+
+    /// Raises what is kept to the level that these were chosen at: a later touch at that level of a page that it does not choose
+    /// is never seen, and those that it chooses stand for it, too.
+    fn raise_to(&mut self, touches: &[PageTouch]) {
+        let base = |touch: &PageTouch| match touch.code & fault::WRITE {
+            0 => touch.level.saturating_sub(READ_LEVELS),
+            _ => touch.level,
+        };
+        let Some(level @ 1..) = touches.iter().map(base).max() else {
+            return;
+        };
+        self.drop_below(level);
+    }
+
+    /// Drops the pages that a level would not have chosen; the others stand for them.
+    fn drop_below(&mut self, level: u32) {
+        let salt = self.process.salt;
+        self.pages.retain(|number, page| {
+            let floor = floor_of(level, page.kind);
+            page.level = page.level.max(floor);
+            is_chosen(page_hash(*number, salt), floor)
+        });
+    }
+
     /// What a fault has added, if anything.
-    fn new_page(&mut self, touch: &PageTouch, look: Look) -> Option<Page> {
+    fn new_page(&mut self, touch: &PageTouch, look: Look, is_huge: bool) -> Option<Page> {
         let is_write = touch.code & fault::WRITE != 0;
         let was_there = touch.code & fault::PRESENT != 0;
-        let (is_file, is_huge) = match look {
-            Look::There { is_file, is_huge, .. } => (is_file, is_huge),
+        let is_file = match look {
+            Look::There { is_file, .. } => is_file,
             // Memory of its own that is only read is the one page of zeros, which is nobody's.
-            Look::Gone | Look::Unknown => (!is_write, false),
+            Look::Gone | Look::Unknown => !is_write,
         };
         let known = self.pages.get_mut(&touch.page);
         let kind = match (is_write, is_file) {
@@ -217,12 +272,7 @@ impl ProcessPages {
         let before = self.pages.len();
         while self.pages.len() > most && self.floor < MAX_LEVEL {
             self.floor += 1;
-            let (floor, salt) = (self.floor, self.process.salt);
-            self.pages.retain(|number, page| {
-                let floor = floor_of(floor, page.kind);
-                page.level = page.level.max(floor);
-                is_chosen(page_hash(*number, salt), floor)
-            });
+            self.drop_below(self.floor);
         }
         (before - self.pages.len()) as u64
     }
@@ -255,8 +305,8 @@ impl ProcessPages {
         looks
     }
 
-    /// Takes what was found.
-    pub(super) fn found(&mut self, pages: &[PageLook], looks: &[Look]) {
+    /// Takes what was found. With fewer than `low` pages there is room for more again.
+    pub(super) fn found(&mut self, pages: &[PageLook], looks: &[Look], low: usize) {
         let found: HashMap<u64, Look> = pages.iter().map(|look| look.page).zip(looks.iter().copied()).collect();
         self.pages.retain(|number, page| {
             let first = match page.huge_pages {
@@ -275,6 +325,10 @@ impl ProcessPages {
                 }
             }
         });
+        // What made it too many is gone, and the next may be kept more finely.
+        if self.pages.len() < low {
+            self.floor = self.floor.saturating_sub(1);
+        }
     }
 
     pub(super) fn forget_touches_before(&mut self, horizon: SystemTime) {

@@ -59,6 +59,12 @@ fn process(image: u64, pid: u32) -> GrowthProcess {
     }
 }
 
+/// The first page from a number on that a level chooses.
+fn page_of_level(from: u64, level: u32) -> u64 {
+    let chosen = |page: &u64| is_chosen(page_hash(*page, SALT), level);
+    (from..).find(chosen).unwrap()
+}
+
 struct Keeper(Growth);
 
 impl Keeper {
@@ -131,14 +137,21 @@ fn by_function(profile: &Profile) -> BTreeMap<String, u64> {
 fn what_is_freed_drops_out_and_stays_in_what_was_touched() {
     let mut keeper = Keeper::new(GrowthLimits::default());
     let web = process(1, 7);
-    keeper.touch(&web, &[(10, 0, WRITE, THERE), (11, 2, WRITE, THERE)], 100, "leak");
-    keeper.touch(&web, &[(20, 0, WRITE, THERE), (21, 0, WRITE, Look::Gone)], 101, "churn");
+    let four = page_of_level(10, 2);
+    keeper.touch(&web, &[(four, 2, WRITE, THERE)], 99, "leak");
+    keeper.touch(&web, &[(four + 1, 0, WRITE, THERE)], 100, "leak");
+    let churned = four + 10;
+    let faults = [(churned, 0, WRITE, THERE), (churned + 1, 0, WRITE, Look::Gone)];
+    keeper.touch(&web, &faults, 101, "churn");
     let answer = keeper.answer(PageKind::Anonymous, None, 1000);
     let expected = [("churn", PAGE_BYTES), ("leak", 5 * PAGE_BYTES)].map(|(name, bytes)| (name.to_owned(), bytes));
     assert_eq!(by_function(&answer.growth), expected.into());
     assert_eq!(by_function(&answer.first_touch)["churn"], 2 * PAGE_BYTES);
     let pages = keeper.0.pages_of(1);
-    assert_eq!(pages.iter().map(|look| look.page).collect::<Vec<_>>(), [10, 11, 20]);
+    assert_eq!(
+        pages.iter().map(|look| look.page).collect::<Vec<_>>(),
+        [four, four + 1, churned]
+    );
     keeper.0.found(1, &pages, &[THERE, THERE, Look::Gone]);
     assert_eq!(keeper.bytes(), (5 * PAGE_BYTES, 7 * PAGE_BYTES));
 
@@ -210,13 +223,13 @@ fn kinds_of_pages_are_kept_apart() {
     };
     keeper.touch(
         &forked,
-        &[(40, 1, WRITE_AGAIN, THERE), (10, 0, WRITE_AGAIN, THERE)],
+        &[(40, 0, WRITE_AGAIN, THERE), (10, 0, WRITE_AGAIN, THERE)],
         102,
         "work",
     );
     assert_eq!(
         (growth(&keeper, PageKind::Copied), growth(&keeper, PageKind::Anonymous)),
-        (2, 3)
+        (1, 3)
     );
 }
 
@@ -238,7 +251,7 @@ fn a_page_belongs_to_who_touched_it_last_unless_it_was_there() {
 fn one_fault_of_a_huge_page_is_two_mebibytes() {
     let mut keeper = Keeper::new(GrowthLimits::default());
     let web = process(1, 7);
-    keeper.touch(&web, &[(1024 + 5, 3, WRITE, HUGE)], 100, "work");
+    keeper.touch(&web, &[(page_of_level(1024 + 5, 3), 3, WRITE, HUGE)], 100, "work");
     assert_eq!(keeper.bytes(), (8 * (2 << 20), 8 * (2 << 20)));
     let pages = keeper.0.pages_of(1);
     assert_eq!(pages, [PageLook { page: 1024, pages: 512 }]);
@@ -253,6 +266,90 @@ fn one_fault_of_a_huge_page_is_two_mebibytes() {
     assert_eq!(keeper.bytes().0, 8 << 20);
     keeper.0.found(1, &pages, &[Look::Gone]);
     assert_eq!(keeper.bytes().0, 0);
+}
+
+#[test]
+fn a_block_is_one_huge_page_at_most() {
+    let touched = |batches: &[&[(u64, u32, u32, Look)]]| {
+        let mut keeper = Keeper::new(GrowthLimits::default());
+        for batch in batches {
+            keeper.touch(&process(1, 7), batch, 100, "work");
+        }
+        keeper.bytes().0
+    };
+    let [first, second] = [1030, 1031].map(|page| (page, 0, WRITE, HUGE));
+    // Touched one by one, and made one huge page later.
+    assert_eq!(touched(&[&[first, second]]), 2 * PAGE_BYTES);
+    assert_eq!(touched(&[&[(1029, 0, WRITE, THERE)], &[second]]), 2 * PAGE_BYTES);
+    // Given back, and touched anew elsewhere.
+    assert_eq!(touched(&[&[first], &[second]]), 2 << 20);
+    let next = (1536, 0, WRITE, HUGE);
+    assert_eq!(touched(&[&[first, next]]), 4 << 20);
+}
+
+#[test]
+fn a_buffer_that_is_refilled_does_not_grow() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    let pages = 2048;
+    for (turn, level) in [0, 1, 2, 3, 4, 5, 6, 7, 8, 5, 2, 0, 4, 1, 3].into_iter().enumerate() {
+        keeper.touch(
+            &process(1, 7),
+            &chosen(1 << 20, pages, level),
+            100 + turn as u64,
+            "refill",
+        );
+        let answer = keeper.answer(PageKind::Anonymous, None, 1000).growth;
+        let error = answer.quality.pages.unwrap().growth_error as f64;
+        let off = (answer.samples() as f64 - (pages * PAGE_BYTES) as f64).abs();
+        assert!(off <= 4.0 * error, "{off} after level {level}, {error} expected");
+    }
+}
+
+#[test]
+fn of_a_service_only_those_that_run_hold_anything() {
+    let mut keeper = Keeper::new(GrowthLimits::default());
+    keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "over");
+    keeper.touch(&process(2, 8), &[(10, 0, WRITE, THERE)], 100, "runs");
+    keeper.0.ended(1, at(150));
+    let answer = |target| {
+        let span = Span {
+            start: None,
+            end: at(1000),
+        };
+        let kind = PageKind::Anonymous;
+        keeper.0.answer(&GrowthQuery { target, span, kind }, at(1000))
+    };
+    for target in [Target::Service("shop".into()), Target::Everything] {
+        let of_all = answer(target);
+        assert_eq!(by_function(&of_all.growth), [("runs".to_owned(), PAGE_BYTES)].into());
+        assert_eq!(of_all.first_touch.samples(), 2 * PAGE_BYTES);
+    }
+    assert_eq!(
+        answer(Target::Process(7)).growth.samples(),
+        PAGE_BYTES,
+        "as it was at its end"
+    );
+}
+
+#[test]
+fn what_was_thinned_once_is_not_for_ever() {
+    let mut keeper = Keeper::new(GrowthLimits {
+        process_pages: 100,
+        ..GrowthLimits::default()
+    });
+    keeper.touch(&process(1, 7), &chosen(1 << 20, 400, 0), 100, "burst");
+    for _ in 0..MAX_FALL {
+        let pages = keeper.0.pages_of(1);
+        keeper.0.found(1, &pages, &vec![Look::Gone; pages.len()]);
+    }
+    keeper.touch(&process(1, 7), &chosen(1 << 21, 50, 0), 200, "later");
+    let quality = keeper
+        .answer(PageKind::Anonymous, None, 1000)
+        .growth
+        .quality
+        .pages
+        .unwrap();
+    assert_eq!((quality.pages, quality.levels), (50, (0, 0)));
 }
 
 #[test]
@@ -290,6 +387,9 @@ fn an_id_that_was_reused_is_the_last_process_with_it() {
     let growth = by_function(&keeper.answer(PageKind::Anonymous, None, 1000).growth);
     assert_eq!(growth, [("new".to_owned(), 2 * PAGE_BYTES)].into());
 }
+
+/// Looks after which the level is down again.
+const MAX_FALL: u32 = 8;
 
 /// Touches of all pages of a run that a level chooses.
 fn chosen(first: u64, pages: u64, level: u32) -> Vec<(u64, u32, u32, Look)> {

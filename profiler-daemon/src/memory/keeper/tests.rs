@@ -79,7 +79,10 @@ fn nothing_stays_open_of_programs_that_ended() {
     let of = |(image, child): (usize, &Child)| process(image as u64, child.id(), page_of(child));
     let processes = children.iter().enumerate().map(of).collect();
     keeper.on_window(window(processes));
-    assert_eq!((keeper.growth.running(), keeper.presence.open_maps()), (vec![0, 1, 2], 3));
+    assert_eq!(
+        (keeper.growth.running(), keeper.presence.open_maps()),
+        (vec![0, 1, 2], 3)
+    );
     for child in &mut children[1..] {
         child.kill().unwrap();
         child.wait().unwrap();
