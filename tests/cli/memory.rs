@@ -146,6 +146,8 @@ fn a_census_as_json_can_be_compared_with_another() {
     let compare = ["memory", "census", "--compare", "before.json", "after.json"];
     let outcome = program::run(&first, compare).expect_success();
     assert!(outcome.text().contains("+97.7 KiB"), "{}", outcome.text());
+    let of_before = "the census before did not show all: 2 pools are swapped out";
+    assert!(outcome.text().contains(of_before), "{}", outcome.text());
     let outcome = program::run(&first, compare.into_iter().chain(["--json"])).expect_success();
     let changes = &json(&outcome)["difference"]["changes"];
     assert_eq!(changes.as_array().unwrap().len(), 1);

@@ -5,7 +5,7 @@
 //! time, and none for a while after it. The largest process goes first.
 
 use std::{
-    io,
+    io, iter,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -37,6 +37,9 @@ const MAX_TRIED: usize = 3;
 /// Types that are told of, and most bytes told of a name.
 const MAX_TYPES: usize = 5;
 const MAX_NAME_BYTES: usize = 120;
+/// Reasons told of why not all is known, and most bytes of one.
+const MAX_REASONS: usize = 3;
+const MAX_REASON_BYTES: usize = 300;
 
 /// An alert, and whose objects may be counted for it.
 #[derive(Debug)]
@@ -185,10 +188,14 @@ fn lines(taken: &Taken) -> Vec<String> {
         .filter(|change| change.more_objects() > 0)
         .take(MAX_TYPES)
         .collect();
+    // What one of the two does not show may be no more, or no less, in truth.
+    let unsure = taken.partial.iter().take(MAX_REASONS).map(|reason| {
+        let reason = visible(reason, MAX_REASON_BYTES);
+        format!("Python objects of process {pid}: not all is known: {reason}")
+    });
     if more.is_empty() {
-        return vec![format!(
-            "Python objects of process {pid}: no more of any type in {apart} s"
-        )];
+        let none = format!("Python objects of process {pid}: no more of any type in {apart} s");
+        return iter::once(none).chain(unsure).collect();
     }
     let line = |change: &&Change| {
         let bytes = size_in_words(change.more_bytes().max(0) as f64);
@@ -200,7 +207,7 @@ fn lines(taken: &Taken) -> Vec<String> {
             holders.and_then(held_by).unwrap_or_default()
         )
     };
-    more.iter().map(line).collect()
+    more.iter().map(line).chain(unsure).collect()
 }
 
 fn held_by(holders: &Holders) -> Option<String> {
@@ -292,6 +299,14 @@ mod tests {
         assert_eq!(
             with(Vec::new()),
             ["Python objects of process 7: no more of any type in 60 s"]
+        );
+        let partial = Taken {
+            partial: vec!["the census before did not show all".to_owned()],
+            ..taken(Some((Difference::default(), SystemTime::UNIX_EPOCH)))
+        };
+        assert_eq!(
+            lines(&partial)[1..],
+            ["Python objects of process 7: not all is known: the census before did not show all"]
         );
     }
 

@@ -4,6 +4,7 @@
 //! sampling loop, at the lowest priority and with pauses; it stops when nobody waits for the answer any more. The process is not
 //! stopped and nothing is written into it; what it has in memory is not trusted.
 
+mod kept;
 mod pace;
 mod regions;
 mod take;
@@ -23,7 +24,7 @@ use std::{
 use profiler_census::{Census, Difference, Holders};
 use tokio::sync::oneshot;
 
-use self::take::{Kept, Taker};
+use self::{kept::Kept, take::Taker};
 use crate::{command::Reply, health::Health, kernel::records::Pid, processes::scan::ProcFs};
 
 /// Requests that may wait for the one in progress.
@@ -143,13 +144,6 @@ pub enum CensusError {
     Stopping,
 }
 
-/// An earlier census of the same process.
-#[derive(Clone, Debug)]
-struct Earlier {
-    census: Arc<Census>,
-    time: SystemTime,
-}
-
 #[derive(Debug)]
 struct Request {
     pid: Pid,
@@ -228,9 +222,12 @@ fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &At
             is_unwanted: &is_unwanted,
         };
         let taken = taker.take(|start_ticks| options.compare.then(|| kept.find(pid, start_ticks)).flatten());
+        let taken = taken.map(|(taken, earlier)| {
+            kept.keep(&taken, earlier);
+            taken
+        });
         match &taken {
             Ok(taken) => {
-                kept.keep(taken);
                 let Cost { memory_bytes, busy, .. } = taken.cost;
                 tracing::info!(pid = pid.0, memory_bytes, ?busy, "a census was taken");
             }

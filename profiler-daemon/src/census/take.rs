@@ -1,7 +1,6 @@
 //! Takes one census: finds the pools of a process, counts what is in them, and looks for who holds what is new.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     ops::Range,
     os::unix::fs::FileExt as _,
@@ -16,7 +15,8 @@ use profiler_census::{
 use profiler_unwinding::python::ProcessMemory as _;
 
 use super::{
-    CensusError, Cost, Earlier, Options, Taken,
+    CensusError, Cost, Options, Taken,
+    kept::Earlier,
     pace::Pace,
     regions::{ENTRY_BYTES, PAGE_BYTES, Page, Regions},
     target::{PacedMemory, Target},
@@ -24,7 +24,7 @@ use super::{
 use crate::{kernel::records::Pid, processes::scan::ProcFs};
 
 /// Longest time of a count, and of the search for holders after it: the answer to a request must begin within half a minute.
-const COUNT_WITHIN: Duration = Duration::from_secs(14);
+pub(super) const COUNT_WITHIN: Duration = Duration::from_secs(14);
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 /// Pages whose presence is asked for at once: 32 MiB.
 const PAGES_AT_ONCE: u64 = 8192;
@@ -32,6 +32,8 @@ const PAGES_AT_ONCE: u64 = 8192;
 const MAX_POOLS: usize = 1 << 20;
 /// How often a pool is read that changes meanwhile.
 const ATTEMPTS: u32 = 4;
+/// A census in which no more than one of so many pools changed whenever it was read tells what is new since.
+const TORN_OF: u64 = 100;
 
 /// What a census of a process is taken with.
 pub(super) struct Taker<'a> {
@@ -50,6 +52,8 @@ struct Count<'a> {
     tally: Tally,
     pools: Pools,
     swapped_pools: u64,
+    /// Of which it could not be read what is there.
+    unknown_bytes: u64,
     pagemap_bytes: u64,
     buffer: Vec<u8>,
 }
@@ -67,30 +71,41 @@ struct Counted {
     table: TypeTable,
     pools: Pools,
     partial: Vec<String>,
+    /// Whether what is not among it is new in the next.
+    tells_new: bool,
     pagemap_bytes: u64,
 }
 
 impl Taker<'_> {
-    /// Counts, and compares with an earlier count of the same process that `earlier` finds.
-    pub(super) fn take(self, earlier: impl FnOnce(u64) -> Option<Earlier>) -> Result<Taken, CensusError> {
+    /// Counts, and compares with an earlier count of the same process that `earlier` finds. Also what to compare the next with.
+    pub(super) fn take(self, earlier: impl FnOnce(u64) -> Option<Earlier>) -> Result<(Taken, Earlier), CensusError> {
         let (started, time) = (Instant::now(), SystemTime::now());
         let target = Target::open(self.proc, self.pid)?;
         let pace = Pace::new(COUNT_WITHIN, self.is_unwanted);
         let memory = PacedMemory::new(target.open_file("mem")?, &pace);
-        let (interpreter, python) = target.interpreter(self.proc)?;
+        let (interpreter, python) = target.interpreter(self.proc, &pace)?;
         let Counted {
             census,
             table,
             pools,
             mut partial,
+            tells_new,
             pagemap_bytes,
         } = self.count(&target, &memory, interpreter)?;
+        let kept = Earlier {
+            census: Arc::clone(&census),
+            time,
+            partial: partial.clone(),
+            tells_new,
+        };
         let before = earlier(target.start_ticks);
         let difference = before
             .as_ref()
             .map(|before| Difference::between(&before.census, &census));
         let mut holders = Vec::new();
-        if let (true, Some(before), Some(difference)) = (self.options.holders, &before, &difference) {
+        partial.extend(before.iter().flat_map(|before| before.caveats(self.options.holders)));
+        let searched = before.as_ref().filter(|before| before.tells_new);
+        if let (true, Some(before), Some(difference)) = (self.options.holders, searched, &difference) {
             let search = Search::new(table, wanted(&before.census, &census, difference));
             memory.is_strict.set(true);
             pace.extend(SEARCH_WITHIN);
@@ -104,7 +119,7 @@ impl Taker<'_> {
             }
             self.still(&target, &memory, &interpreter)?;
         }
-        Ok(Taken {
+        let taken = Taken {
             pid: self.pid,
             start_ticks: target.start_ticks,
             time,
@@ -119,7 +134,8 @@ impl Taker<'_> {
                 duration: started.elapsed(),
                 busy: pace.busy(),
             },
-        })
+        };
+        Ok((taken, kept))
     }
 
     /// Counts all that is in pools.
@@ -139,6 +155,7 @@ impl Taker<'_> {
             tally: Tally::new(interpreter),
             pools: Pools::default(),
             swapped_pools: 0,
+            unknown_bytes: 0,
             pagemap_bytes: 0,
             buffer: vec![0; interpreter.pool_bytes() as usize],
         };
@@ -149,9 +166,15 @@ impl Taker<'_> {
             partial.push("its list of mappings is longer than is read".to_owned());
         }
         if unread > 0 {
-            let (unread, limit) = (unread >> 20, COUNT_WITHIN.as_secs());
+            let (unread, limit) = (unread.div_ceil(1 << 20), COUNT_WITHIN.as_secs());
             partial.push(format!(
                 "{unread} MiB of its address space were not looked at within {limit} s"
+            ));
+        }
+        if count.unknown_bytes > 0 {
+            let unknown = count.unknown_bytes.div_ceil(1 << 20);
+            partial.push(format!(
+                "of {unknown} MiB of its address space it could not be read what is there"
             ));
         }
         if count.swapped_pools > 0 {
@@ -161,12 +184,20 @@ impl Taker<'_> {
             ));
         }
         if count.tally.pools() == 0 {
-            return Err(CensusError::NoPools { pid });
+            // There may be pools in what was not read.
+            return Err(match partial.is_empty() {
+                true => CensusError::NoPools { pid },
+                false => CensusError::Refused {
+                    pid,
+                    reason: partial.join("; "),
+                },
+            });
         }
         if count.tally.is_padded() {
             return Err(CensusError::Padded { pid });
         }
         let (census, table) = count.tally.finish(memory);
+        let tells_new = partial.is_empty() && census.torn_pools.saturating_mul(TORN_OF) <= census.pools;
         if census.torn_pools > 0 {
             partial.push(format!("{} pools changed whenever they were read", census.torn_pools));
         }
@@ -175,6 +206,7 @@ impl Taker<'_> {
             table,
             pools: count.pools,
             partial,
+            tells_new,
             pagemap_bytes: count.pagemap_bytes,
         })
     }
@@ -202,7 +234,7 @@ impl Count<'_> {
             let mut next = range.start.next_multiple_of(self.interpreter.pool_bytes());
             while next < range.end && self.memory.pace.go_on() {
                 let end = range.end.min(next.saturating_add(PAGES_AT_ONCE * PAGE_BYTES));
-                self.count_part(next..end);
+                unread += self.count_part(next..end);
                 next = end;
             }
             unread += range.end.saturating_sub(next);
@@ -210,35 +242,38 @@ impl Count<'_> {
         unread
     }
 
-    fn count_part(&mut self, range: Range<u64>) {
+    /// The same for a part that is looked at at once.
+    fn count_part(&mut self, range: Range<u64>) -> u64 {
         let pages = (range.end - range.start) / PAGE_BYTES;
         let mut entries = vec![0; (pages * ENTRY_BYTES) as usize];
         self.pagemap_bytes += entries.len() as u64;
-        // What was unmapped meanwhile is not there any more.
+        // Of what was unmapped meanwhile it says that nothing is there.
         if self
             .pagemap
             .read_exact_at(&mut entries, range.start / PAGE_BYTES * ENTRY_BYTES)
             .is_err()
         {
-            return;
+            self.unknown_bytes += range.end - range.start;
+            return 0;
         }
         let entries = entries.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry));
         let states: Vec<Page> = entries.map(Page::of).collect();
         let pages_of_pool = (self.interpreter.pool_bytes() / PAGE_BYTES) as usize;
         let pools = states.chunks_exact(pages_of_pool);
         for (index, pages) in pools.enumerate() {
+            let address = range.start + index as u64 * self.interpreter.pool_bytes();
             match pages[0] {
                 Page::Absent => {}
                 Page::Swapped => self.swapped_pools += 1,
                 Page::Present => {
                     if !self.memory.pace.go_on() {
-                        return;
+                        return range.end - address;
                     }
-                    let address = range.start + index as u64 * self.interpreter.pool_bytes();
                     self.count_pool(address, pages);
                 }
             }
         }
+        0
     }
 
     fn count_pool(&mut self, address: u64, pages: &[Page]) {
@@ -333,40 +368,5 @@ fn find_holders(mut search: Search, memory: &PacedMemory<'_>, pools: &[u64], poo
     search.finish(memory)
 }
 
-/// Counts of the newest census of each of a few processes.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    /// By process and its start.
-    censuses: BTreeMap<(Pid, u64), (u64, Earlier)>,
-    turn: u64,
-}
-
-impl Kept {
-    /// Processes of which a census is kept.
-    const MOST: usize = 4;
-
-    pub(super) fn find(&self, pid: Pid, start_ticks: u64) -> Option<Earlier> {
-        self.censuses
-            .get(&(pid, start_ticks))
-            .map(|(_, earlier)| earlier.clone())
-    }
-
-    /// Keeps a census in place of the one before of the same process, or of the process that was not asked for longest.
-    pub(super) fn keep(&mut self, taken: &Taken) {
-        self.turn += 1;
-        let earlier = Earlier {
-            census: Arc::clone(&taken.census),
-            time: taken.time,
-        };
-        // What runs under the same id now is another process.
-        self.censuses
-            .retain(|(pid, start), _| *pid != taken.pid || *start == taken.start_ticks);
-        self.censuses
-            .insert((taken.pid, taken.start_ticks), (self.turn, earlier));
-        while self.censuses.len() > Self::MOST {
-            let oldest = self.censuses.iter().min_by_key(|(_, (turn, _))| *turn);
-            let Some(key) = oldest.map(|(key, _)| *key) else { break };
-            self.censuses.remove(&key);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

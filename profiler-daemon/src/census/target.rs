@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     fs::File,
-    io::Read as _,
+    io::{self, Read, Seek, SeekFrom},
     os::{fd::OwnedFd, unix::fs::FileExt as _},
 };
 
@@ -15,7 +15,7 @@ use profiler_unwinding::{
 };
 use rustix::fs::{Mode, OFlags};
 
-use super::{CensusError, pace::Pace};
+use super::{CensusError, pace::Pace, take::COUNT_WITHIN};
 use crate::{
     kernel::records::{MapRecord, Pid},
     processes::{
@@ -85,8 +85,8 @@ impl Target {
         })
     }
 
-    /// The interpreter that it runs, with the version.
-    pub(super) fn interpreter(&self, proc: &ProcFs) -> Result<(Interpreter, String), CensusError> {
+    /// The interpreter that it runs, with the version. What is mapped is read at a pace, and no more of it once that is over.
+    pub(super) fn interpreter(&self, proc: &ProcFs, pace: &Pace<'_>) -> Result<(Interpreter, String), CensusError> {
         let pid = self.pid;
         let maps = proc.maps(pid).map_err(|error| match error {
             ScanError::Gone => CensusError::Ended { pid },
@@ -102,11 +102,20 @@ impl Target {
         records.dedup_by_key(|record| (record.device_inode, record.path.clone()));
         let mut refused = None;
         for record in records.into_iter().take(MAX_OBJECTS) {
-            match interpreter_in(proc, pid, record) {
+            match interpreter_in(proc, pid, record, pace) {
                 None => {}
                 Some(Ok(found)) => return Ok(found),
                 Some(Err(reason)) => refused = refused.or(Some(reason)),
             }
+        }
+        if pace.is_unwanted() {
+            return Err(CensusError::Unwanted);
+        }
+        if pace.is_over() {
+            refused = Some(format!(
+                "its interpreter was not found within {} s",
+                COUNT_WITHIN.as_secs()
+            ));
         }
         Err(match refused {
             Some(reason) => CensusError::Refused { pid, reason },
@@ -125,7 +134,15 @@ fn base_name(record: &MapRecord) -> &[u8] {
 }
 
 /// The interpreter in an object, or why its heap cannot be counted. Nothing if there is none, or the file cannot be read.
-fn interpreter_in(proc: &ProcFs, pid: Pid, record: &MapRecord) -> Option<Result<(Interpreter, String), String>> {
+fn interpreter_in(
+    proc: &ProcFs,
+    pid: Pid,
+    record: &MapRecord,
+    pace: &Pace<'_>,
+) -> Option<Result<(Interpreter, String), String>> {
+    if !pace.go_on() {
+        return None;
+    }
     let place = MappedPlace {
         pid,
         start: record.start,
@@ -135,7 +152,7 @@ fn interpreter_in(proc: &ProcFs, pid: Pid, record: &MapRecord) -> Option<Result<
     };
     let file = open_mapped(proc, &place).ok()?;
     let bounded = BoundedFile::new(&file.descriptor, file.identity.length, MAX_OBJECT_BYTES);
-    let cache = ReadCache::new(bounded);
+    let cache = ReadCache::new(PacedFile { file: bounded, pace });
     let object = match InterpreterObject::read(&cache) {
         Ok(object) => object?,
         // It is no object at all.
@@ -150,6 +167,27 @@ fn interpreter_in(proc: &ProcFs, pid: Pid, record: &MapRecord) -> Option<Result<
             Err(refusal.to_string())
         }
     })
+}
+
+/// A file that is read at a pace.
+struct PacedFile<'a, F> {
+    file: F,
+    pace: &'a Pace<'a>,
+}
+
+impl<F: Read> Read for PacedFile<'_, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.pace.go_on() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.file.read(buffer)
+    }
+}
+
+impl<F: Seek> Seek for PacedFile<'_, F> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// The memory of a process, read at a pace.
@@ -184,5 +222,30 @@ impl ProcessMemory for PacedMemory<'_> {
         }
         self.bytes.set(self.bytes.get() + buffer.len() as u64);
         self.file.read_exact_at(buffer, address).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn an_interpreter_is_sought_for_no_longer_than_there_is_time() {
+        let (proc, pid) = (ProcFs::new("/proc"), Pid(process::id()));
+        let target = Target::open(&proc, pid).unwrap();
+        let found = |within, is_unwanted: &dyn Fn(Duration) -> bool| {
+            let pace = Pace::new(within, is_unwanted);
+            target.interpreter(&proc, &pace).map(|(_, version)| version)
+        };
+        let long = Duration::from_secs(600);
+        assert_eq!(found(long, &|_| false), Err(CensusError::NotPython { pid }));
+        assert_eq!(found(long, &|_| true), Err(CensusError::Unwanted));
+        let reason = "its interpreter was not found within 14 s".to_owned();
+        assert_eq!(
+            found(Duration::ZERO, &|_| false),
+            Err(CensusError::Refused { pid, reason })
+        );
     }
 }

@@ -106,10 +106,15 @@ fn show(args: &CensusArgs, response: &CensusResponse) -> Result<(), CliError> {
 }
 
 fn compare(args: &CensusArgs, before: &Path, after: &Path) -> Result<ExitCode, CliError> {
-    let [before, after] = [read(before)?, read(after)?];
+    let [before, mut after] = [read(before)?, read(after)?];
     let top = args.top.unwrap_or(if args.json { u32::MAX } else { DEFAULT_TOP });
+    let difference = difference(&before, &after, top as usize);
+    let of_before = before.partial.iter();
+    after
+        .partial
+        .extend(of_before.map(|reason| format!("the census before did not show all: {reason}")));
     let response = CensusResponse {
-        difference: Some(difference(&before, &after, top as usize)),
+        difference: Some(difference),
         census: Some(after),
     };
     show(args, &response)?;
