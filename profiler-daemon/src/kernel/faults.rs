@@ -151,12 +151,16 @@ impl Faults {
     }
 
     fn detach(&mut self, object: &mut Ebpf) -> Result<(), LoadError> {
-        for (name, link) in self.links.drain(..) {
+        each(self.links.drain(..), |(name, link)| {
             let program: &mut BtfTracePoint = load::program(object, name)?;
-            program.detach(link).map_err(load::refused(name))?;
-        }
-        Ok(())
+            program.detach(link).map_err(load::refused(name))
+        })
     }
+}
+
+/// Does it with each, whatever becomes of the others; the first error.
+fn each<T, E>(those: impl Iterator<Item = T>, mut act: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
+    those.map(|one| act(one)).fold(Ok(()), |first, next| first.and(next))
 }
 
 fn load_one(object: &mut Ebpf, name: &'static str, tracepoint: &'static str, btf: &Btf) -> Result<(), LoadError> {
@@ -345,6 +349,16 @@ mod tests {
         for length in [0, 15, 16, 40, bytes.len() - 1] {
             assert!(decode(&bytes[..length], &mut Vec::new()).is_none(), "{length}");
         }
+    }
+
+    #[test]
+    fn an_error_with_one_spares_none_of_the_others() {
+        let mut done = Vec::new();
+        let result = each(0..4, |number| {
+            done.push(number);
+            if number % 2 == 1 { Err(number) } else { Ok(()) }
+        });
+        assert_eq!((result, done), (Err(1), vec![0, 1, 2, 3]));
     }
 
     #[test]
