@@ -19,6 +19,8 @@ use crate::{Found, Span, Target};
 
 /// Why a stack of a process that runs Python has no Python frame.
 const NO_PYTHON_FRAME: &str = "no_python_frame";
+/// Reason of loss: touches of the time asked for were dropped for want of room.
+const LOST_OLD_TOUCHES: &str = "old_touches_dropped";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +137,12 @@ impl Growth {
         };
         quality.pages = Some(pages);
         *growth.quality_mut() = quality.clone();
+        let dropped = processes.iter().filter_map(|process| process.dropped);
+        let of_span = dropped.filter(|(_, last)| start.is_none_or(|start| start <= *last));
+        let dropped: u64 = of_span.map(|(count, _)| count).sum();
+        if dropped > 0 {
+            quality.lost.insert(LOST_OLD_TOUCHES.to_owned(), dropped);
+        }
         quality.pages = Some(PageQuality {
             measure: Measure::FirstTouch,
             ..pages

@@ -106,8 +106,8 @@ pub(super) struct ProcessPages {
     /// Level below which no page is kept.
     floor: u32,
     pub(super) ended: Option<SystemTime>,
-    /// Touches before this were dropped for want of room.
-    pub(super) touched_from: Option<SystemTime>,
+    /// Sums of touches that were dropped for want of room, and the time of the last of them.
+    pub(super) dropped: Option<(u64, SystemTime)>,
 }
 
 impl ProcessPages {
@@ -118,7 +118,7 @@ impl ProcessPages {
             touched: VecDeque::new(),
             floor: 0,
             ended: None,
-            touched_from: None,
+            dropped: None,
         }
     }
 
@@ -335,13 +335,16 @@ impl ProcessPages {
         while self.touched.front().is_some_and(|touched| touched.time <= horizon) {
             self.touched.pop_front();
         }
+        self.dropped = self.dropped.filter(|(_, last)| *last > horizon);
     }
 
     /// Drops half of the touches, the oldest; returns how many.
     pub(super) fn drop_oldest_touches(&mut self) -> usize {
         let count = self.touched.len().div_ceil(2);
-        self.touched.drain(..count);
-        self.touched_from = self.touched.front().map(|touched| touched.time);
+        if let Some(last) = self.touched.drain(..count).last() {
+            let before = self.dropped.map_or(0, |(before, _)| before);
+            self.dropped = Some((before + count as u64, last.time));
+        }
         count
     }
 }

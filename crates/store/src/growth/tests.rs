@@ -449,6 +449,12 @@ fn touches_and_stacks_are_bounded() {
     let (growth, first_touch) = keeper.bytes();
     assert_eq!(growth, 500 * PAGE_BYTES);
     assert!(first_touch <= 50 * PAGE_BYTES, "{first_touch}");
+    let lost = |from| {
+        let answer = keeper.answer(PageKind::Anonymous, from, 1000);
+        assert!(answer.growth.quality.lost.is_empty());
+        answer.first_touch.quality.lost.get("old_touches_dropped").copied()
+    };
+    assert_eq!((lost(None), lost(Some(599))), (Some(status.dropped_touches), None));
     let growth = by_function(&keeper.answer(PageKind::Anonymous, None, 1000).growth);
     assert!(
         growth["[other stacks]"] > 100 * PAGE_BYTES && growth.len() < 200,
