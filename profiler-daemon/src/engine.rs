@@ -27,7 +27,7 @@ use crate::{
     command::{Command, FlushError, Reply, WatchError, WatchStart},
     health::Health,
     kernel::{FaultBatch, KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
-    memory::OomKills,
+    memory::{MemoryHandle, OomKills},
     processes::{Clock, Now, Processes},
     stacks::{
         aggregate::Aggregator,
@@ -79,6 +79,8 @@ pub struct EngineParts {
     pub faults: FaultAggregator,
     /// Processes that were ended for want of memory.
     pub oom_kills: Arc<OomKills>,
+    /// Who keeps the pages that were touched.
+    pub memory: MemoryHandle,
     /// Where the state of what hears of both is reported.
     pub health: Arc<Health>,
     /// Length of a window.

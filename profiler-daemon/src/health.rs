@@ -138,6 +138,16 @@ pub enum PartState {
     },
 }
 
+impl PartState {
+    /// Nothing, since its thread panicked.
+    pub fn thread_panicked() -> Self {
+        Self::Failed {
+            reason: "its thread panicked".to_owned(),
+            remedy: "Restart the daemon, and report the panic that it wrote to standard error.".to_owned(),
+        }
+    }
+}
+
 /// Parts with their states, in the order of the pipeline.
 pub type Parts = Vec<(Part, PartState)>;
 
@@ -231,11 +241,7 @@ impl Sentinel {
 impl Drop for Sentinel {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let state = PartState::Failed {
-                reason: "its thread panicked".to_owned(),
-                remedy: "Restart the daemon, and report the panic that it wrote to standard error.".to_owned(),
-            };
-            self.health.report(self.part, state);
+            self.health.report(self.part, PartState::thread_panicked());
         }
     }
 }

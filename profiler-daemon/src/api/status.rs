@@ -142,7 +142,7 @@ impl ApiError {
             Self::TooMany { .. } | Self::TooLarge { .. } | Self::TooManyReadings { .. } | Self::Unread { .. } => {
                 Code::ResourceExhausted
             }
-            Self::Slow { .. } => Code::DeadlineExceeded,
+            Self::Slow { .. } | Self::Memory(MemoryError::Late { .. }) => Code::DeadlineExceeded,
             Self::Render(_) | Self::Internal { .. } => Code::Internal,
         }
     }

@@ -212,6 +212,7 @@ impl Stages<'_> {
             window: Aggregator::new(period, WindowLimits::default(), now, codes),
             faults: FaultAggregator::new(fault_stacks),
             oom_kills: Arc::clone(self.oom_kills),
+            memory: memory.clone(),
             health: Arc::clone(self.health),
             window_length: self.config.store.window,
             sampler,

@@ -64,9 +64,12 @@ impl Engine {
                 reason: error.to_string(),
                 remedy: error.remedy(),
             },
-            None if is_anybody_watched => PartState::Active,
-            None => PartState::Disabled {
-                reason: "no process is watched".to_owned(),
+            None => match parts.memory.trouble() {
+                Some(trouble) => trouble,
+                None if is_anybody_watched => PartState::Active,
+                None => PartState::Disabled {
+                    reason: "no process is watched".to_owned(),
+                },
             },
         };
         parts.health.report(Part::MemoryProfile, state);

@@ -1,6 +1,6 @@
 //! What the sampling loop says of itself.
 
-use profiler_common::counters::Counter;
+use profiler_common::{counters::Counter, memory::FaultCounter};
 
 use super::Engine;
 use crate::command::EngineStatus;
@@ -27,6 +27,8 @@ impl Engine {
         add("malformed_sample", malformed_samples);
         add("malformed_lifecycle_record", malformed_records);
         add("malformed_fault", sampler.malformed_faults());
+        let unheard = sampler.fault_counts().get(FaultCounter::EventLost);
+        add("oom_kill_lost", unheard + self.parts.oom_kills.dropped());
         add("process_refused", tallies.refused_processes);
         add("unwind_table_job_refused", tallies.refused_jobs);
         add("walker_entry_refused", self.parts.processes.walker().failed_updates());

@@ -16,7 +16,8 @@ use profiler_store::{Growth, GrowthLimits, GrowthProcess, Look, PageLook, PageTo
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
+    KeptStatus, MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
+    condition::Condition,
     presence::{Looked, Presence},
 };
 use crate::{
@@ -34,8 +35,9 @@ const HASTY_SWEEP: Duration = Duration::from_secs(1);
 const LOOK_SHARE: u32 = 400;
 /// Longest wait for something to do.
 const TURN: Duration = Duration::from_millis(500);
-/// Reason of loss: the keeper was behind.
+/// Reasons of loss: the keeper was behind; nobody could look what became of the pages.
 const LOST_BACKLOG: &str = "keeper_backlog";
+const LOST_NOT_LOOKED_AT: &str = "not_looked_at";
 
 /// What the keeper is made of.
 #[derive(Debug)]
@@ -64,6 +66,15 @@ pub struct MemoryKeeper {
     stop: Arc<AtomicBool>,
     look_due: Instant,
     swept: Instant,
+    condition: Arc<Condition>,
+}
+
+impl Drop for MemoryKeeper {
+    fn drop(&mut self) {
+        if !self.stop.load(Ordering::Acquire) {
+            self.condition.note_failed();
+        }
+    }
 }
 
 impl MemoryKeeper {
@@ -71,6 +82,7 @@ impl MemoryKeeper {
     pub fn new(parts: MemoryParts) -> (Self, MemoryHandle) {
         let (sender, commands) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
+        let condition = Arc::new(Condition::default());
         let keeper = Self {
             growth: Growth::new(GrowthLimits {
                 retention: parts.retention,
@@ -85,10 +97,12 @@ impl MemoryKeeper {
             stop: parts.stop,
             look_due: Instant::now() + LOOK,
             swept: Instant::now(),
+            condition: Arc::clone(&condition),
         };
         let handle = MemoryHandle {
             commands: sender,
             dropped,
+            condition,
         };
         (keeper, handle)
     }
@@ -96,7 +110,10 @@ impl MemoryKeeper {
     /// Keeps and answers until it is told to stop, or nobody can ask any more.
     pub fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            match self.commands.recv_timeout(TURN) {
+            self.condition.note_turn(None);
+            let command = self.commands.recv_timeout(TURN);
+            self.condition.note_turn(Some(Instant::now()));
+            match command {
                 Ok(command) => self.take(command),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -116,13 +133,20 @@ impl MemoryKeeper {
                 self.on_window(window);
                 true
             }
+            MemoryCommand::Query { reply, .. } if reply.is_closed() => false,
             MemoryCommand::Query { query, reply } => {
                 for image in self.growth.images_of(&query.target) {
                     self.look_at(image);
                 }
                 reply.send(self.growth.answer(&query, SystemTime::now())).is_ok()
             }
-            MemoryCommand::Status { reply } => reply.send(self.growth.status()).is_ok(),
+            MemoryCommand::Status { reply } => {
+                let status = KeptStatus {
+                    growth: self.growth.status(),
+                    not_looked_at: self.condition.not_looked_at(),
+                };
+                reply.send(status).is_ok()
+            }
         };
         if !is_taken {
             tracing::trace!("nobody waits for an answer any more");
@@ -178,7 +202,10 @@ impl MemoryKeeper {
     fn on_end(&mut self, image: u64, looked: &Looked) {
         match looked {
             Looked::Found(_) => {}
-            Looked::Refused(reason) => tracing::debug!(image, %reason, "pages cannot be looked at"),
+            Looked::Refused(reason) => {
+                tracing::debug!(image, %reason, "pages cannot be looked at");
+                self.condition.note_refused(0, reason, Instant::now());
+            }
             Looked::Replaced => {
                 self.growth.replaced(image);
                 self.forget(image);
@@ -209,11 +236,11 @@ impl MemoryKeeper {
         }
         self.growth.note_lost(end, &lost);
         for process in processes {
-            self.on_process(&process, &stacks);
+            self.on_process(&process, &stacks, end);
         }
     }
 
-    fn on_process(&mut self, process: &FaultProcess, stacks: &HashMap<u32, NamedStack>) {
+    fn on_process(&mut self, process: &FaultProcess, stacks: &HashMap<u32, NamedStack>, end: SystemTime) {
         let image = process.image;
         let pid = Pid(process.label.pid);
         let mut shared: BTreeMap<(u32, StopReason), Arc<TouchedStack>> = BTreeMap::new();
@@ -253,7 +280,15 @@ impl MemoryKeeper {
                 let look = |touch: &PageTouch| found.get(&touch.page).copied().unwrap_or(Look::Unknown);
                 touches.iter().map(look).collect()
             }
-            Looked::Refused(_) | Looked::Replaced | Looked::Ended => vec![Look::Unknown; touches.len()],
+            Looked::Replaced | Looked::Ended => vec![Look::Unknown; touches.len()],
+            // Kept as if they were there, they would never go: growth would be all that was ever touched.
+            Looked::Refused(reason) => {
+                let count = touches.len() as u64;
+                self.condition.note_refused(count, reason, Instant::now());
+                let lost = [(LOST_NOT_LOOKED_AT.to_owned(), count)].into();
+                self.growth.note_lost(end, &lost);
+                vec![Look::Gone; touches.len()]
+            }
         };
         let process = GrowthProcess {
             image,

@@ -4,6 +4,7 @@
 //! that it still has. One thread owns what is known of pages, and looks from time to time, and before each answer, which of
 //! them are still there.
 
+mod condition;
 mod keeper;
 mod oom;
 mod presence;
@@ -15,7 +16,8 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
-    time::SystemTime,
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_profile::Frame;
@@ -25,13 +27,20 @@ use tokio::sync::oneshot;
 pub use keeper::{MemoryKeeper, MemoryParts};
 pub use oom::{OomKilled, OomKills};
 
-use crate::stacks::faults::FaultProcess;
+use self::condition::Condition;
+use crate::{health::PartState, stacks::faults::FaultProcess};
 
 /// The handle to the keeper of pages, once there is one: on a host where nothing can be sampled there never is.
 pub type SharedMemory = Arc<OnceLock<MemoryHandle>>;
 
 /// Windows and questions that may wait.
 const QUEUE: usize = 64;
+/// Longest wait for an answer, and that of a thread that has other things to do: a process can be stuck in the kernel in a way
+/// that whoever looks at its pages is stuck, too.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const BRIEF_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Time between two looks for the answer.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// The frames of a stack, and the thread that it was taken in.
 #[derive(Clone, Debug)]
@@ -64,8 +73,17 @@ enum MemoryCommand {
         reply: oneshot::Sender<GrowthAnswer>,
     },
     Status {
-        reply: oneshot::Sender<GrowthStatus>,
+        reply: oneshot::Sender<KeptStatus>,
     },
+}
+
+/// What is kept and what was not, for the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptStatus {
+    /// What is kept.
+    pub growth: GrowthStatus,
+    /// Faults since the start whose pages nobody could look at: they count as touched, and not as still there.
+    pub not_looked_at: u64,
 }
 
 /// Why nothing was answered.
@@ -74,6 +92,12 @@ pub enum MemoryError {
     /// Too many questions wait.
     #[error("the keeper of pages is busy")]
     Busy,
+    /// It did not answer in time.
+    #[error("the keeper of pages did not answer within {seconds} s")]
+    Late {
+        /// The time.
+        seconds: u64,
+    },
     /// It has ended.
     #[error("the keeper of pages has ended")]
     Ended,
@@ -85,9 +109,15 @@ pub struct MemoryHandle {
     commands: SyncSender<MemoryCommand>,
     /// Faults that found no room in the queue.
     dropped: Arc<AtomicU64>,
+    condition: Arc<Condition>,
 }
 
 impl MemoryHandle {
+    /// What is wrong with the keeper, if anything is.
+    pub fn trouble(&self) -> Option<PartState> {
+        self.condition.trouble(Instant::now())
+    }
+
     /// Hands over a window; if the keeper is behind by far, it is dropped and counted.
     pub fn window(&self, window: NamedFaults) {
         match self.commands.try_send(MemoryCommand::Window(window)) {
@@ -107,21 +137,33 @@ impl MemoryHandle {
     }
 
     /// What is kept.
-    pub async fn status(&self) -> Result<GrowthStatus, MemoryError> {
+    pub async fn status(&self) -> Result<KeptStatus, MemoryError> {
         self.ask(|reply| MemoryCommand::Status { reply }).await
     }
 
-    /// As [`Self::query`], for threads that may wait.
+    /// As [`Self::query`], for threads that may wait a little.
     pub fn query_blocking(&self, query: GrowthQuery) -> Result<GrowthAnswer, MemoryError> {
-        let answer = self.begin(|reply| MemoryCommand::Query { query, reply })?;
-        answer
-            .blocking_recv()
-            .map_err(|oneshot::error::RecvError { .. }| MemoryError::Ended)
+        self.query_within(query, BRIEF_ANSWER_WITHIN)
+    }
+
+    fn query_within(&self, query: GrowthQuery, limit: Duration) -> Result<GrowthAnswer, MemoryError> {
+        let mut answer = self.begin(|reply| MemoryCommand::Query { query, reply })?;
+        let begun = Instant::now();
+        loop {
+            match answer.try_recv() {
+                Ok(answer) => return Ok(answer),
+                Err(oneshot::error::TryRecvError::Closed) => return Err(MemoryError::Ended),
+                Err(oneshot::error::TryRecvError::Empty) if begun.elapsed() < limit => thread::sleep(GLANCE),
+                Err(oneshot::error::TryRecvError::Empty) => return Err(late(limit)),
+            }
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> MemoryCommand) -> Result<T, MemoryError> {
-        let answer = self.begin(command)?.await;
-        answer.map_err(|oneshot::error::RecvError { .. }| MemoryError::Ended)
+        let answer = tokio::time::timeout(ANSWER_WITHIN, self.begin(command)?).await;
+        answer
+            .map_err(|_elapsed| late(ANSWER_WITHIN))?
+            .map_err(|oneshot::error::RecvError { .. }| MemoryError::Ended)
     }
 
     fn begin<T>(
@@ -134,5 +176,11 @@ impl MemoryHandle {
             TrySendError::Disconnected(_) => MemoryError::Ended,
         })?;
         Ok(answer)
+    }
+}
+
+fn late(limit: Duration) -> MemoryError {
+    MemoryError::Late {
+        seconds: limit.as_secs(),
     }
 }

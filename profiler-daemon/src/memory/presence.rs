@@ -3,7 +3,10 @@
 use std::{collections::HashMap, io};
 
 use profiler_store::{Look, PageLook};
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 use crate::{
     kernel::{PageState, Pagemap, PagemapError, records::Pid},
@@ -49,6 +52,12 @@ impl Presence {
             maps: HashMap::new(),
             most: share.min(MAX_OPEN),
         }
+    }
+
+    /// Has no more open than so many.
+    #[cfg(test)]
+    pub(super) fn bound_to(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// How many maps are open.
@@ -97,11 +106,11 @@ impl Presence {
         };
         match look_at(map, pages, new) {
             Ok(looks) => Looked::Found(looks),
-            Err(PagemapError::Read(error)) => {
+            Err(PagemapError::Read(error)) if !is_over(&error) => {
                 self.close(image);
                 Looked::Refused(error.to_string())
             }
-            Err(PagemapError::Gone) => {
+            Err(PagemapError::Read(_) | PagemapError::Gone) => {
                 self.close(image);
                 let runs_on = self.runs(pid, start_ticks);
                 if runs_on { Looked::Replaced } else { Looked::Ended }
@@ -125,7 +134,7 @@ impl Presence {
             }
             let map = match Pagemap::open(&self.proc.path(pid, "pagemap")) {
                 Ok(map) => map,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_over(&error) => return Ok(None),
                 Err(error) => return Err(error),
             };
             // Asked for after it was opened: what is open is that of this process, or the id was another's by then.
@@ -143,6 +152,11 @@ impl Presence {
         let is_the_same = start_ticks.is_none_or(|ticks| ticks == stat.start_ticks);
         is_the_same && !(stat.zombie && stat.threads <= 1)
     }
+}
+
+/// Whether the kernel says that there is no such process any more.
+fn is_over(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// Reads the states of pages that are sorted, those near each other at once.
@@ -239,7 +253,7 @@ mod tests {
     fn those_that_run_no_more_are_told_and_the_number_of_maps_is_bounded() {
         let mut presence = Presence::new(ProcFs::new("/proc"));
         assert!((1..=MAX_OPEN).contains(&presence.most));
-        presence.most = 2;
+        presence.bound_to(2);
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let (own, other) = (Pid(std::process::id()), Pid(child.id()));
         let pages = [PageLook { page: 1, pages: 1 }];
@@ -258,6 +272,12 @@ mod tests {
         // Of a program without pages nothing is open.
         assert_eq!(presence.look(3, own, None, &[], false), Looked::Found(Vec::new()));
         assert!(!presence.is_full());
+    }
+
+    #[test]
+    fn that_there_is_no_such_process_is_its_end() {
+        let error = |errno: Errno| is_over(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(error(Errno::SRCH) && !error(Errno::ACCESS));
     }
 
     #[test]

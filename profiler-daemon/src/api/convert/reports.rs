@@ -2,7 +2,7 @@
 
 use profiler_common::memory::FaultCounter;
 use profiler_proto::v1;
-use profiler_store::{GrowthStatus, Status as StoreStatus};
+use profiler_store::Status as StoreStatus;
 use prost_types::Timestamp;
 
 use super::duration;
@@ -14,6 +14,7 @@ use crate::{
     command::EngineStatus,
     health::{Descriptors, OwnCost, Part, PartState},
     kernel::{FaultCounts, KernelCost, possible_cpus},
+    memory::KeptStatus,
 };
 
 /// A part and its state.
@@ -59,20 +60,29 @@ pub(in crate::api) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
 }
 
 /// What the programs for page faults have done, and what is kept of it.
-pub(in crate::api) fn memory_profile(counts: &FaultCounts, kept: GrowthStatus) -> v1::MemoryProfileStatus {
+pub(in crate::api) fn memory_profile(counts: &FaultCounts, kept: KeptStatus) -> v1::MemoryProfileStatus {
     let outcomes = || {
         counts
             .counters
             .iter()
             .filter(|(counter, _)| **counter != FaultCounter::EventLost)
     };
+    // What was touched is known of these, or was; what is left of it is not, or is no more.
+    let in_part = [
+        ("not_looked_at", kept.not_looked_at),
+        ("old_touches_dropped", kept.growth.dropped_touches),
+    ];
+    let in_part = in_part.into_iter().filter(|(_, count)| *count > 0);
+    let kept = kept.growth;
     v1::MemoryProfileStatus {
         attached: counts.is_attached,
         faults: outcomes().map(|(_, count)| count).sum(),
         delivered: counts.get(FaultCounter::Delivered),
         lost: outcomes()
             .filter(|(counter, _)| counter.is_loss())
-            .map(|(counter, count)| (counter.name().to_owned(), *count))
+            .map(|(counter, count)| (counter.name(), *count))
+            .chain(in_part)
+            .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),
         runs: counts.runs,
         time: Some(duration(counts.time)),

@@ -81,7 +81,6 @@ impl Profiles {
         let query = convert::query(selector, SystemTime::now())?;
         let view = convert::view(view);
         let not_sampling = self.up_to_now(query.recent).await?;
-        let permit = self.permit().await?;
         let not_recorded = self.why_no_memory();
         let Some(memory) = self.context.memory.get() else {
             let reason = not_sampling.map_or_else(|| "nothing is sampled".to_owned(), |error| error.to_string());
@@ -95,6 +94,8 @@ impl Profiles {
             kind,
         };
         let answer = memory.query(asked).await?;
+        // Only now: a question that waits for long keeps none of those out that ask for other things.
+        let permit = self.permit().await?;
         if answer.found != Found::Samples {
             if let Some(reason) = not_recorded {
                 return Err(ApiError::NoMemoryProfile { reason });

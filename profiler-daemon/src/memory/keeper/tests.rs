@@ -1,18 +1,23 @@
 use std::process::{Child, Command};
 
 use profiler_common::memory::fault;
-use profiler_profile::ProcessLabel;
+use profiler_profile::{PageKind, ProcessLabel};
+use profiler_store::{GrowthQuery, Span, Target};
 
 use super::*;
+use crate::{health::PartState, memory::MemoryError};
 
-fn keeper(proc: &str) -> MemoryKeeper {
-    let (keeper, _handle) = MemoryKeeper::new(MemoryParts {
+fn parts(proc: &str) -> (MemoryKeeper, MemoryHandle) {
+    MemoryKeeper::new(MemoryParts {
         proc: ProcFs::new(proc),
         retention: Duration::from_secs(900),
         salt: 7,
         stop: Arc::default(),
-    });
-    keeper
+    })
+}
+
+fn keeper(proc: &str) -> MemoryKeeper {
+    parts(proc).0
 }
 
 fn sleeper() -> Child {
@@ -99,4 +104,43 @@ fn nothing_stays_open_of_programs_that_ended() {
     assert_eq!(keeper.presence.open_maps(), 0);
     children[0].kill().unwrap();
     children[0].wait().unwrap();
+}
+
+fn query() -> GrowthQuery {
+    GrowthQuery {
+        target: Target::Everything,
+        span: Span {
+            start: None,
+            end: SystemTime::now() + Duration::from_secs(1),
+        },
+        kind: PageKind::Anonymous,
+    }
+}
+
+#[test]
+fn pages_that_nobody_may_look_at_are_no_growth() {
+    let mut keeper = keeper("/proc");
+    keeper.presence.bound_to(0);
+    let own = process(1, std::process::id(), 77);
+    keeper.on_window(window(vec![own]));
+    let answer = keeper.growth.answer(&query(), SystemTime::now());
+    assert_eq!((answer.growth.samples(), answer.first_touch.samples()), (0, 4096));
+    assert_eq!(answer.growth.quality.lost[LOST_NOT_LOOKED_AT], 1);
+    assert_eq!(keeper.condition.not_looked_at(), 1);
+    let trouble = keeper.condition.trouble(Instant::now());
+    assert!(
+        matches!(&trouble, Some(PartState::Failed { reason, .. }) if reason.contains("too many")),
+        "{trouble:?}"
+    );
+}
+
+#[test]
+fn who_asks_does_not_wait_for_ever() {
+    let (keeper, handle) = parts("/proc");
+    let asked = handle.query_within(query(), Duration::from_millis(20));
+    assert_eq!(asked.err(), Some(MemoryError::Late { seconds: 0 }));
+    assert_eq!(handle.trouble(), None);
+    drop(keeper);
+    assert_eq!(handle.query_blocking(query()).err(), Some(MemoryError::Ended));
+    assert_eq!(handle.trouble(), Some(PartState::thread_panicked()));
 }
