@@ -160,7 +160,11 @@ impl Faults {
 
 /// Does it with each, whatever becomes of the others; the first error.
 fn each<T, E>(those: impl Iterator<Item = T>, mut act: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
-    those.map(|one| act(one)).fold(Ok(()), |first, next| first.and(next))
+    let mut first = Ok(());
+    for one in those {
+        first = first.and(act(one));
+    }
+    first
 }
 
 fn load_one(object: &mut Ebpf, name: &'static str, tracepoint: &'static str, btf: &Btf) -> Result<(), LoadError> {

@@ -341,7 +341,7 @@ impl ProcessPages {
     /// Drops half of the touches, the oldest; returns how many.
     pub(super) fn drop_oldest_touches(&mut self) -> usize {
         let count = self.touched.len().div_ceil(2);
-        if let Some(last) = self.touched.drain(..count).last() {
+        if let Some(last) = self.touched.drain(..count).next_back() {
             let before = self.dropped.map_or(0, |(before, _)| before);
             self.dropped = Some((before + count as u64, last.time));
         }
