@@ -9,6 +9,7 @@ use std::alloc::System;
 
 use cap::Cap;
 
+pub mod census;
 pub mod config;
 pub mod demangle;
 pub mod discovery;

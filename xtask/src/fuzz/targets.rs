@@ -24,7 +24,7 @@ const fn target(name: &'static str, longest: usize, guards: &'static [&'static s
 }
 
 /// All of them, in the order in which a sample passes what they guard.
-pub(super) const TARGETS: [Target; 18] = [
+pub(super) const TARGETS: [Target; 19] = [
     target("walk", 1 << 10, &["crates/common"]),
     target("eh_frame", 4 << 10, &["crates/common", "crates/unwinding"]),
     target("elf_rows", 16 << 10, &["crates/common", "crates/unwinding"]),
@@ -40,6 +40,7 @@ pub(super) const TARGETS: [Target; 18] = [
     target("discovery", 16 << 10, &["profiler-daemon/src/processes"]),
     target("python_object", 8 << 10, &["crates/common", "crates/unwinding"]),
     target("python_code", 2 << 10, &["crates/common", "crates/unwinding"]),
+    target("census", 16 << 10, &["crates/census", "crates/unwinding"]),
     target("symbols", 32 << 10, &["crates/symbolizer"]),
     target("kallsyms", 4 << 10, &["crates/symbolizer"]),
     target("perf_map", 2 << 10, &["crates/symbolizer"]),
