@@ -13,12 +13,13 @@
 mod accounting;
 mod alerts;
 mod budget;
+mod census;
 mod churn;
 mod field;
 mod full_disk;
 mod generated_code;
-mod growth;
 mod gpus;
+mod growth;
 mod hard_times;
 mod hostile;
 mod hostile_requests;

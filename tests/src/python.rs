@@ -19,13 +19,15 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 14] = fixtures!(
+const FIXTURES: [(&str, &str); 16] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
     "churn.py",
     "greenlets.py",
     "grow.py",
+    "hoard.py",
+    "hostile_heap.py",
     "native.c",
     "prefork.py",
     "service.py",
