@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn levels_are_nested_and_halve() {
         let mut counts = [0_u32; 12];
-        for page in 0x7f00_0000_0..0x7f00_0000_0 + (1_u64 << 18) {
+        for page in 0x0007_f000_0000..0x0007_f000_0000 + (1_u64 << 18) {
             let hash = page_hash(page, 0x1234);
             let mut chosen = true;
             for (level, count) in counts.iter_mut().enumerate() {
