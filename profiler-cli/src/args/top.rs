@@ -59,7 +59,7 @@ pub(crate) struct TopTargetArgs {
     /// All processes of a service, by the name that `ps` shows
     #[arg(long, short, value_name = "NAME")]
     pub(crate) service: Option<String>,
-    /// All that is watched on the host [default]
+    /// All that is watched on the host, unless another is named
     #[arg(long)]
     pub(crate) all: bool,
 }

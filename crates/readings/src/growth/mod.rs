@@ -3,7 +3,7 @@
 //! In: once a second what a process or a service holds. Out: once a minute a [`Verdict`] of each, and readings of how much of
 //! the growth is certain. What is followed is anonymous memory, with what of it was swapped out: nothing else frees it
 //! but the program itself. Pure: time is an argument. Bounded: of each subject the least value of each of the last
-//! [`KEPT_MINUTES`] minutes is kept, of at most [`MAX_FOLLOWED`] subjects; nothing outlives the daemon.
+//! 360 minutes is kept, of at most [`MAX_FOLLOWED`] subjects; nothing outlives the daemon.
 
 mod minima;
 mod slope;
