@@ -59,8 +59,10 @@ impl Deduced {
         (*end > address).then_some(*rule)
     }
 
-    fn end_of_known(&self, mut address: u64) -> u64 {
-        while let Some((_, (end, _))) = self.rules.range(..=address).next_back()
+    /// Where the rules that follow one another from an address end, as far as some other address.
+    fn end_of_known(&self, mut address: u64, until: u64) -> u64 {
+        while address < until
+            && let Some((_, (end, _))) = self.rules.range(..=address).next_back()
             && *end > address
         {
             address = *end;
@@ -83,7 +85,7 @@ impl Deduced {
         for (range, rule) in rules {
             let mut start = range.start;
             while start < range.end {
-                start = self.end_of_known(start);
+                start = self.end_of_known(start, range.end);
                 let next = self.rules.range(start..).next().map_or(u64::MAX, |(next, _)| *next);
                 let end = range.end.min(next);
                 if start < end {
@@ -111,7 +113,7 @@ pub(crate) fn deduce(code: &[u8], start: u64) -> Deduced {
     while address < end && effort > 0 {
         address = behind_padding(code, start, address);
         if deduced.rule(address).is_some() {
-            address = deduced.end_of_known(address);
+            address = deduced.end_of_known(address, end);
             continue;
         }
         let mut function = Function::new(code, start, address);
@@ -120,7 +122,7 @@ pub(crate) fn deduce(code: &[u8], start: u64) -> Deduced {
             Some(rules) if deduced.agrees(&rules) => {
                 deduced.add(&rules);
                 deduced.functions += 1;
-                deduced.end_of_known(address)
+                deduced.end_of_known(address, end)
             }
             _ => behind_failed(code, start, address, &mut effort),
         };
@@ -178,6 +180,9 @@ fn behind_failed(code: &[u8], start: u64, address: u64, effort: &mut u64) -> u64
             if next.is_multiple_of(ALIGNMENT) {
                 return next;
             }
+            // Each trap among the padding would lead to the same place.
+            *effort = effort.saturating_sub(next - instruction.next_ip());
+            decoder = self::decoder(code, start, next);
         }
     }
     u64::MAX

@@ -1,3 +1,5 @@
+use std::{sync::mpsc, thread, time::Duration};
+
 use profiler_common::row::{CfaRule, RbpRule};
 
 use super::*;
@@ -200,4 +202,59 @@ fn any_bytes_are_gone_over_in_bounded_time() {
         }
         assert!(deduced_here.bytes() <= code.len() as u64);
     }
+}
+
+/// Deduces code that would take hours if the time grew with the square of its length.
+#[track_caller]
+fn functions_in_time(what: &str, code: Vec<u8>) -> u64 {
+    let (done, deduced) = mpsc::sync_channel(1);
+    thread::spawn(move || done.send(deduce(&code, START).functions));
+    deduced
+        .recv_timeout(Duration::from_secs(60))
+        .unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
+#[test]
+fn long_padding_is_gone_over_once() {
+    let paddings: [&[u8]; 8] = [
+        &[0xcc],
+        &[0x90],
+        &[0xcc, 0x90],
+        &[0x66, 0x90, 0xcc],
+        &[0xcc, 0xcc, 0x0f, 0x1f, 0x44, 0, 0],
+        &[0xcc, 0],
+        &[0],
+        &[0xc2, 8, 0, 0xcc],
+    ];
+    for padding in paddings {
+        // ret 8, and what follows does not begin where a function would.
+        let mut code = vec![0xc2, 8, 0];
+        code.extend(padding.iter().cycle().take((1 << 20) + 1));
+        assert_eq!(functions_in_time(&format!("padding of {padding:x?}"), code), 0);
+    }
+    // What is behind it is found.
+    let mut code = vec![0xc2, 8, 0];
+    code.resize(41, 0xcc);
+    code.extend([0xc2, 8, 0, 0x50, 0x58, 0xc3]);
+    code.resize(64, 0xcc);
+    code.extend([0x50, 0x58, 0xc3]);
+    check(&code, &[(0, None), (44, None), (64, rsp(8)), (65, rsp(16))]);
+}
+
+#[test]
+fn functions_that_end_within_one_another_are_gone_over_once() {
+    const FUNCTIONS: usize = 1 << 16;
+    // Each jumps into a run of zeros, one byte before the one that came before it: two zeros are an instruction, so that
+    // it ends within what that one left.
+    let zeros = 5 * FUNCTIONS;
+    let mut code = Vec::with_capacity(zeros + FUNCTIONS + 3);
+    for function in 1..=FUNCTIONS {
+        let target = zeros + FUNCTIONS - function;
+        code.push(0xe9);
+        code.extend((target as u32 - 5 * function as u32).to_le_bytes());
+    }
+    code.resize(zeros + FUNCTIONS, 0);
+    code.extend([0xc3; 3]);
+    // The last return is one of its own.
+    assert_eq!(functions_in_time("a chain of functions", code), FUNCTIONS as u64 + 1);
 }
