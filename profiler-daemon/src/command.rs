@@ -245,6 +245,8 @@ pub struct EngineStatus {
     pub watched_processes: u32,
     /// What the programs for page faults have done.
     pub faults: FaultCounts,
+    /// Faults that were delivered and lost before they were named, by reason.
+    pub faults_lost: BTreeMap<String, u64>,
 }
 
 /// Why a command was not answered.

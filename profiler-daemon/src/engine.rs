@@ -3,6 +3,7 @@
 //! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
+mod fault_losses;
 mod memory;
 mod outlet;
 mod rate;
@@ -18,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fault_losses::FaultLosses;
 use outlet::Outlet;
 use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
@@ -103,6 +105,7 @@ pub struct Engine {
     stops: BTreeMap<StopReason, u64>,
     /// Lost since the start, in the daemon.
     lost: BTreeMap<String, u64>,
+    fault_losses: FaultLosses,
     lifecycle_lost: u64,
     window_ends: Instant,
     upkeep_due: Instant,
@@ -143,6 +146,7 @@ impl Engine {
             fault_batch: FaultBatch::default(),
             stops: BTreeMap::new(),
             lost: BTreeMap::new(),
+            fault_losses: FaultLosses::default(),
             lifecycle_lost: 0,
             told: BTreeMap::new(),
             starting: Vec::new(),
@@ -301,6 +305,10 @@ impl Engine {
         } = naming;
         if let Some(faults) = faults {
             self.parts.faults.add_lost(LOST_NAMING_BACKLOG, faults.touches());
+            // Who asks for a span is to hear what was lost in it, and this window is not in it.
+            for (reason, count) in self.fault_losses.carry(faults.window.lost) {
+                self.parts.faults.add_lost(reason, *count);
+            }
         }
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
         // In the next window, so that a profile says what is missing from it.

@@ -82,6 +82,10 @@ impl Engine {
         for counter in FaultCounter::ALL.into_iter().filter(|counter| counter.is_loss()) {
             faults.note_lost(counter.name(), counts.get(counter));
         }
-        faults.take(Moment::now(), Now::read().monotonic_ns, &self.parts.processes)
+        let window = faults.take(Moment::now(), Now::read().monotonic_ns, &self.parts.processes);
+        if let Some(window) = &window {
+            self.fault_losses.count(&window.window.lost);
+        }
+        window
     }
 }

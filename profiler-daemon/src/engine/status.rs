@@ -59,6 +59,7 @@ impl Engine {
             missed_ticks: counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
             watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
             faults: sampler.fault_counts(),
+            faults_lost: self.fault_losses.totals().clone(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! How the keeper of pages does, for whoever only has its handle.
 
 use std::{
+    collections::BTreeMap,
+    mem,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,12 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_store::GrowthStatus;
+
+use super::{KeptStatus, NamedFaults};
 use crate::health::PartState;
 
 /// A turn that takes longer is told of.
 const LATE: Duration = Duration::from_secs(30);
 /// How long it is told of that pages could not be looked at.
 const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Reasons of loss: the keeper was behind; the stack was not among those of its window; nobody could look what became of the
+/// pages.
+pub(super) const LOST_BACKLOG: &str = "keeper_backlog";
+pub(super) const LOST_NO_STACK: &str = "no_stack";
+pub(super) const LOST_NOT_LOOKED_AT: &str = "not_looked_at";
 
 /// What the keeper says of itself while it works.
 #[derive(Debug, Default)]
@@ -24,6 +34,13 @@ pub(super) struct Condition {
     /// When pages could not be looked at last, and why.
     refused: Mutex<Option<(Instant, String)>>,
     not_looked_at: AtomicU64,
+    without_stack: AtomicU64,
+    /// Faults that found no room in the queue.
+    dropped: AtomicU64,
+    /// Lost with windows that found no room, and not told yet in a later one.
+    missed: Mutex<BTreeMap<String, u64>>,
+    /// What was kept at the end of the last turn.
+    kept: Mutex<GrowthStatus>,
 }
 
 impl Condition {
@@ -43,9 +60,43 @@ impl Condition {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, reason.to_owned()));
     }
 
-    /// Faults since the start whose pages could not be looked at.
-    pub(super) fn not_looked_at(&self) -> u64 {
-        self.not_looked_at.load(Ordering::Relaxed)
+    /// Faults whose stacks were not among those of their window.
+    pub(super) fn note_without_stack(&self, touches: u64) {
+        self.without_stack.fetch_add(touches, Ordering::Relaxed);
+    }
+
+    /// A window found no room: its faults are lost, and who asks about the next is to hear what was lost in this one.
+    pub(super) fn note_dropped(&self, window: &NamedFaults) {
+        let touches = window.touches();
+        self.dropped.fetch_add(touches, Ordering::Relaxed);
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut missed, LOST_BACKLOG, touches);
+        for (reason, count) in &window.lost {
+            add(&mut missed, reason, *count);
+        }
+    }
+
+    /// What was lost with windows that found no room, since it was last asked.
+    pub(super) fn take_missed(&self) -> BTreeMap<String, u64> {
+        mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is kept now.
+    pub(super) fn note_kept(&self, growth: GrowthStatus) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = growth;
+    }
+
+    /// What was kept at the end of the last turn, and what was lost up to now.
+    pub(super) fn status(&self) -> KeptStatus {
+        let lost = [
+            (LOST_BACKLOG, &self.dropped),
+            (LOST_NO_STACK, &self.without_stack),
+            (LOST_NOT_LOOKED_AT, &self.not_looked_at),
+        ];
+        KeptStatus {
+            growth: *self.kept.lock().unwrap_or_else(PoisonError::into_inner),
+            lost: lost.map(|(reason, count)| (reason, count.load(Ordering::Relaxed))),
+        }
     }
 
     /// What is wrong at a time, if anything is.
@@ -72,6 +123,13 @@ impl Condition {
     }
 }
 
+/// Adds what was lost for a reason, if anything was.
+pub(super) fn add(lost: &mut BTreeMap<String, u64>, reason: &str, count: u64) {
+    if count > 0 {
+        *lost.entry(reason.to_owned()).or_default() += count;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,7 +141,7 @@ mod tests {
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(condition.trouble(now), None);
         condition.note_refused(3, "not permitted", now);
-        assert_eq!(condition.not_looked_at(), 3);
+        assert_eq!(condition.status().lost[2], (LOST_NOT_LOOKED_AT, 3));
         assert!(
             matches!(condition.trouble(after(59)), Some(PartState::Failed { reason, .. }) if reason.contains("not permitted"))
         );

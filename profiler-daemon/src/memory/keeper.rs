@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     time::{Duration, Instant, SystemTime},
@@ -16,8 +16,8 @@ use profiler_store::{Growth, GrowthLimits, GrowthProcess, Look, PageLook, PageTo
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    KeptStatus, MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
-    condition::Condition,
+    MemoryCommand, MemoryHandle, NamedFaults, NamedStack, QUEUE,
+    condition::{Condition, LOST_NO_STACK, LOST_NOT_LOOKED_AT, add},
     presence::{Looked, Presence},
 };
 use crate::{
@@ -35,9 +35,6 @@ const HASTY_SWEEP: Duration = Duration::from_secs(1);
 const LOOK_SHARE: u32 = 400;
 /// Longest wait for something to do.
 const TURN: Duration = Duration::from_millis(500);
-/// Reasons of loss: the keeper was behind; nobody could look what became of the pages.
-const LOST_BACKLOG: &str = "keeper_backlog";
-const LOST_NOT_LOOKED_AT: &str = "not_looked_at";
 
 /// What the keeper is made of.
 #[derive(Debug)]
@@ -61,8 +58,6 @@ pub struct MemoryKeeper {
     running: HashMap<u64, (Pid, Option<u64>)>,
     salt: u64,
     commands: Receiver<MemoryCommand>,
-    dropped: Arc<AtomicU64>,
-    dropped_before: u64,
     stop: Arc<AtomicBool>,
     look_due: Instant,
     swept: Instant,
@@ -81,7 +76,6 @@ impl MemoryKeeper {
     /// A keeper that knows no page yet, and the handle to it.
     pub fn new(parts: MemoryParts) -> (Self, MemoryHandle) {
         let (sender, commands) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
         let condition = Arc::new(Condition::default());
         let keeper = Self {
             growth: Growth::new(GrowthLimits {
@@ -92,8 +86,6 @@ impl MemoryKeeper {
             running: HashMap::new(),
             salt: parts.salt,
             commands,
-            dropped: Arc::clone(&dropped),
-            dropped_before: 0,
             stop: parts.stop,
             look_due: Instant::now() + LOOK,
             swept: Instant::now(),
@@ -101,7 +93,6 @@ impl MemoryKeeper {
         };
         let handle = MemoryHandle {
             commands: sender,
-            dropped,
             condition,
         };
         (keeper, handle)
@@ -124,6 +115,7 @@ impl MemoryKeeper {
             if Instant::now() >= self.look_due {
                 self.look_at_all();
             }
+            self.condition.note_kept(self.growth.status());
         }
     }
 
@@ -139,13 +131,6 @@ impl MemoryKeeper {
                     self.look_at(image);
                 }
                 reply.send(self.growth.answer(&query, SystemTime::now())).is_ok()
-            }
-            MemoryCommand::Status { reply } => {
-                let status = KeptStatus {
-                    growth: self.growth.status(),
-                    not_looked_at: self.condition.not_looked_at(),
-                };
-                reply.send(status).is_ok()
             }
         };
         if !is_taken {
@@ -229,10 +214,8 @@ impl MemoryKeeper {
             processes,
             stacks,
         } = window;
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        if dropped > self.dropped_before {
-            *lost.entry(LOST_BACKLOG.to_owned()).or_default() += dropped - self.dropped_before;
-            self.dropped_before = dropped;
+        for (reason, count) in self.condition.take_missed() {
+            add(&mut lost, &reason, count);
         }
         self.growth.note_lost(end, &lost);
         for process in processes {
@@ -240,9 +223,13 @@ impl MemoryKeeper {
         }
     }
 
-    fn on_process(&mut self, process: &FaultProcess, stacks: &HashMap<u32, NamedStack>, end: SystemTime) {
-        let image = process.image;
-        let pid = Pid(process.label.pid);
+    /// The faults of a process with their stacks. Those without one are counted as lost.
+    fn touches(
+        &mut self,
+        process: &FaultProcess,
+        stacks: &HashMap<u32, NamedStack>,
+        end: SystemTime,
+    ) -> Vec<PageTouch> {
         let mut shared: BTreeMap<(u32, StopReason), Arc<TouchedStack>> = BTreeMap::new();
         let mut touches = Vec::with_capacity(process.touches.len());
         for touch in &process.touches {
@@ -254,6 +241,19 @@ impl MemoryKeeper {
                 .or_insert_with(|| self.growth.stack(touched_stack(stack, touch.stop)));
             touches.push(page_touch(touch, Arc::clone(stack)));
         }
+        let without = (process.touches.len() - touches.len()) as u64;
+        if without > 0 {
+            self.condition.note_without_stack(without);
+            self.growth
+                .note_lost(end, &[(LOST_NO_STACK.to_owned(), without)].into());
+        }
+        touches
+    }
+
+    fn on_process(&mut self, process: &FaultProcess, stacks: &HashMap<u32, NamedStack>, end: SystemTime) {
+        let image = process.image;
+        let pid = Pid(process.label.pid);
+        let touches = self.touches(process, stacks, end);
         let mut pages: Vec<PageLook> = touches
             .iter()
             .map(|touch| PageLook {

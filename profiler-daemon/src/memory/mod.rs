@@ -13,7 +13,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
     thread,
@@ -64,6 +63,12 @@ pub struct NamedFaults {
     pub stacks: HashMap<u32, NamedStack>,
 }
 
+impl NamedFaults {
+    fn touches(&self) -> u64 {
+        self.processes.iter().map(|process| process.touches.len() as u64).sum()
+    }
+}
+
 /// What the keeper of pages can be told and asked.
 #[derive(Debug)]
 enum MemoryCommand {
@@ -72,18 +77,16 @@ enum MemoryCommand {
         query: GrowthQuery,
         reply: oneshot::Sender<GrowthAnswer>,
     },
-    Status {
-        reply: oneshot::Sender<KeptStatus>,
-    },
 }
 
 /// What is kept and what was not, for the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptStatus {
-    /// What is kept.
+    /// What was kept when the keeper last had nothing to do: its part of the health says if that was long ago.
     pub growth: GrowthStatus,
-    /// Faults since the start whose pages nobody could look at: they count as touched, and not as still there.
-    pub not_looked_at: u64,
+    /// Faults since the start that the keeper never got, or got without their stacks, or whose pages nobody could look at, by
+    /// reason. Of the last it is told that they were touched.
+    pub lost: [(&'static str, u64); 3],
 }
 
 /// Why nothing was answered.
@@ -107,8 +110,6 @@ pub enum MemoryError {
 #[derive(Clone, Debug)]
 pub struct MemoryHandle {
     commands: SyncSender<MemoryCommand>,
-    /// Faults that found no room in the queue.
-    dropped: Arc<AtomicU64>,
     condition: Arc<Condition>,
 }
 
@@ -118,27 +119,29 @@ impl MemoryHandle {
         self.condition.trouble(Instant::now())
     }
 
-    /// Hands over a window; if the keeper is behind by far, it is dropped and counted.
+    /// Hands over a window; if the keeper is behind by far, it is dropped and counted, with what was lost in it.
     pub fn window(&self, window: NamedFaults) {
-        match self.commands.try_send(MemoryCommand::Window(window)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(command) | TrySendError::Disconnected(command)) => {
-                if let MemoryCommand::Window(window) = command {
-                    let touches: usize = window.processes.iter().map(|process| process.touches.len()).sum();
-                    self.dropped.fetch_add(touches as u64, Ordering::Relaxed);
-                }
-            }
+        let sent = self.commands.try_send(MemoryCommand::Window(window));
+        let Err(TrySendError::Full(unsent) | TrySendError::Disconnected(unsent)) = sent else {
+            return;
+        };
+        if let MemoryCommand::Window(window) = unsent {
+            self.condition.note_dropped(&window);
         }
     }
 
     /// Which code touched what is still there.
     pub async fn query(&self, query: GrowthQuery) -> Result<GrowthAnswer, MemoryError> {
-        self.ask(|reply| MemoryCommand::Query { query, reply }).await
+        let answer = self.begin(|reply| MemoryCommand::Query { query, reply })?;
+        tokio::time::timeout(ANSWER_WITHIN, answer)
+            .await
+            .map_err(|_elapsed| late(ANSWER_WITHIN))?
+            .map_err(|oneshot::error::RecvError { .. }| MemoryError::Ended)
     }
 
-    /// What is kept.
-    pub async fn status(&self) -> Result<KeptStatus, MemoryError> {
-        self.ask(|reply| MemoryCommand::Status { reply }).await
+    /// What is kept, without asking the keeper: it may be stuck.
+    pub fn status(&self) -> KeptStatus {
+        self.condition.status()
     }
 
     /// As [`Self::query`], for threads that may wait a little.
@@ -157,13 +160,6 @@ impl MemoryHandle {
                 Err(oneshot::error::TryRecvError::Empty) => return Err(late(limit)),
             }
         }
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> MemoryCommand) -> Result<T, MemoryError> {
-        let answer = tokio::time::timeout(ANSWER_WITHIN, self.begin(command)?).await;
-        answer
-            .map_err(|_elapsed| late(ANSWER_WITHIN))?
-            .map_err(|oneshot::error::RecvError { .. }| MemoryError::Ended)
     }
 
     fn begin<T>(

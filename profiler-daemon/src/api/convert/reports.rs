@@ -1,5 +1,7 @@
 //! What the daemon tells of itself: its parts, its cost and what it keeps.
 
+use std::collections::BTreeMap;
+
 use profiler_common::memory::FaultCounter;
 use profiler_proto::v1;
 use profiler_store::Status as StoreStatus;
@@ -13,7 +15,7 @@ use crate::{
     },
     command::EngineStatus,
     health::{Descriptors, OwnCost, Part, PartState},
-    kernel::{FaultCounts, KernelCost, possible_cpus},
+    kernel::{KernelCost, possible_cpus},
     memory::KeptStatus,
 };
 
@@ -60,30 +62,36 @@ pub(in crate::api) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
 }
 
 /// What the programs for page faults have done, and what is kept of it.
-pub(in crate::api) fn memory_profile(counts: &FaultCounts, kept: KeptStatus) -> v1::MemoryProfileStatus {
+pub(in crate::api) fn memory_profile(engine: &EngineStatus, kept: KeptStatus) -> v1::MemoryProfileStatus {
+    let counts = &engine.faults;
     let outcomes = || {
         counts
             .counters
             .iter()
             .filter(|(counter, _)| **counter != FaultCounter::EventLost)
     };
-    // What was touched is known of these, or was; what is left of it is not, or is no more.
-    let in_part = [
-        ("not_looked_at", kept.not_looked_at),
-        ("old_touches_dropped", kept.growth.dropped_touches),
-    ];
-    let in_part = in_part.into_iter().filter(|(_, count)| *count > 0);
+    // In the kernel, between it and the keeper of pages, and by the keeper: each fault is lost at one of them.
+    let mut lost: BTreeMap<String, u64> = BTreeMap::new();
+    let of_kernel = outcomes().filter(|(counter, _)| counter.is_loss());
+    let of_kernel = of_kernel.map(|(counter, count)| (counter.name(), *count));
+    let of_daemon = engine
+        .faults_lost
+        .iter()
+        .map(|(reason, count)| (reason.as_str(), *count));
+    let of_daemon = of_daemon.chain(
+        kept.lost
+            .into_iter()
+            .chain([("old_touches_dropped", kept.growth.dropped_touches)]),
+    );
+    for (reason, count) in of_kernel.chain(of_daemon.filter(|(_, count)| *count > 0)) {
+        *lost.entry(reason.to_owned()).or_default() += count;
+    }
     let kept = kept.growth;
     v1::MemoryProfileStatus {
         attached: counts.is_attached,
         faults: outcomes().map(|(_, count)| count).sum(),
         delivered: counts.get(FaultCounter::Delivered),
-        lost: outcomes()
-            .filter(|(counter, _)| counter.is_loss())
-            .map(|(counter, count)| (counter.name(), *count))
-            .chain(in_part)
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .collect(),
+        lost,
         runs: counts.runs,
         time: Some(duration(counts.time)),
         processes: kept.processes,
@@ -143,5 +151,45 @@ pub(in crate::api) fn store(status: StoreStatus) -> v1::StoreStatus {
         dropped_by_age: status.dropped.by_age,
         dropped_by_bytes: status.dropped.by_bytes,
         dropped_too_large: status.dropped.too_large,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_store::GrowthStatus;
+
+    use super::*;
+
+    #[test]
+    fn faults_lost_anywhere_are_told_with_their_reasons() {
+        let mut engine = EngineStatus::default();
+        engine.faults.counters.insert(FaultCounter::Delivered, 90);
+        engine.faults.counters.insert(FaultCounter::RingFull, 3);
+        engine.faults_lost = [("window_full".to_owned(), 4), ("naming_backlog".to_owned(), 5)].into();
+        let kept = KeptStatus {
+            growth: GrowthStatus {
+                pages: 70,
+                dropped_touches: 6,
+                ..GrowthStatus::default()
+            },
+            lost: [("keeper_backlog", 7), ("no_stack", 0), ("not_looked_at", 8)],
+        };
+        let told = memory_profile(&engine, kept);
+        assert_eq!((told.faults, told.delivered, told.pages), (93, 90, 70));
+        let expected = [
+            ("keeper_backlog", 7),
+            ("naming_backlog", 5),
+            ("not_looked_at", 8),
+            ("old_touches_dropped", 6),
+            ("ring_full", 3),
+            ("window_full", 4),
+        ];
+        let mut lost: Vec<(&str, u64)> = told
+            .lost
+            .iter()
+            .map(|(reason, count)| (reason.as_str(), *count))
+            .collect();
+        lost.sort_unstable();
+        assert_eq!(lost, expected);
     }
 }

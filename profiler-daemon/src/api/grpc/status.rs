@@ -48,11 +48,7 @@ impl Reports {
         let own = own.inspect_err(|error| tracing::warn!(%error, "the daemon's own cost is not known"));
         let sampling = engine.as_ref().ok().map(convert::sampling);
         let memory_profile = match (&engine, context.memory.get()) {
-            (Ok(engine), Some(memory)) => {
-                let kept = tokio::time::timeout(LOOP_TIMEOUT, memory.status()).await;
-                let kept = kept.ok().and_then(Result::ok).unwrap_or_default();
-                Some(convert::memory_profile(&engine.faults, kept))
-            }
+            (Ok(engine), Some(memory)) => Some(convert::memory_profile(engine, memory.status())),
             _ => None,
         };
         let engine = engine.unwrap_or_default();

@@ -5,7 +5,10 @@ use profiler_profile::{PageKind, ProcessLabel};
 use profiler_store::{GrowthQuery, Span, Target};
 
 use super::*;
-use crate::{health::PartState, memory::MemoryError};
+use crate::{
+    health::PartState,
+    memory::{MemoryError, condition::LOST_BACKLOG},
+};
 
 fn parts(proc: &str) -> (MemoryKeeper, MemoryHandle) {
     MemoryKeeper::new(MemoryParts {
@@ -126,12 +129,65 @@ fn pages_that_nobody_may_look_at_are_no_growth() {
     let answer = keeper.growth.answer(&query(), SystemTime::now());
     assert_eq!((answer.growth.samples(), answer.first_touch.samples()), (0, 4096));
     assert_eq!(answer.growth.quality.lost[LOST_NOT_LOOKED_AT], 1);
-    assert_eq!(keeper.condition.not_looked_at(), 1);
+    assert!(keeper.condition.status().lost.contains(&(LOST_NOT_LOOKED_AT, 1)));
     let trouble = keeper.condition.trouble(Instant::now());
     assert!(
         matches!(&trouble, Some(PartState::Failed { reason, .. }) if reason.contains("too many")),
         "{trouble:?}"
     );
+}
+
+#[test]
+fn a_fault_whose_stack_is_unknown_is_lost_with_the_reason() {
+    let (mut keeper, handle) = parts("/proc");
+    let mut own = process(1, std::process::id(), 77);
+    let mut unknown = own.touches[0];
+    unknown.stack = 2;
+    own.touches.extend([unknown, unknown]);
+    keeper.on_window(window(vec![own]));
+    let lost = keeper.growth.answer(&query(), SystemTime::now()).growth.quality.lost;
+    assert_eq!(lost.get(LOST_NO_STACK), Some(&2), "{lost:?}");
+    assert!(handle.status().lost.contains(&(LOST_NO_STACK, 2)));
+}
+
+#[test]
+fn what_finds_no_room_is_told_at_once_and_in_the_next_window() {
+    let (mut keeper, handle) = parts("/proc");
+    let lossy = || NamedFaults {
+        lost: [("window_full".to_owned(), 5)].into(),
+        ..window(vec![process(1, std::process::id(), 77)])
+    };
+    for _ in 0..QUEUE + 2 {
+        handle.window(lossy());
+    }
+    // Nobody has answered yet.
+    assert!(handle.status().lost.contains(&(LOST_BACKLOG, 2)));
+    while let Ok(command) = keeper.commands.try_recv() {
+        keeper.take(command);
+    }
+    let lost = keeper.growth.answer(&query(), SystemTime::now()).growth.quality.lost;
+    assert_eq!(lost[LOST_BACKLOG], 2, "{lost:?}");
+    assert_eq!(
+        lost["window_full"],
+        5 * (QUEUE as u64 + 2),
+        "what was lost in those two, too"
+    );
+}
+
+#[test]
+fn what_is_kept_is_told_without_the_keeper() {
+    let (mut keeper, handle) = parts("/proc");
+    let stop = Arc::clone(&keeper.stop);
+    keeper.on_window(window(vec![process(1, std::process::id(), 77)]));
+    let thread = std::thread::spawn(move || keeper.run());
+    let start = Instant::now();
+    while handle.status().growth.processes == 0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "it is never told");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stop.store(true, Ordering::Release);
+    thread.join().unwrap();
+    assert_eq!(handle.status().growth.processes, 1);
 }
 
 #[test]
