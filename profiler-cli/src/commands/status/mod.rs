@@ -193,9 +193,9 @@ fn write_memory_profile(out: &mut impl Write, memory: &MemoryProfileStatus) -> i
     let lost = total(&memory.lost);
     writeln!(
         out,
-        "  page faults   {} of watched processes, {} chosen, {} lost",
+        "  page faults   {} of watched processes, {} delivered, {} lost",
         thousands(memory.faults),
-        thousands(memory.delivered.saturating_add(lost)),
+        thousands(memory.delivered),
         thousands(lost)
     )?;
     writeln!(
