@@ -302,6 +302,27 @@ fn a_first_thread_that_ended_is_no_process_without_memory() {
 }
 
 #[test]
+fn what_is_held_is_not_told_without_what_is_swapped_out() {
+    let tree = FakeTree::new();
+    let kinds = "RssAnon:\t40 kB\nRssFile:\t0 kB\nRssShmem:\t0 kB\nVmSwap:\t8 kB\n";
+    for pid in [7, 8, 9] {
+        put(&tree, pid, FAKE);
+    }
+    tree.write("proc/7/status", kinds.to_owned());
+    let mut sampler = sampler(&tree);
+    let held = |sampler: &ProcessSampler, pid| sampler.processes[&watched(pid, 100, "web").id].held_bytes();
+    sampler.watch([7, 8].map(|pid| watched(pid, 100, "web")));
+    sample(&mut sampler, 100);
+    assert_eq!((held(&sampler, 7), held(&sampler, 8)), (Some(48 << 10), None));
+    // One that joins is not waited for until it is the turn of the details.
+    sampler.watch([7, 8, 9].map(|pid| watched(pid, 100, "web")));
+    sample(&mut sampler, 101);
+    assert_eq!(held(&sampler, 9), Some(40 << 10));
+    sample(&mut sampler, 200);
+    assert_eq!((held(&sampler, 7), held(&sampler, 9)), (Some(48 << 10), None));
+}
+
+#[test]
 fn the_first_listening_socket_is_told_once_and_repeated_with_the_details() {
     let tree = FakeTree::new();
     put(&tree, 7, FAKE);

@@ -134,11 +134,13 @@ impl Tracked {
     }
 
     /// What nothing but the program itself frees: anonymous memory, with what of it was swapped out when that was last read.
+    /// None if that could not be read; before it is read for the first time, the process is new here, and nothing of it is
+    /// taken to be swapped out: a service that starts processes often would never have a sum otherwise.
     pub(super) fn held_bytes(&self) -> Option<u64> {
-        let swapped = self
-            .details
-            .and_then(|details| details.memory)
-            .map_or(0, |kinds| kinds.swap);
+        let swapped = match self.details {
+            Some(details) => details.memory?.swap,
+            None => 0,
+        };
         Some(self.anonymous_bytes?.saturating_add(swapped))
     }
 
