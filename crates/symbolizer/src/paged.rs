@@ -25,7 +25,7 @@ pub(crate) struct Section<'a> {
 }
 
 enum Bytes<'a> {
-    Held(Arc<[u8]>),
+    Held(Arc<Vec<u8>>),
     Paged {
         source: &'a dyn ReadAt,
         start: u64,
@@ -55,7 +55,7 @@ impl<'a> Section<'a> {
     }
 
     /// Bytes that are in memory already.
-    pub(crate) fn held(bytes: Arc<[u8]>, effort: Rc<Effort>) -> Rc<Self> {
+    pub(crate) fn held(bytes: Arc<Vec<u8>>, effort: Rc<Effort>) -> Rc<Self> {
         Rc::new(Self {
             length: bytes.len() as u64,
             bytes: Bytes::Held(bytes),

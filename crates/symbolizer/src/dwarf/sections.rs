@@ -39,7 +39,7 @@ const SECTIONS: [SectionId; 9] = [
 /// The compressed debug sections of an object as they are after decompression, kept between batches.
 #[derive(Debug, Default)]
 pub(crate) struct Inflated {
-    sections: BTreeMap<SectionId, Arc<[u8]>>,
+    sections: BTreeMap<SectionId, Arc<Vec<u8>>>,
 }
 
 impl Inflated {
@@ -150,7 +150,8 @@ fn section<'a>(
         uncompressed_size,
     };
     let bytes = compressed.decompress().map_err(|error| failed(&error.to_string()))?;
-    let bytes: Arc<[u8]> = bytes.into_owned().into();
+    // Shared as it is: copied into one piece with its counts, it would be there twice for a moment.
+    let bytes = Arc::new(bytes.into_owned());
     inflated.sections.insert(id, Arc::clone(&bytes));
     Ok(Section::held(bytes, Rc::clone(effort)))
 }
