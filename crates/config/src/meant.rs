@@ -172,7 +172,7 @@ pub struct Tcp {
     pub key_file: PathBuf,
     /// Authorities, in PEM, one of which has to have signed the certificate of a caller; empty where none has to be shown.
     pub client_ca_file: PathBuf,
-    /// Allow an address that other hosts may reach.
+    /// Allow an address that other hosts may reach without TLS.
     pub allow_remote: bool,
     /// Whoever is let in may also profile; otherwise only read.
     pub allow_profile: bool,
