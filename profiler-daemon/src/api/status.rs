@@ -125,6 +125,7 @@ impl ApiError {
                 | CensusError::Unreadable { .. } => Code::FailedPrecondition,
                 CensusError::Ended { .. } | CensusError::Unwanted => Code::Aborted,
                 CensusError::Busy => Code::ResourceExhausted,
+                CensusError::Late { .. } => Code::DeadlineExceeded,
                 CensusError::Stopping => Code::Unavailable,
             },
             Self::Silence(SilenceError::Invalid(InvalidSilence::TooMany)) => Code::ResourceExhausted,

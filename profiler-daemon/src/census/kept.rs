@@ -35,8 +35,8 @@ impl Earlier {
 /// Counts of the newest census of each of a few processes.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// By process and its start.
-    censuses: BTreeMap<(Pid, u64), (u64, Earlier)>,
+    /// By process, its start, and the program that it ran.
+    censuses: BTreeMap<(Pid, u64, u64), (u64, Earlier)>,
     turn: u64,
 }
 
@@ -44,20 +44,19 @@ impl Kept {
     /// Processes of which a census is kept.
     const MOST: usize = 4;
 
-    pub(super) fn find(&self, pid: Pid, start_ticks: u64) -> Option<Earlier> {
+    pub(super) fn find(&self, pid: Pid, start_ticks: u64, program: u64) -> Option<Earlier> {
         self.censuses
-            .get(&(pid, start_ticks))
+            .get(&(pid, start_ticks, program))
             .map(|(_, earlier)| earlier.clone())
     }
 
     /// Keeps a census in place of the one before of the same process, or of the process that was not asked for longest.
     pub(super) fn keep(&mut self, taken: &Taken, earlier: Earlier) {
         self.turn += 1;
-        // What runs under the same id now is another process.
-        self.censuses
-            .retain(|(pid, start), _| *pid != taken.pid || *start == taken.start_ticks);
-        self.censuses
-            .insert((taken.pid, taken.start_ticks), (self.turn, earlier));
+        let key = (taken.pid, taken.start_ticks, taken.program);
+        // What runs under the same id now is another process, or another program.
+        self.censuses.retain(|other, _| other.0 != taken.pid || *other == key);
+        self.censuses.insert(key, (self.turn, earlier));
         while self.censuses.len() > Self::MOST {
             let oldest = self.censuses.iter().min_by_key(|(_, (turn, _))| *turn);
             let Some(key) = oldest.map(|(key, _)| *key) else { break };
@@ -69,6 +68,38 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::census::Cost;
+
+    #[test]
+    fn another_process_or_program_is_not_compared_with() {
+        let taken = |pid, start_ticks, program| Taken {
+            pid: Pid(pid),
+            start_ticks,
+            program,
+            time: SystemTime::UNIX_EPOCH,
+            python: String::new(),
+            census: Arc::default(),
+            difference: None,
+            holders: Vec::new(),
+            partial: Vec::new(),
+            cost: Cost::default(),
+        };
+        let earlier = || Earlier {
+            census: Arc::default(),
+            time: SystemTime::UNIX_EPOCH,
+            partial: Vec::new(),
+            tells_new: true,
+        };
+        let mut kept = Kept::default();
+        kept.keep(&taken(7, 1, 100), earlier());
+        kept.keep(&taken(8, 1, 100), earlier());
+        let finds = |kept: &Kept, pid, start, program| kept.find(Pid(pid), start, program).is_some();
+        assert!(finds(&kept, 7, 1, 100));
+        assert!(!finds(&kept, 7, 2, 100) && !finds(&kept, 7, 1, 101));
+        kept.keep(&taken(7, 1, 101), earlier());
+        assert!(!finds(&kept, 7, 1, 100), "it is over");
+        assert!(finds(&kept, 7, 1, 101) && finds(&kept, 8, 1, 100));
+    }
 
     #[test]
     fn what_was_not_counted_before_is_said_not_to_be_new() {

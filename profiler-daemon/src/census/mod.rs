@@ -1,10 +1,11 @@
 //! The census of a Python heap: objects by type, what differs from the census before, and who holds what is new.
 //!
 //! In: a process, by request. Out: a [`Taken`], or why there can be none. One thread takes one census at a time, far from the
-//! sampling loop, at the lowest priority and with pauses; it stops when nobody waits for the answer any more. The process is not
+//! sampling loop, at a low priority and with pauses; it stops when nobody waits for the answer any more. The process is not
 //! stopped and nothing is written into it; what it has in memory is not trusted.
 
 mod kept;
+mod mounts;
 mod pace;
 mod regions;
 mod take;
@@ -18,7 +19,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_census::{Census, Difference, Holders};
@@ -31,6 +32,10 @@ use crate::{command::Reply, health::Health, kernel::records::Pid, processes::sca
 const QUEUE: usize = 1;
 /// How often the thread looks whether it is to end.
 const TURN: Duration = Duration::from_millis(250);
+/// Longest wait of a thread for a census: it may be the third in the row, of which each takes less than half a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+/// Time between two looks of such a thread for the answer.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// What is asked for besides the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct Taken {
     pub pid: Pid,
     /// When it started, in ticks since boot.
     pub start_ticks: u64,
+    /// Tells the program that it ran from one that it ran before or after an exec.
+    pub program: u64,
     /// When the census began.
     pub time: SystemTime,
     /// Version of its interpreter.
@@ -128,7 +135,7 @@ pub enum CensusError {
         reason: String,
     },
     /// It is gone, or another program runs in it.
-    #[error("process {pid} ended, or executed another program, while its memory was read")]
+    #[error("process {pid} ended, or executed another program, meanwhile")]
     Ended {
         /// The process.
         pid: Pid,
@@ -136,6 +143,12 @@ pub enum CensusError {
     /// As many as may be are in progress or wait.
     #[error("a census is in progress and another waits already: try again in some seconds")]
     Busy,
+    /// Nobody answered in time.
+    #[error("the census was not taken within {seconds} s")]
+    Late {
+        /// The time.
+        seconds: u64,
+    },
     /// Who asked has left.
     #[error("nobody waits for the census any more")]
     Unwanted,
@@ -168,14 +181,28 @@ impl CensusHandle {
             .map_err(|oneshot::error::RecvError { .. }| CensusError::Stopping)?
     }
 
-    /// The same for a thread that may wait.
+    /// The same for a thread that may wait, but not for ever.
     ///
     /// # Errors
     /// There is none, and why.
     pub fn take_blocking(&self, pid: Pid, options: Options) -> Result<Taken, CensusError> {
-        self.begin(pid, options)?
-            .blocking_recv()
-            .map_err(|oneshot::error::RecvError { .. }| CensusError::Stopping)?
+        self.take_within(pid, options, ANSWER_WITHIN)
+    }
+
+    fn take_within(&self, pid: Pid, options: Options, limit: Duration) -> Result<Taken, CensusError> {
+        let mut answer = self.begin(pid, options)?;
+        let begun = Instant::now();
+        loop {
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(oneshot::error::TryRecvError::Closed) => return Err(CensusError::Stopping),
+                Err(oneshot::error::TryRecvError::Empty) if begun.elapsed() < limit => thread::sleep(GLANCE),
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    let seconds = limit.as_secs();
+                    return Err(CensusError::Late { seconds });
+                }
+            }
+        }
     }
 
     fn begin(&self, pid: Pid, options: Options) -> Result<oneshot::Receiver<Result<Taken, CensusError>>, CensusError> {
@@ -221,7 +248,10 @@ fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &At
             options,
             is_unwanted: &is_unwanted,
         };
-        let taken = taker.take(|start_ticks| options.compare.then(|| kept.find(pid, start_ticks)).flatten());
+        let taken = taker.take(|start_ticks, program| {
+            let earlier = options.compare.then(|| kept.find(pid, start_ticks, program));
+            earlier.flatten()
+        });
         let taken = taken.map(|(taken, earlier)| {
             kept.keep(&taken, earlier);
             taken
@@ -236,5 +266,25 @@ fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &At
         if reply.send(taken).is_err() {
             tracing::trace!("nobody waits for a census any more");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_is_told_that_nobody_answers() {
+        let (requests, waiting) = sync_channel(QUEUE);
+        let handle = CensusHandle { requests };
+        let options = Options {
+            compare: true,
+            holders: true,
+        };
+        let taken = handle.take_within(Pid(1), options, Duration::from_millis(20));
+        assert_eq!(taken.err(), Some(CensusError::Late { seconds: 0 }));
+        assert!(waiting.recv().unwrap().reply.is_closed(), "the census ends");
+        drop(waiting);
+        assert_eq!(handle.take_blocking(Pid(1), options).err(), Some(CensusError::Stopping));
     }
 }

@@ -77,12 +77,17 @@ struct Counted {
 }
 
 impl Taker<'_> {
-    /// Counts, and compares with an earlier count of the same process that `earlier` finds. Also what to compare the next with.
-    pub(super) fn take(self, earlier: impl FnOnce(u64) -> Option<Earlier>) -> Result<(Taken, Earlier), CensusError> {
+    /// Counts, and compares with an earlier count that `earlier` finds, of the same process by its start and of the same program.
+    /// Also what to compare the next with.
+    pub(super) fn take(
+        self,
+        earlier: impl FnOnce(u64, u64) -> Option<Earlier>,
+    ) -> Result<(Taken, Earlier), CensusError> {
         let (started, time) = (Instant::now(), SystemTime::now());
         let target = Target::open(self.proc, self.pid)?;
         let pace = Pace::new(COUNT_WITHIN, self.is_unwanted);
         let memory = PacedMemory::new(target.open_file("mem")?, &pace);
+        let program = target.program(&memory)?;
         let (interpreter, python) = target.interpreter(self.proc, &pace)?;
         let Counted {
             census,
@@ -98,7 +103,7 @@ impl Taker<'_> {
             partial: partial.clone(),
             tells_new,
         };
-        let before = earlier(target.start_ticks);
+        let before = earlier(target.start_ticks, program);
         let difference = before
             .as_ref()
             .map(|before| Difference::between(&before.census, &census));
@@ -122,6 +127,7 @@ impl Taker<'_> {
         let taken = Taken {
             pid: self.pid,
             start_ticks: target.start_ticks,
+            program,
             time,
             python,
             difference: difference.zip(before.map(|before| before.time)),

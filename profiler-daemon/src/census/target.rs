@@ -3,19 +3,21 @@
 use std::{
     cell::Cell,
     fs::File,
+    hash::{DefaultHasher, Hasher as _},
     io::{self, Read, Seek, SeekFrom},
     os::{fd::OwnedFd, unix::fs::FileExt as _},
 };
 
 use object::ReadCache;
 use profiler_census::{Interpreter, Refusal};
+use profiler_profile::visible;
 use profiler_unwinding::{
     Segments,
     python::{InterpreterObject, ProcessMemory, PythonError},
 };
 use rustix::fs::{Mode, OFlags};
 
-use super::{CensusError, pace::Pace, take::COUNT_WITHIN};
+use super::{CensusError, mounts::Mounts, pace::Pace, take::COUNT_WITHIN};
 use crate::{
     kernel::records::{MapRecord, Pid},
     processes::{
@@ -30,6 +32,13 @@ const MAX_STAT_BYTES: u64 = 64 << 10;
 const MAX_OBJECT_BYTES: u64 = 64 << 20;
 /// Objects that are looked at for one.
 const MAX_OBJECTS: usize = 512;
+/// Most bytes of a path that are told.
+const MAX_PATH_BYTES: usize = 200;
+/// Most bytes of `/proc/PID/auxv`, and the entry of it that says where the kernel left random bytes for the program
+/// (include/uapi/linux/auxvec.h).
+const MAX_AUXV_BYTES: u64 = 4 << 10;
+const AT_RANDOM: u64 = 25;
+const RANDOM_BYTES: usize = 16;
 
 /// A process, held by the folder that `/proc` has of it.
 #[derive(Debug)]
@@ -61,6 +70,28 @@ impl Target {
         file.take(MAX_STAT_BYTES).read_to_end(&mut text).ok()?;
         let stat = parse_stat(&text)?;
         (!stat.zombie || stat.threads > 1).then_some(stat.start_ticks)
+    }
+
+    /// Tells the program that it runs from any other that the same process has run or will: what the kernel gave it at its
+    /// start, where everything lies and bytes that nobody chose.
+    pub(super) fn program(&self, memory: &PacedMemory<'_>) -> Result<u64, CensusError> {
+        let mut auxv = Vec::new();
+        let read = self.open_file("auxv")?.take(MAX_AUXV_BYTES).read_to_end(&mut auxv);
+        if read.is_err() || auxv.is_empty() {
+            return Err(CensusError::Ended { pid: self.pid });
+        }
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&auxv);
+        let words = auxv.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+        let words: Vec<u64> = words.collect();
+        let entries = words.as_chunks().0;
+        if let Some([_, address]) = entries.iter().find(|[kind, _]| *kind == AT_RANDOM) {
+            let mut random = [0; RANDOM_BYTES];
+            if memory.read(*address, &mut random) {
+                hasher.write(&random);
+            }
+        }
+        Ok(hasher.finish())
     }
 
     /// Whether it still runs.
@@ -101,8 +132,9 @@ impl Target {
         records.sort_by_key(|record| !base_name(record).windows(6).any(|part| part == b"python"));
         records.dedup_by_key(|record| (record.device_inode, record.path.clone()));
         let mut refused = None;
+        let mounts = Mounts::read(proc, pid);
         for record in records.into_iter().take(MAX_OBJECTS) {
-            match interpreter_in(proc, pid, record, pace) {
+            match interpreter_in(proc, pid, (record, &mounts), pace) {
                 None => {}
                 Some(Ok(found)) => return Ok(found),
                 Some(Err(reason)) => refused = refused.or(Some(reason)),
@@ -137,11 +169,17 @@ fn base_name(record: &MapRecord) -> &[u8] {
 fn interpreter_in(
     proc: &ProcFs,
     pid: Pid,
-    record: &MapRecord,
+    (record, mounts): (&MapRecord, &Mounts),
     pace: &Pace<'_>,
 ) -> Option<Result<(Interpreter, String), String>> {
     if !pace.go_on() {
         return None;
+    }
+    // Memory with a name is not on any file system that is mounted.
+    let (device, _) = record.device_inode.filter(|_| !record.path.starts_with(b"/memfd:"))?;
+    if let Some(refusal) = mounts.refusal(device) {
+        let path = String::from_utf8_lossy(&record.path);
+        return Some(Err(format!("{} {refusal}", visible(&path, MAX_PATH_BYTES))));
     }
     let place = MappedPlace {
         pid,
@@ -230,6 +268,53 @@ mod tests {
     use std::{process, time::Duration};
 
     use super::*;
+
+    #[test]
+    fn a_program_is_told_from_another_of_the_same_process() {
+        let proc = ProcFs::new("/proc");
+        let mut child = process::Command::new("sh")
+            // The same program, at the same addresses where the host does not shuffle them.
+            .args(["-c", "read line; exec sh -c 'read line'"])
+            .stdin(process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid(child.id());
+        let pace = Pace::new(Duration::from_secs(600), &|_| false);
+        let now = || {
+            let target = Target::open(&proc, pid).unwrap();
+            let memory = PacedMemory::new(target.open_file("mem").unwrap(), &pace);
+            (target.start_ticks, target.program(&memory).unwrap())
+        };
+        let (start, first) = now();
+        assert_eq!(now(), (start, first));
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        let begun = std::time::Instant::now();
+        let after = loop {
+            match now() {
+                (_, program) if program == first => {
+                    assert!(begun.elapsed() < Duration::from_secs(30), "it does not execute");
+                }
+                other => break other,
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(after.0, start);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_may_never_answer_is_not_opened() {
+        let (proc, pid) = (ProcFs::new("/proc"), Pid(process::id()));
+        let maps = proc.maps(pid).unwrap();
+        let record = maps.executable.iter().find(|record| is_file(record)).unwrap();
+        let (device, _) = record.device_inode.unwrap();
+        assert_eq!(Mounts::read(&proc, pid).refusal(device), None);
+        let pace = Pace::new(Duration::from_secs(600), &|_| false);
+        let refused = interpreter_in(&proc, pid, (record, &Mounts::default()), &pace);
+        let refused = refused.unwrap().map(|_found| ()).unwrap_err();
+        assert!(refused.contains("whether it answers"), "{refused}");
+    }
 
     #[test]
     fn an_interpreter_is_sought_for_no_longer_than_there_is_time() {

@@ -127,6 +127,7 @@ mod tests {
         let taken = Taken {
             pid: Pid(7),
             start_ticks: 1,
+            program: 1,
             time: SystemTime::UNIX_EPOCH + Duration::from_secs(60),
             python: "3.12.1".to_owned(),
             difference: Some((Difference::between(&before, &after), SystemTime::UNIX_EPOCH)),
