@@ -2,7 +2,8 @@
 //! later, so that what it gets more of is seen.
 //!
 //! A census costs seconds of a CPU, and an alert about memory is no time to burn them: there is one such pair of censuses at a
-//! time, and none for a while after it. The largest process goes first.
+//! time, and none for a while after it. The largest process goes first. What is compared is of one process and of one program
+//! that it ran, and lies far enough apart to tell something.
 
 use std::{
     io, iter,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use profiler_alerts::{AlertId, size_in_words};
-use profiler_census::{Change, Holders};
+use profiler_census::{Change, Difference, Holders};
 use profiler_profile::visible;
 use profiler_readings::Subject;
 use profiler_store::state::{Encoding, Evidence as KeptEvidence};
@@ -34,6 +35,14 @@ const EVERY: Duration = Duration::from_secs(600);
 const APART: Duration = Duration::from_secs(60);
 /// Processes that are tried, until one can be counted.
 const MAX_TRIED: usize = 3;
+/// How often it is asked for a census while others are taken, and the time in between.
+const MAX_ASKED: u32 = 12;
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// What is asked for.
+const OPTIONS: Options = Options {
+    compare: true,
+    holders: true,
+};
 /// Types that are told of, and most bytes told of a name.
 const MAX_TYPES: usize = 5;
 const MAX_NAME_BYTES: usize = 120;
@@ -45,7 +54,14 @@ const MAX_REASON_BYTES: usize = 300;
 #[derive(Debug)]
 struct Job {
     id: AlertId,
-    pids: Vec<Pid>,
+    candidates: Vec<Candidate>,
+}
+
+/// A process that may be counted, as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    pid: Pid,
+    start_ticks: u64,
 }
 
 /// What was counted for an alert.
@@ -72,8 +88,12 @@ impl Censuses {
         let is_possible = censuses.is_some();
         if let Some(censuses) = censuses {
             thread::Builder::new().name("alert-census".to_owned()).spawn(move || {
-                for Job { id, pids } in waiting {
-                    let kept = count(&censuses, &pids, || thread::sleep(APART));
+                let counting = Counting {
+                    take: &|pid| censuses.take_blocking(pid, OPTIONS),
+                    wait: &thread::sleep,
+                };
+                for Job { id, candidates } in waiting {
+                    let kept = counting.count(&candidates);
                     if done.send(Counted { id, kept }).is_err() {
                         return;
                     }
@@ -98,16 +118,15 @@ impl Censuses {
                 "one was begun for another alert less than {minutes} minutes before"
             ));
         }
-        let pids: Vec<Pid> = board
-            .largest_processes(subject)
-            .into_iter()
-            .take(MAX_TRIED)
-            .map(Pid)
-            .collect();
-        if pids.is_empty() {
+        if let Subject::ControlGroup(_) = subject {
+            return Err("which processes are of a control group is not known".to_owned());
+        }
+        let mut candidates = board.largest_processes(subject, now);
+        candidates.truncate(MAX_TRIED);
+        if candidates.is_empty() {
             return Err("no process of it is watched".to_owned());
         }
-        match jobs.try_send(Job { id, pids }) {
+        match jobs.try_send(Job { id, candidates }) {
             Ok(()) => {
                 self.last = Some(now);
                 Ok(())
@@ -136,35 +155,83 @@ fn lines_of(lines: Vec<String>) -> KeptEvidence {
     }
 }
 
-/// Counts the objects of the first of these processes that can be counted, and again after `wait`.
-fn count(censuses: &CensusHandle, pids: &[Pid], wait: impl FnOnce()) -> KeptEvidence {
-    let options = Options {
-        compare: true,
-        holders: true,
-    };
-    let mut refused = None;
-    let first = pids.iter().find_map(|pid| {
-        let taken = censuses.take_blocking(*pid, options);
-        taken.map_err(|error| refused.get_or_insert(error).clone()).ok()
-    });
-    let Some(first) = first else {
-        let why = refused.map_or_else(String::new, |error: CensusError| error.to_string());
-        return missing(&why);
-    };
-    if first.difference.is_some() {
-        return keep(&first, None);
+/// How a census is had, and how time passes in between.
+struct Counting<'a> {
+    take: &'a dyn Fn(Pid) -> Result<Taken, CensusError>,
+    wait: &'a dyn Fn(Duration),
+}
+
+impl Counting<'_> {
+    /// Counts the objects of the first of these processes that can be counted, and again later if nothing of before tells what
+    /// there is more of.
+    fn count(&self, candidates: &[Candidate]) -> KeptEvidence {
+        let mut refused = None;
+        for candidate in candidates {
+            match self.census(*candidate) {
+                Ok(first) => return self.compare(*candidate, first),
+                // It is not about this process: with another it would be no better.
+                Err(error @ (CensusError::Busy | CensusError::Late { .. } | CensusError::Stopping)) => {
+                    return missing(&error.to_string());
+                }
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        missing(&refused.map_or_else(String::new, |error| error.to_string()))
     }
-    wait();
-    match censuses.take_blocking(first.pid, options) {
-        Ok(second) => keep(&second, None),
-        Err(error) => keep(&first, Some(&error)),
+
+    fn compare(&self, candidate: Candidate, mut first: Taken) -> KeptEvidence {
+        if is_apart(&first) {
+            return keep(&first, None);
+        }
+        // What it may be compared with is too young to tell anything.
+        first.difference = None;
+        first.holders = Vec::new();
+        (self.wait)(APART);
+        match self.census(candidate) {
+            Ok(second) if second.program == first.program => keep(&against(second, &first), None),
+            Ok(_) => keep(&first, Some("the process executed another program meanwhile")),
+            Err(error) => keep(&first, Some(&error.to_string())),
+        }
+    }
+
+    /// A census of the very process that was read. Others that are being taken are waited for.
+    fn census(&self, candidate: Candidate) -> Result<Taken, CensusError> {
+        let pid = candidate.pid;
+        let mut asked = 1;
+        let mut taken = (self.take)(pid);
+        while asked < MAX_ASKED && matches!(taken, Err(CensusError::Busy)) {
+            (self.wait)(ASK_AGAIN);
+            asked += 1;
+            taken = (self.take)(pid);
+        }
+        taken.and_then(|taken| match taken.start_ticks == candidate.start_ticks {
+            true => Ok(taken),
+            false => Err(CensusError::Ended { pid }),
+        })
     }
 }
 
-fn keep(taken: &Taken, failed: Option<&CensusError>) -> KeptEvidence {
+fn keep(taken: &Taken, failed: Option<&str>) -> KeptEvidence {
     let mut lines = lines(taken);
-    lines.extend(failed.map(|error| format!("not known: which objects there are more of: {error}")));
+    lines.extend(failed.map(|why| format!("not known: which objects there are more of: {why}")));
     lines_of(lines)
+}
+
+/// What a census is compared with, if that is old enough.
+fn is_apart(taken: &Taken) -> bool {
+    let earlier = taken.difference.as_ref().map(|(_, earlier)| *earlier);
+    earlier.is_some_and(|earlier| taken.time.duration_since(earlier).is_ok_and(|apart| apart >= APART))
+}
+
+/// The second census, against the first. Somebody else may have had one taken in between, which it was compared with.
+fn against(mut second: Taken, first: &Taken) -> Taken {
+    if second.difference.as_ref().map(|(_, earlier)| *earlier) != Some(first.time) {
+        second.difference = Some((Difference::between(&first.census, &second.census), first.time));
+        let reasons = first.partial.iter();
+        let caveats = reasons.map(|reason| format!("the census before did not show all: {reason}"));
+        second.partial.extend(caveats);
+    }
+    second
 }
 
 /// What there is more of, or most of while nothing is compared yet.
@@ -222,124 +289,32 @@ fn held_by(holders: &Holders) -> Option<String> {
 
 impl Board {
     /// The processes of a subject, or of the host, by what is resident: the largest first.
-    fn largest_processes(&self, subject: &Subject) -> Vec<u32> {
+    fn largest_processes(&self, subject: &Subject, now: Duration) -> Vec<Candidate> {
         let series = self.series();
         let is_meant = |other: &Subject, service: Option<&Arc<str>>| match subject {
             Subject::Host => true,
             Subject::Service(name) => service == Some(name),
             process => other == process,
         };
-        let latest = series.latest(Self::now().steady, |series| {
+        let latest = series.latest(now, |series| {
             series.metric == profiler_readings::Metric::ProcessMemory
                 && is_meant(series.subject, series.owner.map(|owner| &owner.service))
         });
-        let mut sizes: Vec<(u64, u32)> = latest
+        let mut sizes: Vec<(u64, u32, u64)> = latest
             .into_iter()
             .filter_map(|latest| match latest.subject {
-                Subject::Process { pid, .. } => Some((latest.value as u64, pid)),
+                Subject::Process { pid, start_ticks } => Some((latest.value as u64, pid, start_ticks)),
                 _ => None,
             })
             .collect();
         sizes.sort_unstable_by(|one, other| other.cmp(one));
-        sizes.into_iter().map(|(_, pid)| pid).collect()
+        let candidates = sizes.into_iter().map(|(_, pid, start_ticks)| Candidate {
+            pid: Pid(pid),
+            start_ticks,
+        });
+        candidates.collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use profiler_census::{Census, Difference, TypeCount};
-    use profiler_readings::{Metric, Reading};
-    use profiler_store::{Owner, SeriesLimits};
-
-    use super::*;
-    use crate::census::Cost;
-
-    fn taken(difference: Option<(Difference, SystemTime)>) -> Taken {
-        Taken {
-            pid: Pid(7),
-            start_ticks: 1,
-            time: SystemTime::UNIX_EPOCH + APART,
-            python: "3.11.2".to_owned(),
-            census: Arc::new(Census {
-                types: vec![TypeCount::new("dict", 5, 2048), TypeCount::new("a\x1bb", 1, 64)],
-                ..Census::default()
-            }),
-            difference,
-            holders: Vec::new(),
-            partial: Vec::new(),
-            cost: Cost::default(),
-        }
-    }
-
-    #[test]
-    fn what_there_is_more_of_is_told() {
-        assert_eq!(
-            lines(&taken(None)),
-            ["Python objects of process 7: 5 dict (2 KiB), 1 a\\u{1b}b (64 bytes)"]
-        );
-        let change = |name: &str, objects, bytes| Change {
-            name: name.into(),
-            objects,
-            bytes,
-        };
-        let with = |changes| {
-            let difference = Difference {
-                changes,
-                ..Difference::default()
-            };
-            lines(&taken(Some((difference, SystemTime::UNIX_EPOCH))))
-        };
-        assert_eq!(
-            with(vec![
-                change("dict", [10, 60], [0, 4096]),
-                change("list", [9, 3], [99, 9])
-            ]),
-            ["Python objects of process 7: 50 dict more in 60 s (4 KiB)"]
-        );
-        assert_eq!(
-            with(Vec::new()),
-            ["Python objects of process 7: no more of any type in 60 s"]
-        );
-        let partial = Taken {
-            partial: vec!["the census before did not show all".to_owned()],
-            ..taken(Some((Difference::default(), SystemTime::UNIX_EPOCH)))
-        };
-        assert_eq!(
-            lines(&partial)[1..],
-            ["Python objects of process 7: not all is known: the census before did not show all"]
-        );
-    }
-
-    #[test]
-    fn the_largest_process_goes_first() {
-        let board = Board::new(SeriesLimits {
-            retention: Duration::from_secs(60),
-            max_bytes: 1 << 20,
-        });
-        let now = Board::now();
-        for (pid, service, bytes) in [(7, "web", 100.0), (8, "web", 300.0), (9, "batch", 500.0)] {
-            let subject = Subject::Process { pid, start_ticks: 1 };
-            let reading = Reading {
-                metric: Metric::ProcessMemory,
-                subject: subject.clone(),
-                value: bytes,
-                time: now.wall,
-            };
-            board.put(&[reading], now.steady);
-            let owner = Owner {
-                name: "python3".into(),
-                service: service.into(),
-            };
-            board.series().set_owner(&subject, &owner);
-        }
-        assert_eq!(board.largest_processes(&Subject::Service("web".into())), [8, 7]);
-        assert_eq!(board.largest_processes(&Subject::Host), [9, 8, 7]);
-        assert_eq!(
-            board.largest_processes(&Subject::Process { pid: 7, start_ticks: 1 }),
-            [7]
-        );
-        let mut none = Censuses::start(None).unwrap();
-        let refused = none.begin(AlertId(1), &Subject::Host, &board, now.steady).unwrap_err();
-        assert_eq!(refused, "none is taken on this host");
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 use std::{
     path::Path,
+    process::Child,
     sync::{Arc, Mutex, atomic::AtomicBool},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_alerts::{Change, EndReason, Limit, Matcher, Moment, Phase};
@@ -16,10 +17,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{AlertingParts, Command, ShownAlert, ShownChange, Sources, keeper::Keeper};
 use crate::{
+    census::CensusHandle,
     command,
     health::{Health, Part, PartState},
     kernel::records::Pid,
     memory::{OomKilled, OomKills, SharedMemory},
+    processes::scan::ProcFs,
     readings::Board,
     sinks::{self, Dispatcher},
 };
@@ -50,6 +53,10 @@ fn host_cpu() -> Arc<Limit> {
 
 impl Desk {
     fn open(state_dir: &Path, limits: Vec<Arc<Limit>>, second: u64) -> Self {
+        Self::with_census(state_dir, limits, second, None)
+    }
+
+    fn with_census(state_dir: &Path, limits: Vec<Arc<Limit>>, second: u64, census: Option<CensusHandle>) -> Self {
         let board = Arc::new(Board::new(SeriesLimits {
             retention: Duration::from_secs(3600),
             max_bytes: 1 << 20,
@@ -74,7 +81,7 @@ impl Desk {
                 engine,
                 memory: SharedMemory::default(),
                 oom_kills: Arc::clone(&oom_kills),
-                census: None,
+                census,
             },
             dispatcher: Arc::new(dispatcher),
             host: "host".to_owned(),
@@ -126,6 +133,82 @@ impl Desk {
         let query = AlertQuery::default();
         self.ask(|reply| Command::List { query, reply }).unwrap()
     }
+}
+
+/// A process that runs no Python, ended when it is dropped.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> (Self, Subject) {
+        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let stat = ProcFs::new("/proc").stat(Pid(child.id())).unwrap();
+        let subject = Subject::Process {
+            pid: child.id(),
+            start_ticks: stat.start_ticks,
+        };
+        (Self(child), subject)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// What is kept of censuses with an alert about the memory of a process.
+fn census_lines(subject: &Subject) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (thread, census) =
+        crate::census::start(ProcFs::new("/proc"), Arc::new(Health::new()), Arc::clone(&stop)).unwrap();
+    let limit = Arc::new(Limit {
+        name: "held".to_owned(),
+        metric: Metric::ProcessMemoryAnonymous,
+        hold_for: Duration::ZERO,
+        ..(*host_cpu()).clone()
+    });
+    let mut desk = Desk::with_census(folder.path(), vec![limit], 0, Some(census));
+    let reading = |metric| Reading {
+        metric,
+        subject: subject.clone(),
+        value: 1e9,
+        time: moment(1).time,
+    };
+    let readings = [Metric::ProcessMemory, Metric::ProcessMemoryAnonymous].map(reading);
+    desk.board.put(&readings, moment(1).since_boot);
+    let begun = Instant::now();
+    let lines = loop {
+        // The readings do not grow old while it is waited for the census.
+        desk.keeper.evaluate(moment(1));
+        if let Some(alert) = desk.alerts().first() {
+            let id = alert.alert.id;
+            let found = desk.ask(|reply| Command::Get { id, reply }).unwrap().unwrap();
+            if !found.lines.is_empty() {
+                break found.lines;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no census, and no reason");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stop.store(true, std::sync::atomic::Ordering::Release);
+    thread.join().unwrap();
+    lines
+}
+
+#[test]
+fn an_alert_about_memory_has_the_objects_counted_of_who_holds_most() {
+    let (sleeper, subject) = Sleeper::start();
+    let lines = census_lines(&subject);
+    let why = "which objects of Python there are: process";
+    assert!(
+        lines[0].contains(why) && lines[0].contains("runs no Python"),
+        "{lines:?}"
+    );
+    drop(sleeper);
+    let lines = census_lines(&subject);
+    assert!(lines[0].contains("there is no process"), "{lines:?}");
 }
 
 #[test]

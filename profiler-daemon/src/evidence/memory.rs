@@ -54,11 +54,15 @@ pub fn concerns_memory(metric: Metric) -> bool {
             | M::HostMemoryAvailable
             | M::HostMemoryAnonymous
             | M::HostMemoryPressure
+            | M::HostMemoryPressureTime
             | M::HostMemoryStalled
+            | M::HostMemoryStalledTime
             | M::HostSwapUsed
             | M::HostOomKills
             | M::ServiceMemory
             | M::ServiceMemoryAnonymous
+            | M::ServiceMemoryFile
+            | M::ServiceMemoryShared
             | M::ServiceMemoryProportional
             | M::ServiceMemoryGrowth
             | M::ServiceMemoryRoom
@@ -67,6 +71,8 @@ pub fn concerns_memory(metric: Metric) -> bool {
             | M::ServiceOomKills
             | M::ProcessMemory
             | M::ProcessMemoryAnonymous
+            | M::ProcessMemoryFile
+            | M::ProcessMemoryShared
             | M::ProcessMemoryProportional
             | M::ProcessMemoryGrowth
             | M::ProcessSwap
@@ -74,6 +80,8 @@ pub fn concerns_memory(metric: Metric) -> bool {
             | M::ControlGroupMemory
             | M::ControlGroupWorkingSet
             | M::ControlGroupMemoryLimitUsed
+            | M::ControlGroupMemoryHighEvents
+            | M::ControlGroupMemoryMaxEvents
             | M::ControlGroupOomKills
     )
 }
@@ -96,9 +104,12 @@ pub fn gather(
         });
     }
     match target(&breach.subject) {
-        None => evidence
-            .missing
-            .push("which code grew: it is nobody's whose pages are followed".to_owned()),
+        None => evidence.missing.push(match breach.subject {
+            Subject::ControlGroup(_) => {
+                "which code grew: which processes are of a control group is not known".to_owned()
+            }
+            _ => "which code grew: it is nobody's whose pages are followed".to_owned(),
+        }),
         Some(target) => {
             let query = GrowthQuery {
                 target,

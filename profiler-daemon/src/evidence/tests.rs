@@ -306,3 +306,42 @@ fn nothing_kept_is_no_accusation() {
         lines(&evidence)
     );
 }
+
+#[test]
+fn an_alert_about_memory_of_any_kind_is_looked_into() {
+    // How much there is of it, and what of it waits to be written, is nothing that processes hold.
+    const OTHERS: [Metric; 4] = [
+        Metric::HostMemoryTotal,
+        Metric::HostMemoryDirty,
+        Metric::HostSwapTotal,
+        Metric::ControlGroupMemoryLimit,
+    ];
+    let is_of_memory = |metric: &Metric| {
+        let name = metric.name();
+        ["memory", "swap", "oom"].iter().any(|word| name.contains(word)) && !name.contains("gpu")
+    };
+    for metric in Metric::ALL.iter().copied().filter(is_of_memory) {
+        let is_looked_into = super::memory::concerns_memory(metric);
+        assert_eq!(is_looked_into, !OTHERS.contains(&metric), "{}", metric.name());
+    }
+}
+
+#[test]
+fn of_a_control_group_no_more_is_said_than_is_known() {
+    let store = Mutex::new(Store::new(Limits {
+        retention: Duration::from_secs(3_600),
+        max_bytes: 1 << 20,
+    }));
+    let breach = Breach {
+        start: UNIX_EPOCH,
+        end: UNIX_EPOCH + WINDOW,
+        seen_late: Duration::ZERO,
+        subject: Subject::ControlGroup("/system.slice/web.service".into()),
+        metric: Metric::ControlGroupMemoryMaxEvents,
+    };
+    let memory = super::memory::gather(&store, &board(), &breach, |_query| panic!("of whom?"));
+    assert_eq!(
+        memory.missing,
+        ["which code grew: which processes are of a control group is not known"]
+    );
+}
