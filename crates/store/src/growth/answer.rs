@@ -21,6 +21,9 @@ use crate::{Found, Span, Target};
 const NO_PYTHON_FRAME: &str = "no_python_frame";
 /// Reason of loss: touches of the time asked for were dropped for want of room.
 const LOST_OLD_TOUCHES: &str = "old_touches_dropped";
+/// Reason of loss: whole processes were dropped because there were too many. Of which ones is not known any more, so they
+/// count for all.
+const LOST_OLD_PROCESSES: &str = "old_processes_dropped";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +89,9 @@ impl Growth {
     pub fn answer(&self, query: &GrowthQuery, now: SystemTime) -> GrowthAnswer {
         let Span { start, end } = query.span;
         let is_within = |time: SystemTime| time < end && start.is_none_or(|start| time >= start);
-        let processes: Vec<&ProcessPages> = meant(&self.processes, &query.target).map(|(_, pages)| pages).collect();
+        let processes: Vec<&ProcessPages> = meant(self.processes.by_image(), &query.target)
+            .map(|(_, pages)| pages)
+            .collect();
         let end = end.min(now);
         let oldest = processes.iter().flat_map(|process| {
             let pages = process.pages.values().map(|page| page.time);
@@ -136,13 +141,16 @@ impl Growth {
             levels: totals.levels.unwrap_or_default(),
         };
         quality.pages = Some(pages);
+        let of_span = |dropped: Option<(u64, SystemTime)>| {
+            let of_span = dropped.filter(|(_, last)| start.is_none_or(|start| start <= *last));
+            of_span.map_or(0, |(count, _)| count)
+        };
         *growth.quality_mut() = quality.clone();
-        let dropped = processes.iter().filter_map(|process| process.dropped);
-        let of_span = dropped.filter(|(_, last)| start.is_none_or(|start| start <= *last));
-        let dropped: u64 = of_span.map(|(count, _)| count).sum();
-        if dropped > 0 {
-            quality.lost.insert(LOST_OLD_TOUCHES.to_owned(), dropped);
-        }
+        let dropped = &self.dropped_processes;
+        note_lost(growth.quality_mut(), LOST_OLD_PROCESSES, of_span(dropped.pages));
+        note_lost(&mut quality, LOST_OLD_PROCESSES, of_span(dropped.touched));
+        let dropped = processes.iter().map(|process| of_span(process.dropped));
+        note_lost(&mut quality, LOST_OLD_TOUCHES, dropped.sum());
         quality.pages = Some(PageQuality {
             measure: Measure::FirstTouch,
             ..pages
@@ -185,6 +193,12 @@ fn add<'a>(sums: &mut Sums<'a>, stack: &'a Arc<TouchedStack>, bytes: u64, pages:
 fn put(builder: &mut ProfileBuilder, label: &ProcessLabel, stack: &TouchedStack, bytes: u64) {
     let frames = stack.frames.iter().map(|frame| frame.as_ref().clone());
     builder.add(label, &stack.thread, frames, bytes);
+}
+
+fn note_lost(quality: &mut Quality, reason: &str, count: u64) {
+    if count > 0 {
+        quality.lost.insert(reason.to_owned(), count);
+    }
 }
 
 /// Adds the pages of one stack to the quality.

@@ -9,6 +9,7 @@
 
 mod answer;
 mod pages;
+mod processes;
 mod stacks;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use pages::{Look, PageLook, PageTouch};
 pub use stacks::TouchedStack;
 
 use pages::ProcessPages;
+use processes::Processes;
 use stacks::Stacks;
 
 /// Notes of what was lost: older ones are added up.
@@ -72,6 +74,8 @@ pub struct GrowthStatus {
     pub thinned: u64,
     /// Sums of touched pages dropped before their time because there were too many.
     pub dropped_touches: u64,
+    /// Chosen faults whose processes were dropped before their time because there were too many.
+    pub dropped_with_processes: u64,
 }
 
 /// A process whose pages are looked at.
@@ -93,12 +97,59 @@ pub struct GrowthProcess {
 #[derive(Debug)]
 pub struct Growth {
     limits: GrowthLimits,
-    processes: BTreeMap<u64, ProcessPages>,
+    processes: Processes,
     stacks: Stacks,
     /// What was lost, by time and reason.
     lost: VecDeque<(SystemTime, BTreeMap<String, u64>)>,
     thinned: u64,
     dropped_touches: u64,
+    dropped_processes: DroppedProcesses,
+}
+
+/// What went with processes that were dropped before their time.
+#[derive(Debug, Default)]
+struct DroppedProcesses {
+    /// Chosen faults in all.
+    faults: u64,
+    /// Those still missing from what was touched, and the time of the last of them.
+    touched: Option<(u64, SystemTime)>,
+    /// Pages that may still be there, and when the last of them was touched.
+    pages: Option<(u64, SystemTime)>,
+}
+
+impl DroppedProcesses {
+    fn note(&mut self, process: &ProcessPages) {
+        let (before, dropped_until) = process.dropped.unzip();
+        let touched: u64 = process.touched.iter().map(|touched| touched.pages).sum();
+        let touched = touched + before.unwrap_or(0);
+        let last = process.touched.back().map(|touched| touched.time).max(dropped_until);
+        add_up(&mut self.touched, touched, last);
+        // Of one that has ended nothing is there any more.
+        let pages = if process.ended.is_none() {
+            process.len() as u64
+        } else {
+            0
+        };
+        add_up(
+            &mut self.pages,
+            pages,
+            process.pages.values().map(|page| page.time).max(),
+        );
+        self.faults += touched.max(pages);
+    }
+
+    fn forget_before(&mut self, horizon: SystemTime) {
+        for dropped in [&mut self.touched, &mut self.pages] {
+            *dropped = dropped.filter(|(_, last)| *last > horizon);
+        }
+    }
+}
+
+fn add_up(sum: &mut Option<(u64, SystemTime)>, count: u64, last: Option<SystemTime>) {
+    if let Some(last) = last.filter(|_| count > 0) {
+        let (before, last_before) = sum.unwrap_or((0, last));
+        *sum = Some((before + count, last.max(last_before)));
+    }
 }
 
 impl Growth {
@@ -106,11 +157,12 @@ impl Growth {
     pub fn new(limits: GrowthLimits) -> Self {
         Self {
             limits,
-            processes: BTreeMap::new(),
+            processes: Processes::default(),
             stacks: Stacks::new(limits.stack_bytes),
             lost: VecDeque::new(),
             thinned: 0,
             dropped_touches: 0,
+            dropped_processes: DroppedProcesses::default(),
         }
     }
 
@@ -122,22 +174,15 @@ impl Growth {
     /// Takes the faults of a process, in the order of their times, each with what was found at its page. What a program had that
     /// the process ran before is gone.
     pub fn touch(&mut self, process: &GrowthProcess, touches: &[PageTouch], looks: &[Look]) {
-        let is_same = |label: &ProcessLabel| (label.pid, label.start) == (process.label.pid, process.label.start);
-        let of_process = self.processes.iter().filter(|(_, pages)| is_same(&pages.process.label));
-        let programs: Vec<u64> = of_process.map(|(image, _)| *image).collect();
-        if programs.iter().any(|image| *image > process.image) {
+        if !self.processes.enter(process) {
             return;
         }
-        for earlier in programs.iter().filter(|image| **image < process.image) {
-            self.processes.remove(earlier);
-        }
-        let pages = self
-            .processes
-            .entry(process.image)
-            .or_insert_with(|| ProcessPages::new(process));
-        pages.update(process);
-        pages.touch(touches, looks);
-        self.thinned += pages.thin_to(self.limits.process_pages);
+        let most = self.limits.process_pages;
+        let thinned = self.processes.change(process.image, |pages| {
+            pages.touch(touches, looks);
+            pages.thin_to(most)
+        });
+        self.thinned += thinned.unwrap_or(0);
         self.bound();
     }
 
@@ -159,49 +204,48 @@ impl Growth {
 
     /// The programs that still run as far as is known.
     pub fn running(&self) -> Vec<u64> {
-        let running = self.processes.iter().filter(|(_, pages)| pages.ended.is_none());
+        let processes = self.processes.by_image().iter();
+        let running = processes.filter(|(_, pages)| pages.ended.is_none());
         running.map(|(image, _)| *image).collect()
     }
 
     /// The programs that a query is about.
     pub fn images_of(&self, target: &crate::Target) -> Vec<u64> {
-        answer::meant(&self.processes, target).map(|(image, _)| image).collect()
+        let meant = answer::meant(self.processes.by_image(), target);
+        meant.map(|(image, _)| image).collect()
     }
 
     /// Whether anything is kept of a program that still runs as far as is known.
     pub fn is_running(&self, image: u64) -> bool {
-        self.processes.get(&image).is_some_and(|pages| pages.ended.is_none())
+        self.process(image).is_some_and(|pages| pages.ended.is_none())
     }
 
     /// Whether any page of a program is held to be there.
     pub fn has_pages(&self, image: u64) -> bool {
-        self.processes.get(&image).is_some_and(|pages| pages.len() > 0)
+        self.process(image).is_some_and(|pages| pages.len() > 0)
     }
 
     /// The pages of a program to look at, in the order of their numbers.
     pub fn pages_of(&self, image: u64) -> Vec<PageLook> {
-        self.processes
-            .get(&image)
-            .map_or_else(Vec::new, ProcessPages::to_look_at)
+        self.process(image).map_or_else(Vec::new, ProcessPages::to_look_at)
     }
 
     /// Takes what was found at the pages given by [`Self::pages_of`].
     pub fn found(&mut self, image: u64, pages: &[PageLook], looks: &[Look]) {
-        if let Some(process) = self.processes.get_mut(&image) {
-            process.found(pages, looks, self.limits.process_pages / 4);
-        }
+        let low = self.limits.process_pages / 4;
+        self.processes.change(image, |process| process.found(pages, looks, low));
     }
 
     /// The process has ended: what it had is kept for a while as it was.
     pub fn ended(&mut self, image: u64, time: SystemTime) {
-        if let Some(process) = self.processes.get_mut(&image) {
+        self.processes.change(image, |process| {
             process.ended.get_or_insert(time);
-        }
+        });
     }
 
     /// The process has executed another program: nothing of what it had is left.
     pub fn replaced(&mut self, image: u64) {
-        self.processes.remove(&image);
+        self.processes.remove(image);
     }
 
     /// Drops what is older than it may become.
@@ -209,11 +253,8 @@ impl Growth {
         let Some(horizon) = now.checked_sub(self.limits.retention) else {
             return;
         };
-        self.processes
-            .retain(|_, process| process.ended.is_none_or(|ended| ended > horizon));
-        for process in self.processes.values_mut() {
-            process.forget_touches_before(horizon);
-        }
+        self.processes.expire(horizon);
+        self.dropped_processes.forget_before(horizon);
         while self.lost.front().is_some_and(|(time, _)| *time <= horizon) {
             self.lost.pop_front();
         }
@@ -223,48 +264,28 @@ impl Growth {
     /// What is kept.
     pub fn status(&self) -> GrowthStatus {
         GrowthStatus {
-            processes: self.processes.len() as u64,
-            pages: self.page_count() as u64,
+            processes: self.processes.by_image().len() as u64,
+            pages: self.processes.pages() as u64,
             stacks: self.stacks.len() as u64,
             thinned: self.thinned,
             dropped_touches: self.dropped_touches,
+            dropped_with_processes: self.dropped_processes.faults,
         }
     }
 
-    fn page_count(&self) -> usize {
-        self.processes.values().map(ProcessPages::len).sum()
+    fn process(&self, image: u64) -> Option<&ProcessPages> {
+        self.processes.by_image().get(&image)
     }
 
     /// Makes room where there is too much of anything.
     fn bound(&mut self) {
-        let mut total = self.page_count();
-        while total > self.limits.pages {
-            let Some(largest) = self.processes.values_mut().max_by_key(|process| process.len()) else {
-                break;
-            };
-            let before = largest.len();
-            self.thinned += largest.thin_to(before.saturating_sub(1));
-            total -= before - largest.len();
-        }
-        let mut touches: usize = self.processes.values().map(|process| process.touched.len()).sum();
-        while touches > self.limits.touches {
-            let Some(longest) = self.processes.values_mut().max_by_key(|process| process.touched.len()) else {
-                break;
-            };
-            let dropped = longest.drop_oldest_touches();
-            self.dropped_touches += dropped as u64;
-            touches -= dropped.max(1);
-        }
+        self.thinned += self.processes.thin_to(self.limits.pages);
+        self.dropped_touches += self.processes.drop_touches_to(self.limits.touches);
         // Each ended process costs, however few pages it has.
-        while self.processes.len() > self.limits.pages / 8 {
-            let ended = self
-                .processes
-                .iter()
-                .filter_map(|(image, process)| Some((process.ended?, *image)));
-            match ended.min() {
-                Some((_, oldest)) => self.processes.remove(&oldest),
-                None => self.processes.pop_first().map(|(_, process)| process),
-            };
+        while self.processes.by_image().len() > self.limits.pages / 8
+            && let Some(process) = self.processes.remove_oldest()
+        {
+            self.dropped_processes.note(&process);
         }
     }
 }

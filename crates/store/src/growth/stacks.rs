@@ -9,6 +9,10 @@ const STACK_BYTES: usize = 96;
 /// What a frame costs beside its texts, which are shared with others.
 const FRAME_BYTES: usize = 160;
 
+/// Room is looked for again after this share of the stacks in use found none: going over all of them for each would take
+/// far longer than what is kept of it.
+const LOOK_SHARE: usize = 8;
+
 /// A stack with its names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TouchedStack {
@@ -34,6 +38,11 @@ pub(super) struct Stacks {
     frames: HashSet<Arc<Frame>>,
     bytes: usize,
     max_bytes: usize,
+    /// How many more find no room before it is looked for.
+    refused_unseen: usize,
+    /// How often all were gone over.
+    #[cfg(test)]
+    pub(super) passes: usize,
     /// Stands for those that found no room.
     other: Arc<TouchedStack>,
 }
@@ -53,6 +62,9 @@ impl Stacks {
             frames: HashSet::new(),
             bytes: 0,
             max_bytes,
+            refused_unseen: 0,
+            #[cfg(test)]
+            passes: 0,
             other: Arc::new(TouchedStack {
                 thread: empty,
                 frames: Box::new([Arc::new(frame)]),
@@ -73,7 +85,12 @@ impl Stacks {
         let bytes = STACK_BYTES + stack.frames.len() * (size_of::<Arc<Frame>>() + FRAME_BYTES);
         // That all its frames are new is the worst that can be.
         if self.bytes + bytes > self.max_bytes {
+            if let Some(rest) = self.refused_unseen.checked_sub(1) {
+                self.refused_unseen = rest;
+                return Arc::clone(&self.other);
+            }
             self.drop_unused();
+            self.refused_unseen = self.stacks.len() / LOOK_SHARE;
         }
         if self.bytes + bytes > self.max_bytes {
             return Arc::clone(&self.other);
@@ -95,6 +112,11 @@ impl Stacks {
 
     /// Drops those that nothing refers to.
     pub(super) fn drop_unused(&mut self) {
+        #[cfg(test)]
+        {
+            self.passes += 1;
+        }
+        self.refused_unseen = 0;
         self.stacks.retain(|stack| Arc::strong_count(stack) > 1);
         self.frames.retain(|frame| Arc::strong_count(frame) > 1);
         let of_stacks = self

@@ -464,6 +464,125 @@ fn touches_and_stacks_are_bounded() {
 }
 
 #[test]
+fn room_for_stacks_is_not_looked_for_each_time() {
+    let limits = GrowthLimits {
+        stack_bytes: 200_000,
+        ..GrowthLimits::default()
+    };
+    let mut keeper = Keeper::new(limits);
+    let mut held = Vec::new();
+    for number in 0..10_000 {
+        held.push(keeper.stack(&[&format!("f{number}")]));
+    }
+    let (kept, passes) = (keeper.0.status().stacks as usize, keeper.0.stacks.passes);
+    assert!(kept > 400 && passes * kept < 10 * 10_000, "{kept} {passes}");
+    // As soon as some are not used any more, there is room before long.
+    held.clear();
+    let is_kept = |keeper: &mut Keeper, number| {
+        let stack = keeper.stack(&[&format!("g{number}")]);
+        stack.stop.is_none()
+    };
+    assert!((0..kept).any(|number| is_kept(&mut keeper, number)));
+    keeper.0.expire(at(10_000));
+    assert_eq!(keeper.0.status().stacks, 0);
+}
+
+#[test]
+fn processes_dropped_for_want_of_room_are_told() {
+    let limits = GrowthLimits {
+        pages: 32,
+        ..GrowthLimits::default()
+    };
+    let mut keeper = Keeper::new(limits);
+    let lost = |keeper: &Keeper, from: u64, pid| {
+        let query = GrowthQuery {
+            target: Target::Process(pid),
+            span: Span {
+                start: Some(at(from)),
+                end: at(1000),
+            },
+            kind: PageKind::Anonymous,
+        };
+        let answer = keeper.0.answer(&query, at(1000));
+        let lost = |profile: &Profile| profile.quality.lost.get("old_processes_dropped").copied();
+        (lost(&answer.growth), lost(&answer.first_touch))
+    };
+    let touched = |keeper: &mut Keeper, number: u64| {
+        let faults = [(10, 0, WRITE, THERE), (11, 0, WRITE, THERE)];
+        keeper.touch(&process(number, number as u32), &faults, 100 + number, "work");
+    };
+    for number in 1..=4 {
+        touched(&mut keeper, number);
+    }
+    assert_eq!(lost(&keeper, 0, 4), (None, None));
+    // First those that have ended, of which nothing but what they touched was left; then those that run.
+    keeper.0.ended(2, at(110));
+    touched(&mut keeper, 5);
+    assert!(keeper.0.pages_of(2).is_empty() && keeper.0.is_running(1));
+    assert_eq!(lost(&keeper, 0, 4), (None, Some(2)));
+    assert_eq!(lost(&keeper, 103, 4), (None, None), "after all that was dropped");
+    touched(&mut keeper, 6);
+    assert!(!keeper.0.is_running(1));
+    assert_eq!(lost(&keeper, 0, 4), (Some(2), Some(4)));
+    assert_eq!(keeper.0.status().dropped_with_processes, 4);
+    assert_eq!((keeper.0.status().processes, keeper.0.status().pages), (4, 8));
+    // What it lost is not told longer than it would have been kept.
+    keeper.0.expire(at(103) + GrowthLimits::default().retention);
+    assert_eq!(lost(&keeper, 0, 4), (None, None));
+    assert_eq!(keeper.0.status().dropped_with_processes, 4);
+}
+
+#[test]
+fn the_sums_are_those_of_the_processes() {
+    let limits = GrowthLimits {
+        process_pages: 20,
+        pages: 80,
+        touches: 30,
+        ..GrowthLimits::default()
+    };
+    let mut keeper = Keeper::new(limits);
+    let mut random = 7_u64;
+    for step in 0..3000 {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let image = random >> 60;
+        match random >> 32 & 15 {
+            0 => keeper.0.ended(image, at(100 + step)),
+            1 => keeper.0.replaced(image),
+            2 => keeper.0.expire(at(100 + step) + limits.retention / 2),
+            3 => {
+                let pages = keeper.0.pages_of(image);
+                let looks: Vec<Look> = pages
+                    .iter()
+                    .map(|look| if look.page % 3 == 0 { Look::Gone } else { THERE })
+                    .collect();
+                keeper.0.found(image, &pages, &looks);
+            }
+            _ => {
+                let faults: Vec<_> = (0..random >> 40 & 7)
+                    .map(|page| (step + page, 0, WRITE, THERE))
+                    .collect();
+                // Some run one program after another.
+                let function = format!("f{}", step % 5);
+                keeper.touch(&process(image, (image / 2) as u32), &faults, 100 + step, &function);
+            }
+        }
+        let processes = || keeper.0.processes.by_image().values();
+        assert_eq!(
+            keeper.0.processes.pages(),
+            processes().map(|process| process.len()).sum::<usize>()
+        );
+        assert_eq!(
+            keeper.0.processes.touches(),
+            processes().map(|process| process.touched.len()).sum::<usize>()
+        );
+        assert!(keeper.0.processes.pages() <= limits.pages && keeper.0.processes.touches() <= limits.touches);
+        assert!(processes().count() <= 8, "one program of each process");
+    }
+    let status = keeper.0.status();
+    assert!(status.thinned > 0 && status.dropped_touches > 0, "{status:?}");
+}
+
+#[test]
 fn losses_are_of_the_span() {
     let mut keeper = Keeper::new(GrowthLimits::default());
     keeper.touch(&process(1, 7), &[(10, 0, WRITE, THERE)], 100, "work");
