@@ -51,7 +51,8 @@ type Values = [u64; FaultCounter::ALL.len()];
 /// A process that the kernel ended because memory ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OomKill {
-    /// The process.
+    /// The process. Of one that was gone before it could be asked for, kernels before 6.9 leave the thread that was named: its
+    /// first, if that had not ended before.
     pub pid: Pid,
     /// When it was chosen: `CLOCK_MONOTONIC` in nanoseconds. It may have gone by now, or be about to go.
     pub time_ns: u64,
@@ -278,7 +279,8 @@ impl Sampler {
     }
 }
 
-/// The process of a thread: older kernels name the thread. It is about to end, so that it may be too late to ask.
+/// The process of a thread: older kernels name the thread. It is about to end, so that it may be too late to ask; then it is
+/// taken for the first thread of its process, which bears the same number and is named unless it has ended before.
 fn process_of(tid: u32) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
