@@ -3,7 +3,8 @@
 //! In: images of watched programs that are known whole. Out: their mappings, given to the kernel under the program, so that
 //! an exec of it is sampled with them at once, moved to where the new process has its parts. That a library lies as far
 //! from the dynamic loader as it did before is a guess. Every frame of a stack walked so is therefore verified against
-//! the process's own mappings before the stack is counted: a wrong guess costs frames, and never makes a wrong stack.
+//! the process's own mappings before the stack is counted: a wrong guess costs frames, and never makes a wrong stack. One
+//! that was made before the loader had mapped every library is found out by such stacks, and gives way to one that has more.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -41,8 +42,12 @@ pub(super) struct Known {
     code: Vec<TemplateCode>,
     /// Contents whose tables the walker uses for it.
     tables: Vec<ContentId>,
+    /// Parts of the list that the walker has.
+    parts: usize,
     pub(super) used_ns: u64,
     pub(super) failures: u32,
+    /// A stack ended where the process had mapped something and the template has nothing.
+    pub(super) is_short: bool,
 }
 
 /// Code in the process that a template was taken from.
@@ -57,7 +62,13 @@ struct TemplateCode {
 impl Templates {
     /// Whether processes that run the program are entered by the kernel itself.
     pub(super) fn has_program(&self, device_inode: (u64, u64)) -> bool {
-        self.by_program.values().any(|known| known.device_inode == device_inode)
+        self.of_program(device_inode).is_some()
+    }
+
+    fn of_program(&self, device_inode: (u64, u64)) -> Option<&Known> {
+        self.by_program
+            .values()
+            .find(|known| known.device_inode == device_inode)
     }
 
     pub(super) fn of_generation(&mut self, generation: u32) -> Option<(FileKey, &mut Known)> {
@@ -94,20 +105,23 @@ impl Known {
 }
 
 impl<T: WalkerTables> Processes<T> {
-    /// Makes a template of the program that an image runs, if it is watched for what it is, known whole, and has none.
+    /// Makes a template of the program that an image runs, if it is watched for what it is and known whole, and the program
+    /// has none, or one that proved short and has fewer parts.
     pub(super) fn offer_template(&mut self, id: ImageId, now: Now) {
         let Some(image) = self.images.get(&id) else { return };
         let Some(program) = &image.program else { return };
         let device_inode = program.device_inode;
+        let known = self.templates.of_program(device_inode);
         if !image.watch.discovered
             || image.mappings.live().len() > MAX_TEMPLATE_MAPPINGS
-            || self.templates.has_program(device_inode)
+            || known.is_some_and(|known| !known.is_short)
         {
             return;
         }
+        let known_parts = known.map_or(0, |known| known.parts);
         let list = self.compose(id);
         let is_plain = |mapping: &WalkerMapping| matches!(mapping.backing, Backing::Rows(_) | Backing::FramePointers);
-        if list.is_waiting || !list.mappings.iter().all(is_plain) {
+        if list.is_waiting || list.mappings.len() <= known_parts || !list.mappings.iter().all(is_plain) {
             return;
         }
         let Some(image) = self.images.get(&id) else { return };
@@ -138,7 +152,8 @@ impl<T: WalkerTables> Processes<T> {
             return;
         }
         let code = self.code_of(image);
-        if self.templates.by_program.len() >= MAX_TEMPLATES as usize
+        if !self.templates.by_program.contains_key(&exec.program)
+            && self.templates.by_program.len() >= MAX_TEMPLATES as usize
             && let Some((_, oldest)) = self.templates.longest_unused()
         {
             self.remove_template(oldest, now);
@@ -151,14 +166,20 @@ impl<T: WalkerTables> Processes<T> {
                     generation,
                     code,
                     tables: list.tables,
+                    parts: list.mappings.len(),
                     used_ns: now.monotonic_ns,
                     failures: 0,
+                    is_short: false,
                 };
                 if let Some(old) = self.templates.by_program.insert(exec.program, known) {
                     self.tables.exchange(&old.tables, &[], now.monotonic_ns);
                 }
             }
-            Err(full) => tracing::debug!(%full, "no template"),
+            Err(full) => {
+                tracing::debug!(%full, "no template");
+                // Nor has the kernel the one before any more.
+                self.remove_template(exec.program, now);
+            }
         }
     }
 

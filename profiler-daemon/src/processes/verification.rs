@@ -9,7 +9,12 @@ use std::{collections::VecDeque, sync::Arc};
 use profiler_common::{process::TEMPLATE_GENERATION, stop::StopReason};
 use profiler_unwinding::ContentId;
 
-use super::{mappings::Mapping, owner::Processes, process::ImageId, walker_tables::WalkerTables};
+use super::{
+    mappings::Mapping,
+    owner::Processes,
+    process::{Image, ImageId},
+    walker_tables::WalkerTables,
+};
 use crate::kernel::records::{MARKED_GENERATION, RawSample};
 
 /// Lists remembered of a process: samples of earlier ones have left the rings long before.
@@ -95,12 +100,25 @@ impl<T: WalkerTables> Processes<T> {
             }),
             _ => 0,
         };
+        let image = id.and_then(|id| self.images.get(&id));
+        let is_short = image.is_some_and(|image| is_mapped_at_end(image, sample));
         if let Some((_, template)) = self.templates.of_generation(sample.generation) {
+            template.is_short |= is_short;
             template.failures = if proven > 0 { 0 } else { template.failures + 1 };
             template.used_ns = template.used_ns.max(sample.time_ns);
         }
         proven
     }
+}
+
+/// Whether a stack ends for want of a mapping where the process had one.
+fn is_mapped_at_end(image: &Image, sample: &RawSample<'_>) -> bool {
+    let Some(address) = sample.user.addresses().last() else {
+        return false;
+    };
+    // A return address may lie behind the last instruction of its code.
+    let mapping = image.mappings().lookup(address.wrapping_sub(1), sample.time_ns);
+    sample.stop == StopReason::NoMapping && mapping.is_some()
 }
 
 /// How many frames from the innermost on are true. `verify` is given the address whose row was used, and says whether it was

@@ -141,43 +141,101 @@ fn executed(time_ns: u64, program_moved: u64, libraries_moved: u64) -> Exec {
     }
 }
 
-#[test]
-fn a_template_that_guesses_wrongly_makes_no_wrong_stack() {
-    let proc = FakeProc::new();
-    let rust = rust_program();
-    let [library, other] = libraries();
-    let base = Instant::now();
-    let mut owner = proc.owner(targets());
-    let run = |owner: &mut Processes<WalkerDouble>, time_ns, pid, moved: (u64, u64), libraries: &[(u64, &PathBuf)]| {
-        proc.set(pid, &FakeProcess::new(&rust));
-        let now = at(base, time_ns);
-        let seen = executed(time_ns, moved.0, moved.1);
-        owner.walker_mut().execs.insert(Pid(pid), seen);
-        owner.on_lifecycle(&exec(time_ns, pid, "program"), now);
-        let start = PROGRAM + moved.0;
-        owner.on_lifecycle(&map(time_ns + 1, pid, start, start + code_bytes(&rust), &rust), now);
-        for (start, path) in libraries {
-            owner.on_lifecycle(&map(time_ns + 2, pid, *start, start + code_bytes(path), path), now);
-        }
-        settle(owner, now);
-    };
-    run(&mut owner, 10, 7, (0, 0), &[(LIBRARY, &library)]);
-    // What a template is made of is known whole by now.
+/// Executes the Rust program as a process, which maps some libraries: so far from where they lay first.
+fn run(
+    (proc, owner): (&FakeProc, &mut Processes<WalkerDouble>),
+    (base, time_ns): (Instant, u64),
+    pid: u32,
+    moved: (u64, u64),
+    libraries: &[(u64, &PathBuf)],
+) {
+    let (rust, now) = (rust_program(), at(base, time_ns));
+    proc.set(pid, &FakeProcess::new(&rust));
+    let seen = executed(time_ns, moved.0, moved.1);
+    owner.walker_mut().execs.insert(Pid(pid), seen);
+    owner.on_lifecycle(&exec(time_ns, pid, "program"), now);
+    let start = PROGRAM + moved.0;
+    owner.on_lifecycle(&map(time_ns + 1, pid, start, start + code_bytes(&rust), &rust), now);
+    for (start, path) in libraries {
+        owner.on_lifecycle(&map(time_ns + 2, pid, *start, start + code_bytes(path), path), now);
+    }
+    settle(owner, now);
+}
+
+/// The only template that there is, with its generation.
+fn only_template(owner: &Processes<WalkerDouble>) -> Template {
     assert_eq!(owner.walker().templates.len(), 1);
     let (generation, layout, _) = owner.walker().templates.values().next().unwrap().clone();
-    let template = Template {
+    Template {
         anchors: layout.anchors,
         code_end: layout.code_end,
         vdso_end: layout.vdso_end,
         generation,
         ..Template::default()
+    }
+}
+
+#[test]
+fn a_template_from_before_a_library_was_mapped_gives_way_once_stacks_end_there() {
+    let proc = FakeProc::new();
+    let [library, _] = libraries();
+    let base = Instant::now();
+    let mut owner = proc.owner(targets());
+    run((&proc, &mut owner), (base, 10), 7, (0, 0), &[]);
+    let short = only_template(&owner);
+    let whole: &[(u64, &PathBuf)] = &[(LIBRARY, &library)];
+    run((&proc, &mut owner), (base, 100), 8, (0, 0), whole);
+    assert_eq!(
+        only_template(&owner).generation,
+        short.generation,
+        "nothing shows that it is short"
+    );
+    let frames = [PROGRAM + 0x1000, LIBRARY + 0x2000];
+    let walked = |time_ns, pid, generation, stop| RawSample {
+        relocation: Some(Relocation::NONE),
+        stop,
+        ..sample(time_ns, pid, generation, &frames)
     };
+    // Where the process itself has nothing, another list would not help.
+    assert_eq!(
+        owner.verified(&walked(15, 7, short.generation, StopReason::NoMapping)),
+        (2, StopReason::Pending)
+    );
+    run((&proc, &mut owner), (base, 200), 9, (0, 0), whole);
+    assert_eq!(only_template(&owner).generation, short.generation);
+    assert_eq!(
+        owner.verified(&walked(205, 9, short.generation, StopReason::NoMapping)),
+        (2, StopReason::Pending)
+    );
+    run((&proc, &mut owner), (base, 300), 10, (0, 0), &[]);
+    assert_eq!(only_template(&owner).generation, short.generation, "no longer than it");
+    run((&proc, &mut owner), (base, 400), 11, (0, 0), whole);
+    let longer = only_template(&owner).generation;
+    assert_ne!(longer, short.generation);
+    assert_eq!(
+        owner.verified(&walked(405, 11, longer, StopReason::Root)),
+        (2, StopReason::Root)
+    );
+    run((&proc, &mut owner), (base, 500), 12, (0, 0), whole);
+    assert_eq!(only_template(&owner).generation, longer, "it stays");
+}
+
+#[test]
+fn a_template_that_guesses_wrongly_makes_no_wrong_stack() {
+    let proc = FakeProc::new();
+    let [library, other] = libraries();
+    let base = Instant::now();
+    let mut owner = proc.owner(targets());
+    run((&proc, &mut owner), (base, 10), 7, (0, 0), &[(LIBRARY, &library)]);
+    // What a template is made of is known whole by now.
+    let template = only_template(&owner);
+    let generation = template.generation;
     let moved = (PROGRAM_MOVED, LIBRARIES_MOVED);
     let relocation = template.entry(&executed(0, moved.0, moved.1).anchors).relocation;
     let expected = LIBRARY + LIBRARIES_MOVED;
     let mut check = |pid: u32, libraries: &[(u64, &PathBuf)], expect: (usize, StopReason)| {
         let time_ns = u64::from(pid) * 100;
-        run(&mut owner, time_ns, pid, moved, libraries);
+        run((&proc, &mut owner), (base, time_ns), pid, moved, libraries);
         let frames = [
             PROGRAM + PROGRAM_MOVED + 0x1000,
             expected + 0x2000,
