@@ -29,6 +29,8 @@ use crate::{
 
 /// What is kept of censuses is called so.
 pub(super) const CENSUS_LINES: &str = "census_lines";
+/// Alerts that wait for those of the one before: its processes may have been long to count.
+const QUEUE: usize = 1;
 /// Time between two alerts with censuses.
 const EVERY: Duration = Duration::from_secs(600);
 /// Time between the two censuses of an alert.
@@ -83,7 +85,7 @@ pub(super) struct Censuses {
 impl Censuses {
     /// Starts the thread; without censuses there is none. It ends when this is dropped, after what it is at.
     pub(super) fn start(censuses: Option<CensusHandle>) -> io::Result<Self> {
-        let (jobs, waiting) = sync_channel::<Job>(0);
+        let (jobs, waiting) = sync_channel::<Job>(QUEUE);
         let (done, counted) = sync_channel(1);
         let is_possible = censuses.is_some();
         if let Some(censuses) = censuses {
