@@ -136,6 +136,7 @@ fn a_census_as_json_can_be_compared_with_another() {
     assert_eq!(first.seen().censuses[0].most_types, 0);
     let document = json(&before);
     assert_eq!(document["types"][2]["name"], HOSTILE);
+    assert_eq!(document["unlisted_types"], 41);
     assert!(document.get("difference").is_none());
     let path = |name: &str| first.directory().join(name);
     fs::write(path("before.json"), &before.stdout).unwrap();
@@ -148,12 +149,29 @@ fn a_census_as_json_can_be_compared_with_another() {
     assert!(outcome.text().contains("+97.7 KiB"), "{}", outcome.text());
     let of_before = "the census before did not show all: 2 pools are swapped out";
     assert!(outcome.text().contains(of_before), "{}", outcome.text());
+    assert!(!outcome.text().contains("not all types"), "both list the same");
     let outcome = program::run(&first, compare.into_iter().chain(["--json"])).expect_success();
     let changes = &json(&outcome)["difference"]["changes"];
     assert_eq!(changes.as_array().unwrap().len(), 1);
     assert_eq!(
         (&changes[0]["name"], &changes[0]["objects_after"]),
         (&"dict".into(), &60_720.into())
+    );
+    // What the census before may have had without listing it is not new.
+    after["types"][1]["name"] = "Order".into();
+    fs::write(path("after.json"), after.to_string()).unwrap();
+    let outcome = program::run(&first, compare).expect_success();
+    let not_compared = "not all types of the census after are compared: the one before does not list 1 of them";
+    assert!(
+        outcome.text().contains(not_compared) && outcome.text().contains("the largest: Order with 3.8 MiB"),
+        "{}",
+        outcome.text()
+    );
+    let outcome = program::run(&first, compare.into_iter().chain(["--json"])).expect_success();
+    let changes = json(&outcome)["difference"]["changes"].clone();
+    assert_eq!(
+        (changes.as_array().unwrap().len(), &changes[0]["name"]),
+        (1, &"dict".into())
     );
     // Nothing more was asked of the daemon.
     assert_eq!(first.seen().censuses.len(), 1);

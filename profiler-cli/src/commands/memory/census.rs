@@ -1,7 +1,7 @@
 //! `memory census`: the objects of a Python process by type, and which of them become more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read as _, Write as _},
     path::Path,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use profiler_proto::v1::{Census, CensusDifference, CensusRequest, CensusResponse, TypeChange};
+use profiler_proto::v1::{Census, CensusDifference, CensusRequest, CensusResponse, TypeChange, TypeCount};
 
 use super::{
     document::{KeptCensus, document},
@@ -20,12 +20,14 @@ use crate::{
     client::Client,
     commands::connect,
     error::CliError,
-    output::write_json,
+    output::{bytes_text, write_json},
     span::span_text,
 };
 
 /// Types that people are shown.
 const DEFAULT_TOP: u32 = 20;
+/// Types named of those that are not compared.
+const NAMED_TYPES: usize = 3;
 /// Largest file with a census that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
@@ -106,13 +108,18 @@ fn show(args: &CensusArgs, response: &CensusResponse) -> Result<(), CliError> {
 }
 
 fn compare(args: &CensusArgs, before: &Path, after: &Path) -> Result<ExitCode, CliError> {
-    let [before, mut after] = [read(before)?, read(after)?];
+    let [mut before, mut after] = [read(before)?, read(after)?];
+    let not_compared = [
+        leave_out(&before, "before", &mut after, "after"),
+        leave_out(&after, "after", &mut before, "before"),
+    ];
     let top = args.top.unwrap_or(if args.json { u32::MAX } else { DEFAULT_TOP });
     let difference = difference(&before, &after, top as usize);
     let of_before = before.partial.iter();
     after
         .partial
         .extend(of_before.map(|reason| format!("the census before did not show all: {reason}")));
+    after.partial.extend(not_compared.into_iter().flatten());
     let response = CensusResponse {
         difference: Some(difference),
         census: Some(after),
@@ -138,6 +145,29 @@ fn read(path: &Path) -> Result<Census, CliError> {
     }
     let kept: KeptCensus = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
     Ok(kept.into())
+}
+
+/// Leaves out of a census the types that another one does not list, if that one does not list all it has: they may have been
+/// there as well, and are neither new nor gone. Says so if there are any.
+fn leave_out(shortened: &Census, its_name: &str, other: &mut Census, other_name: &str) -> Option<String> {
+    if shortened.unlisted_types == 0 && shortened.further_objects == 0 {
+        return None;
+    }
+    let listed: BTreeSet<&str> = shortened.types.iter().map(|count| &*count.name).collect();
+    let is_unlisted = |count: &mut TypeCount| !listed.contains(&*count.name);
+    let mut left_out: Vec<TypeCount> = other.types.extract_if(.., is_unlisted).collect();
+    left_out.sort_by_key(|count| std::cmp::Reverse(count.bytes));
+    let largest = left_out.iter().take(NAMED_TYPES);
+    let largest: Vec<String> = largest
+        .map(|count| format!("{} with {}", count.name, bytes_text(count.bytes)))
+        .collect();
+    let text = format!(
+        "not all types of the census {other_name} are compared: the one {its_name} does not list {} of them (taken without --top, \
+         it lists all that it has); the largest: {}",
+        left_out.len(),
+        largest.join(", ")
+    );
+    (!left_out.is_empty()).then_some(text)
 }
 
 /// What changed, by growth of bytes.
@@ -175,8 +205,6 @@ fn difference(before: &Census, after: &Census, top: usize) -> CensusDifference {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-
-    use profiler_proto::v1::TypeCount;
 
     use super::*;
 
@@ -221,6 +249,37 @@ mod tests {
             ("dict", 60_001)
         );
         assert_eq!(difference(&after, &before, 9).changes[0].name, "a\x1b");
+    }
+
+    #[test]
+    fn types_that_may_be_unlisted_are_neither_new_nor_gone() {
+        let all = || census(&[("dict", 9, 900), ("list", 8, 800), ("a\x1b", 7, 700), ("str", 2, 5)]);
+        let mut short = census(&[("dict", 5, 500)]);
+        assert_eq!(leave_out(&short, "before", &mut all(), "after"), None, "it lists all");
+        short.unlisted_types = 3;
+        let short = written(short);
+        let mut after = all();
+        let told = leave_out(&short, "before", &mut after, "after").unwrap();
+        assert!(
+            told.starts_with("not all types of the census after are compared: the one before does not list 3 of them")
+                && told.ends_with("list with 800 B, a\x1b with 700 B, str with 5 B"),
+            "{told}"
+        );
+        let found = difference(&short, &after, 9);
+        assert_eq!((found.changes.len(), found.unlisted_changes), (1, 0));
+        assert_eq!(
+            (found.changes[0].bytes_before, found.changes[0].bytes_after),
+            (500, 900)
+        );
+        assert_eq!(leave_out(&short, "before", &mut after, "after"), None);
+        // What was not told apart has no names either.
+        let mut merged = census(&[("dict", 5, 500), ("list", 8, 800), ("str", 2, 5)]);
+        merged.further_objects = 4;
+        let told = leave_out(&written(merged), "after", &mut all(), "before").unwrap();
+        assert!(
+            told.contains("the census before") && told.contains("not list 1 of"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub(super) struct KeptCensus {
     #[serde(default)]
     unlisted_types: u32,
     #[serde(default)]
+    further_objects: u64,
+    #[serde(default)]
     other_blocks: u64,
     #[serde(default)]
     other_bytes: u64,
@@ -228,6 +230,7 @@ impl From<KeptCensus> for Census {
             python_version: kept.python_version,
             types: kept.types.into_iter().map(count).collect(),
             unlisted_types: kept.unlisted_types,
+            further_objects: kept.further_objects,
             other_blocks: kept.other_blocks,
             other_bytes: kept.other_bytes,
             pools: kept.pools,
