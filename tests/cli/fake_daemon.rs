@@ -13,11 +13,12 @@ use std::{
 use profiler_proto::v1::{
     CensusRequest, CensusResponse, CompareProfilesRequest, CompareProfilesResponse, GetConfigRequest,
     GetConfigResponse, GetRangeRequest, GetRangeResponse, GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest,
-    GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListMetricsRequest, ListMetricsResponse,
-    ListProcessesRequest, ListProcessesResponse, MetricDescription, Process, Profile, ProfileSelector,
-    QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse, Reading, ReadingSelector,
-    WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
+    GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListGrowthRequest, ListGrowthResponse,
+    ListMetricsRequest, ListMetricsResponse, ListProcessesRequest, ListProcessesResponse, MetricDescription, Process,
+    Profile, ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
+    Reading, ReadingSelector, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
     alert_service_server::AlertServiceServer,
+    growth_service_server::GrowthServiceServer,
     memory_service_server::MemoryServiceServer,
     metrics_service_server::{MetricsService, MetricsServiceServer},
     process_service_server::{ProcessService, ProcessServiceServer},
@@ -49,6 +50,7 @@ pub(crate) struct Script {
     pub(crate) reading_stream: Result<Vec<WatchReadingsResponse>, Status>,
     pub(crate) alerts: AlertScript,
     pub(crate) census: Result<CensusResponse, Status>,
+    pub(crate) growth: Result<ListGrowthResponse, Status>,
     /// How long every answer but a watch's takes.
     pub(crate) delay: Duration,
 }
@@ -69,6 +71,7 @@ impl Default for Script {
             reading_stream: Ok(Vec::new()),
             alerts: AlertScript::default(),
             census: Ok(CensusResponse::default()),
+            growth: Ok(ListGrowthResponse::default()),
             delay: Duration::ZERO,
         }
     }
@@ -92,6 +95,7 @@ pub(crate) struct Seen {
     pub(crate) readings: Vec<ReadingQuery>,
     pub(crate) alerts: AskedOfAlerts,
     pub(crate) censuses: Vec<CensusRequest>,
+    pub(crate) growths: Vec<ListGrowthRequest>,
     pub(crate) open_watches: usize,
 }
 
@@ -159,6 +163,7 @@ impl FakeDaemon {
         runtime.spawn(
             Server::builder()
                 .add_service(AlertServiceServer::new(service.clone()))
+                .add_service(GrowthServiceServer::new(service.clone()))
                 .add_service(MemoryServiceServer::new(service.clone()))
                 .add_service(MetricsServiceServer::new(service.clone()))
                 .add_service(ProcessServiceServer::new(service.clone()))

@@ -16,6 +16,7 @@ mod fixture;
 mod growth;
 mod help;
 mod memory;
+mod memory_growth;
 mod messages;
 mod metrics;
 mod outputs;

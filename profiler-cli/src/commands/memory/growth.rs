@@ -113,7 +113,7 @@ fn row(growth: &MemoryGrowth) -> Vec<Cell> {
         number(|pace| signed(pace.bytes_per_hour)),
         number(|pace| format!("{} to {}", signed(pace.low), signed(pace.high))),
         Cell::number(span_text(span(pace.map_or(growth.followed, |pace| pace.span)))),
-        Cell::text(&growth.room.as_ref().map(room_text).unwrap_or_default()),
+        Cell::long(&growth.room.as_ref().map(room_text).unwrap_or_default()),
     ]
 }
 
