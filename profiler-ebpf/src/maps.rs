@@ -11,7 +11,7 @@ use profiler_common::{
     limits::{
         FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, MAX_TEMPLATES, ROWS_PER_SHARD,
     },
-    memory::{EVENT_RING_BYTES, FAULT_RING_BYTES, FaultCounter, FaultHeader, MAX_PACED_PROCESSES, Pace},
+    memory::{EVENT_RING_BYTES, FAULT_RING_BYTES, FaultCounter, FaultHeader, PROCESS_PACES, PROGRAM_PACES, Pace},
     process::{Exec, FileKey, Mapping, ProcessEntry, Template},
     python::{MAX_PYTHON_LAYOUTS, PythonLayout},
     python_walk::PythonWalk,
@@ -103,9 +103,9 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 #[map]
 pub(crate) static FAULT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// How densely faults of a process are chosen, by its thread group id.
+/// How densely faults of a process are chosen, by [`ProcessEntry::pace`].
 #[map]
-pub(crate) static PACES: LruHashMap<u32, Pace> = LruHashMap::with_max_entries(MAX_PACED_PROCESSES, 0);
+pub(crate) static PACES: Array<Pace> = Array::with_max_entries(PROCESS_PACES + PROGRAM_PACES, 0);
 
 /// The same of all processes of a CPU.
 #[map]

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use profiler_common::{
     cpu::flags,
     memory::{
-        CPU_QUOTA, FaultCounter, FaultHeader, OomVictim, PAGE_SHIFT, PROCESS_QUOTA, Pace, READ_LEVELS, fault,
-        is_chosen, page_hash, process_salt,
+        CPU_QUOTA, FaultCounter, FaultHeader, OomVictim, PAGE_SHIFT, Pace, READ_LEVELS, fault, is_chosen, pace_quota,
+        page_hash, process_salt,
     },
     process::ProcessEntry,
     stop::StopReason,
@@ -26,6 +26,9 @@ use crate::{
     python,
     stack::{self, Driver, WithEach, WithLoop},
 };
+
+/// Of so many faults of a CPU that are not chosen, and one more, one has the paces look at the clock. A power of two less one.
+const PASSES_UNTIMED: u64 = 7;
 
 /// `page_fault_user(unsigned long address, struct pt_regs *regs, unsigned long error_code)`; walks by [`WithLoop`].
 #[btf_tracepoint(function = "page_fault_user")]
@@ -58,6 +61,7 @@ pub(crate) fn oom_victim(context: BtfTracePointContext) -> i32 {
     // Read as bytes, because the verifier would know of one kernel's type only.
     // SAFETY: the helper checks the address.
     let Ok(argument) = (unsafe { bpf_probe_read_kernel(context.as_ptr().cast::<u64>()) }) else {
+        count(FaultCounter::EventLost);
         return 0;
     };
     let mut victim = OomVictim {
@@ -68,6 +72,7 @@ pub(crate) fn oom_victim(context: BtfTracePointContext) -> i32 {
     // Addresses of the kernel are negative numbers, ids are not.
     if (argument as i64) < 0 {
         let Some(tgid) = read_field(argument, TASK_TGID.load()) else {
+            count(FaultCounter::EventLost);
             return 0;
         };
         victim.pid = tgid as u32;
@@ -103,63 +108,49 @@ fn on_fault<D: Driver>(context: &BtfTracePointContext) -> i32 {
     if (address as i64) < 0 || code & fault::USER == 0 && is_pagefault_disabled() {
         return 0;
     }
-    let header = FaultHeader {
-        page: address >> PAGE_SHIFT,
-        level: 0,
-        code,
+    let index = entry.pace;
+    let of_cpu = (CPU_PACE.get_ptr_mut(0), FAULT_COUNTERS.get_ptr_mut(0));
+    let (Some(of_process), (Some(of_cpu), Some(counters))) = (PACES.get_ptr_mut(index), of_cpu) else {
+        count(FaultCounter::Internal);
+        return 0;
     };
-    match choose(pid, header) {
-        Some(header) => take::<D>(ids, entry, header),
-        None => count(FaultCounter::Passed),
-    }
-    0
-}
-
-/// The fault with its level if its page is chosen.
-#[inline(always)]
-fn choose(pid: u32, mut header: FaultHeader) -> Option<FaultHeader> {
-    let of_process = pace_of(pid)?;
-    let of_cpu = CPU_PACE.get_ptr_mut(0)?;
-    // SAFETY: elements of maps. Several CPUs may change that of a process at once: counts may be lost, and the level is one of
-    // those that the CPUs would have set.
-    let (of_process, of_cpu) = unsafe { (&mut *of_process, &mut *of_cpu) };
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    of_process.turn(now_ns, PROCESS_QUOTA);
-    of_cpu.turn(now_ns, CPU_QUOTA);
-    of_process.faults += 1;
+    // SAFETY: elements of maps. Several CPUs may change the pace of a process at once: counts may be lost, and the level is one of
+    // those that the CPUs would have set. The others are this CPU's.
+    let (of_process, of_cpu, counters) = unsafe { (&mut *of_process, &mut *of_cpu, &mut *counters) };
+    let passed = &mut counters[FaultCounter::Passed as usize];
     let mut level = of_process.level;
     if of_cpu.level > level {
         level = of_cpu.level;
     }
-    if header.code & fault::WRITE == 0 {
+    if code & fault::WRITE == 0 {
         level += READ_LEVELS;
     }
-    let hash = page_hash(header.page, process_salt(FAULT_SALT.load(), pid));
-    if !is_chosen(hash, level) {
-        return None;
+    let page = address >> PAGE_SHIFT;
+    let is_chosen = is_chosen(page_hash(page, process_salt(FAULT_SALT.load(), pid)), level);
+    // The clock is as dear as all the rest, and what passes need not tell the time each time.
+    if is_chosen || *passed & PASSES_UNTIMED == 0 {
+        follow(of_process, of_cpu, pace_quota(index), is_chosen);
     }
-    of_process.choose(PROCESS_QUOTA);
-    of_cpu.choose(CPU_QUOTA);
-    header.level = level;
-    Some(header)
+    if is_chosen {
+        take::<D>(ids, entry, FaultHeader { page, level, code });
+    } else {
+        *passed += 1;
+    }
+    0
 }
 
-/// The pace of a process, which begins with its first fault.
-#[inline(always)]
-fn pace_of(pid: u32) -> Option<*mut Pace> {
-    if let Some(pace) = PACES.get_ptr_mut(&pid) {
-        return Some(pace);
+/// Has the paces know the time, and whether a page was chosen.
+// Inlined, it would be there twice: a page was chosen, or not.
+#[inline(never)]
+fn follow(of_process: &mut Pace, of_cpu: &mut Pace, quota: u32, is_chosen: bool) {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    of_process.turn(now_ns, quota);
+    of_cpu.turn(now_ns, CPU_QUOTA);
+    if is_chosen {
+        of_process.choose(quota);
+        of_cpu.choose(CPU_QUOTA);
     }
-    let new = Pace {
-        // SAFETY: the helper has no preconditions.
-        begun_ns: unsafe { bpf_ktime_get_ns() },
-        ..Pace::default()
-    };
-    if PACES.insert(&pid, &new, 0).is_err() {
-        return None;
-    }
-    PACES.get_ptr_mut(&pid)
 }
 
 /// Writes the record of a chosen fault.

@@ -13,6 +13,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use profiler_common::{
     counters::Counter,
+    memory::program_pace,
     process::{Exec, state},
 };
 
@@ -85,7 +86,10 @@ pub(crate) fn process_exec(context: BtfTracePointContext) -> i32 {
     let is_watched = unsafe { PROCESSES.get(&pid) }.is_some();
     match template {
         Some(template) => exec.entry = template.entry(&exec.anchors),
-        None => exec.entry.state = state::PENDING,
+        None => {
+            exec.entry.state = state::PENDING;
+            exec.entry.pace = program_pace(exec.entry.generation);
+        }
     }
     if EXECS.insert(&pid, &exec, 0).is_err() {
         warn!(&context, "no room to note the exec of process {}", pid);
@@ -124,17 +128,20 @@ fn look_at_program(exec: &mut Exec) -> bool {
     if auxiliary == UNKNOWN_OFFSET {
         return false;
     }
-    let mut pair = 0;
-    while pair < MAX_AUXILIARY_PAIRS {
-        let at = auxiliary + 16 * pair;
+    let (mut pair, mut missing) = (0, 2);
+    while pair < MAX_AUXILIARY_PAIRS && missing > 0 {
+        let at = memory.wrapping_add(auxiliary + 16 * pair);
         pair += 1;
-        let (Some(kind), Some(value)) = (read_field(memory, at), read_field(memory, at + 8)) else {
+        // SAFETY: the helper checks the address.
+        let Ok([kind, value]) = (unsafe { bpf_probe_read_kernel(at as *const [u64; 2]) }) else {
             return false;
         };
         if kind == AT_BASE {
             exec.anchors.loader_start = value;
+            missing -= 1;
         } else if kind == AT_SYSINFO_EHDR {
             exec.anchors.vdso_start = value;
+            missing -= 1;
         } else if kind == AT_NULL {
             break;
         }

@@ -21,11 +21,15 @@ pub const READ_LEVELS: u32 = 3;
 pub const PACE_NS: u64 = 10_000_000_000;
 /// Chosen pages of a process within that time from which on its level rises: a process that goes on at one rate has from half as
 /// many to as many.
-pub const PROCESS_QUOTA: u32 = 600;
+pub const PROCESS_QUOTA: u32 = 400;
+/// The same of all processes together that have just executed one program.
+pub const PROGRAM_QUOTA: u32 = 120;
 /// The same of all processes of a CPU.
 pub const CPU_QUOTA: u32 = 1800;
-/// Processes whose pace is remembered; those that fault least recently make room.
-pub const MAX_PACED_PROCESSES: u32 = 4096;
+/// Paces of processes. Those whose ids differ by a multiple of it share one, and its quota.
+pub const PROCESS_PACES: u32 = 1 << 14;
+/// Paces of what processes have just begun to run, behind those of processes.
+pub const PROGRAM_PACES: u32 = 1 << 8;
 /// Bytes of the ring of chosen faults.
 pub const FAULT_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring of events that are rare.
@@ -96,12 +100,31 @@ pub const fn is_chosen(hash: u64, level: u32) -> bool {
 pub struct Pace {
     /// When the time began over which is counted.
     pub begun_ns: u64,
-    /// Faults since it was first seen, chosen or not.
-    pub faults: u64,
     /// Pages chosen in that time, as many as would have been at the level of now.
     pub chosen: u32,
     /// The level.
     pub level: u32,
+}
+
+/// Index of the pace that a process follows once the daemon has seen it.
+#[inline(always)]
+pub const fn process_pace(pid: u32) -> u32 {
+    pid % PROCESS_PACES
+}
+
+/// Index of the pace that all follow together who have just executed a program, by the generation of the entry made then:
+/// a program that is run a thousand times a second, and touches its hundred pages each time, would have all of them chosen.
+#[inline(always)]
+pub const fn program_pace(generation: u32) -> u32 {
+    PROCESS_PACES + generation % PROGRAM_PACES
+}
+
+/// How many pages are chosen by the pace of an index within [`PACE_NS`] before its level rises.
+#[inline(always)]
+pub const fn pace_quota(index: u32) -> u32 {
+    // Without a branch, which the compiler would have all that follows depend on.
+    let is_program = (index >= PROCESS_PACES) as u32;
+    PROCESS_QUOTA - is_program * (PROCESS_QUOTA - PROGRAM_QUOTA)
 }
 
 impl Pace {
@@ -156,7 +179,7 @@ pub enum FaultCounter {
     Busy = 3,
     /// Lost: a map that must exist did not.
     Internal = 4,
-    /// Not an outcome: events that found no room in their ring.
+    /// Not an outcome: events that found no room in their ring, or could not be read.
     EventLost = 5,
 }
 
@@ -192,6 +215,7 @@ impl FaultCounter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{MARKED_GENERATION, TEMPLATE_GENERATION};
 
     #[test]
     fn levels_are_nested_and_halve() {
@@ -239,7 +263,7 @@ mod tests {
             run(&mut pace, &mut now_ns, rate, 10);
             let seconds = 20;
             let (chosen, estimate) = run(&mut pace, &mut now_ns, rate, seconds);
-            assert!(chosen <= 66 * seconds, "{chosen} at {rate} a second");
+            assert!(chosen <= 44 * seconds, "{chosen} at {rate} a second");
             let faults = (rate * seconds) as f64;
             let error = (estimate as f64 - faults).abs() / faults;
             assert!(error < 0.25, "{estimate} of {faults}");
@@ -257,6 +281,22 @@ mod tests {
         let (chosen, estimate) = run(&mut pace, &mut now_ns, 300_000, 1);
         assert!(chosen < 5_000, "{chosen}");
         assert!((estimate as f64 / 300_000.0 - 1.0).abs() < 0.2, "{estimate}");
+    }
+
+    #[test]
+    fn who_has_just_begun_shares_a_pace_with_who_runs_the_same() {
+        assert_eq!(process_pace(7), process_pace(7 + PROCESS_PACES));
+        assert_ne!(process_pace(7), process_pace(8));
+        for pid in [0, 1, PROCESS_PACES - 1, u32::MAX] {
+            assert_eq!(pace_quota(process_pace(pid)), PROCESS_QUOTA, "{pid}");
+        }
+        let pending = program_pace(MARKED_GENERATION);
+        for generation in [MARKED_GENERATION, TEMPLATE_GENERATION | 7, u32::MAX] {
+            let index = program_pace(generation);
+            assert!((PROCESS_PACES..PROCESS_PACES + PROGRAM_PACES).contains(&index));
+            assert_eq!(pace_quota(index), PROGRAM_QUOTA);
+            assert_eq!(index == pending, generation == MARKED_GENERATION, "{generation}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::memory::program_pace;
+
 /// What the walker knows of a watched process. The key is its thread group id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -16,11 +18,15 @@ pub struct ProcessEntry {
     pub mapping_count: u32,
     /// Index of its [`crate::python::PythonLayout`]; 0 if none is known.
     pub python: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Index of the pace at which its page faults are chosen: its own ([`crate::memory::process_pace`]), that of its parent until
+    /// the daemon has seen it, or after an exec that of what it runs ([`crate::memory::program_pace`]).
+    pub pace: u32,
     /// How far its parts lie from where those mappings say.
     pub relocation: Relocation,
 }
+
+/// The generation of entries that the kernel marked as pending by itself, at an exec. The daemon's own begin with 1.
+pub const MARKED_GENERATION: u32 = 0;
 
 /// Set in the generation of an entry that the kernel made at an exec from a [`Template`]. The mappings are those of an
 /// earlier process that ran the same program, so that a stack walked with them has to be verified.
@@ -151,7 +157,7 @@ impl Template {
             first_mapping: self.first_mapping,
             mapping_count: self.mapping_count,
             python: 0,
-            reserved: 0,
+            pace: program_pace(self.generation),
             relocation: Relocation {
                 is_used: 1,
                 program_start: anchors.code_start & !PAGE_MASK,

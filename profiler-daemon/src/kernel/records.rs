@@ -91,8 +91,7 @@ pub struct MapRecord {
     pub path: Vec<u8>,
 }
 
-/// The generation of entries that the kernel marked as pending by itself, at an exec. The daemon's own begin with 1.
-pub const MARKED_GENERATION: u32 = 0;
+pub use profiler_common::process::MARKED_GENERATION;
 
 /// Frames of a user stack, innermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use aya::{
 };
 use profiler_common::{
     limits::{MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_SHARDS, SHARD_SHIFT},
+    memory::process_pace,
     process::{Exec, FileKey, Mapping, ProcessEntry, Relocation, TEMPLATE_GENERATION, state},
     python::PythonLayout,
     row::{Page, Row},
@@ -281,7 +282,7 @@ impl WalkerTables for KernelTables {
             first_mapping: run.first,
             mapping_count: run.count,
             python,
-            reserved: 0,
+            pace: process_pace(pid.0),
             relocation: Relocation::NONE,
         };
         if let Err(full) = self.set_entry(pid, entry) {

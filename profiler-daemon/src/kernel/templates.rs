@@ -3,6 +3,7 @@
 use aya::Pod;
 use profiler_common::{
     limits::MAX_TEMPLATES,
+    memory::program_pace,
     process::{Exec, FileKey, ProcessEntry, TEMPLATE_GENERATION, Template, state},
 };
 
@@ -51,6 +52,7 @@ impl KernelTables {
             false => Some(ProcessEntry {
                 generation: MARKED_GENERATION,
                 state: state::PENDING,
+                pace: program_pace(MARKED_GENERATION),
                 ..ProcessEntry::default()
             }),
         }
