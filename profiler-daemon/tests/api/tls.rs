@@ -15,7 +15,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use profiler_config::Tcp;
-use profiler_daemon::api::http::{TcpDoor, TcpError, TlsError};
+use profiler_daemon::{
+    api::http::{TcpDoor, TcpError, TlsError},
+    health::{Part, PartState},
+};
 use profiler_proto::v1::{GetSnapshotRequest, metrics_service_client::MetricsServiceClient};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
@@ -272,4 +275,77 @@ async fn files_that_others_can_reach_or_that_are_not_what_they_should_be_are_ref
     assert!(error.to_string().contains("no certificate in PEM"), "{error}");
     let error = refused(&|config| config.client_ca_file = PathBuf::new()).await;
     assert!(matches!(error, TcpError::Open), "{error}");
+}
+
+/// Waits until it is so: files are looked at every few seconds.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let waited = tokio::time::timeout(2 * PATIENCE, wait).await;
+    waited.unwrap_or_else(|_elapsed| panic!("{what} in time"));
+}
+
+#[tokio::test]
+async fn certificates_and_tokens_that_are_replaced_count_without_a_restart() {
+    const NEXT: &str = "fedcba9876543210-token";
+    let mut scene = Scene::new();
+    let folder = scene.server.directory.path().to_owned();
+    scene.config.token_file = write(&folder, "token", http::TOKEN);
+    scene.config.client_ca_file = PathBuf::new();
+    let (address, _stop) = http::serve(&scene.server, scene.config.clone()).await;
+    let shown = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let status = async |scene: &Scene, token: &str| {
+        let answer = scene.scrape(address, None, &shown(token)).await.ok();
+        answer.and_then(|answer| answer.split(' ').nth(1).map(str::to_owned))
+    };
+    assert_eq!(status(&scene, http::TOKEN).await.as_deref(), Some("200"));
+
+    // As a tool that renews certificates does: each file in the place of the one before, one after the other.
+    let replace = |name: &str, text: &str| {
+        let new = write(&folder, "new", text);
+        fs::rename(new, folder.join(name)).unwrap();
+    };
+    let before = std::mem::replace(&mut scene.authority, Authority::new("the next"));
+    let renewed = scene.authority.sign(ExtendedKeyUsagePurpose::ServerAuth, 4000);
+    replace("server.pem", &renewed.certificate);
+    let health = Arc::clone(&scene.server.health);
+    let tells_of = |file: &str| {
+        let state = health.state(Part::Tcp);
+        matches!(state, Some(PartState::Failed { reason, .. }) if reason.contains(file))
+    };
+    until("a certificate without its key is told of", async || {
+        tells_of("server.pem")
+    })
+    .await;
+    replace("server.key", &renewed.key);
+    until("who trusts the new authority is served", async || {
+        status(&scene, http::TOKEN).await.as_deref() == Some("200")
+    })
+    .await;
+    assert_eq!(health.state(Part::Tcp), Some(PartState::Active));
+
+    replace("token", NEXT);
+    until("the new token counts", async || {
+        status(&scene, NEXT).await.as_deref() == Some("200")
+    })
+    .await;
+    assert_eq!(
+        status(&scene, http::TOKEN).await.as_deref(),
+        Some("401"),
+        "the old one does not"
+    );
+    let next = std::mem::replace(&mut scene.authority, before);
+    assert_eq!(status(&scene, NEXT).await, None, "nor does the old certificate");
+    scene.authority = next;
+
+    // What is of no use changes nothing, and neither does a file that is gone.
+    replace("token", "short");
+    until("a token that is none is told of", async || tells_of("16 to 4096")).await;
+    replace("token", NEXT);
+    fs::remove_file(folder.join("server.pem")).unwrap();
+    until("a file that is gone is told of", async || tells_of("server.pem")).await;
+    assert_eq!(status(&scene, NEXT).await.as_deref(), Some("200"));
 }

@@ -5,6 +5,7 @@
 //! without the certificate not even that, and either keeps its connection for seconds.
 
 mod exposition;
+mod keys;
 mod tls;
 pub mod token;
 
@@ -33,7 +34,10 @@ use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 
 pub use self::tls::TlsError;
-use self::{exposition::Own, token::Token};
+use self::{
+    exposition::Own,
+    keys::{Keyring, Stamps},
+};
 use super::{
     Context,
     access::Roles,
@@ -97,15 +101,16 @@ type Caller = PeerStream<Box<dyn Wire>>;
 /// A listener and whom it lets in.
 pub struct TcpDoor {
     listener: TcpListener,
-    guard: Guard,
-    tls: Option<TlsAcceptor>,
+    keyring: Arc<Keyring>,
+    stamps: Stamps,
+    roles: Roles,
 }
 
 impl std::fmt::Debug for TcpDoor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TcpDoor")
             .field("listener", &self.listener)
-            .field("guard", &self.guard)
+            .field("roles", &self.roles)
             .finish_non_exhaustive()
     }
 }
@@ -114,16 +119,7 @@ impl TcpDoor {
     /// Listens as the configuration says; none if it says no address.
     pub async fn open(config: &profiler_config::Tcp) -> Result<Option<Self>, TcpError> {
         let Some(address) = config.listen else { return Ok(None) };
-        let is_named = |path: &std::path::Path| !path.as_os_str().is_empty();
-        let token = match is_named(&config.token_file) {
-            true => Some(Arc::new(Token::read(&config.token_file)?)),
-            false => None,
-        };
-        let tls = tls::acceptor(config)?;
-        let shows_certificate = tls.is_some() && is_named(&config.client_ca_file);
-        if token.is_none() && !shows_certificate {
-            return Err(TcpError::Open);
-        }
+        let (keyring, stamps) = Keyring::open(config)?;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| TcpError::Listen { address, source })?;
         let roles = if config.allow_profile {
@@ -131,8 +127,12 @@ impl TcpDoor {
         } else {
             Roles::READ
         };
-        let guard = Guard { token, roles };
-        Ok(Some(Self { listener, guard, tls }))
+        Ok(Some(Self {
+            listener,
+            keyring: Arc::new(keyring),
+            stamps,
+            roles,
+        }))
     }
 
     /// The address that it listens on.
@@ -147,18 +147,23 @@ impl TcpDoor {
             context: Arc::clone(&context),
             places: Semaphore::new(MAX_SCRAPES),
         });
+        let guard = Guard {
+            keyring: Arc::clone(&self.keyring),
+            roles: self.roles,
+        };
         let router: Router = routes
             .prepare()
             .into_axum_router()
             .route(METRICS_PATH, get(scrape).with_state(scrapes))
             .fallback(unknown)
-            .layer(middleware::from_fn_with_state(self.guard, admit));
+            .layer(middleware::from_fn_with_state(guard, admit));
         let (admitted, connections) = mpsc::channel(1);
         let shutdown = async move { server::stopped(&mut stopping).await };
         let serve = server::serve_routes(router.into(), connections, true, shutdown);
         let side_tasks = async {
-            let accept = accept(self.listener, self.tls, &context, admitted);
-            tokio::join!(accept, server::report_health(&reporter, &context.health)).1
+            let accept = accept(self.listener, &self.keyring, &context, admitted);
+            let keep = Arc::clone(&self.keyring).keep(self.stamps, &context.health);
+            tokio::join!(accept, keep, server::report_health(&reporter, &context.health)).2
         };
         tokio::select! {
             ended = serve => ended,
@@ -170,7 +175,7 @@ impl TcpDoor {
 /// Accepts connections until nobody takes them any more.
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    keyring: &Keyring,
     context: &Arc<Context>,
     admitted: mpsc::Sender<io::Result<Caller>>,
 ) {
@@ -188,7 +193,7 @@ async fn accept(
                     continue;
                 }
                 while handshakes.try_join_next().is_some() {}
-                if let Some(tls) = tls.clone() {
+                if let Some(tls) = keyring.current().tls {
                     handshakes.spawn(secure(tls, stream, place, Arc::clone(context), admitted.clone()));
                 } else if admitted
                     .send(Ok(Caller::stranger(Box::new(stream), place)))
@@ -226,16 +231,15 @@ async fn secure(
 }
 
 /// Whom requests come in by.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Guard {
-    /// What they have to show; none where a certificate, without which there is no connection, is enough.
-    token: Option<Arc<Token>>,
+    keyring: Arc<Keyring>,
     roles: Roles,
 }
 
 /// Lets a request in, if it shows the token where there is one; whatever it asks for, nothing is told otherwise.
 async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response<Body> {
-    if let Some(token) = &guard.token {
+    if let Some(token) = guard.keyring.current().token {
         let shown = request.headers().get(header::AUTHORIZATION);
         if !shown.is_some_and(|shown| token.is_shown_by(shown.as_bytes())) {
             return refusal(request.headers());

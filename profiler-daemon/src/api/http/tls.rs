@@ -1,6 +1,6 @@
 //! TLS on the TCP port: our certificate, and whose certificates callers have to show.
 //!
-//! In: files in PEM. Out: what shakes hands with callers. The files are read once: new ones count after a restart.
+//! In: files in PEM. Out: what shakes hands with callers.
 
 use std::{path::Path, sync::Arc};
 
