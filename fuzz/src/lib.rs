@@ -15,6 +15,7 @@ pub mod demangle;
 pub mod discovery;
 pub mod eh_frame;
 pub mod elf_rows;
+pub mod fault_record;
 pub mod kallsyms;
 pub mod lifecycle_record;
 pub mod perf_map;

@@ -1,17 +1,21 @@
 //! Any bytes as a record of a ring of samples.
 
 use profiler_common::cpu::{CpuSampleHeader, flags, python_flags};
-use profiler_daemon::fuzzing::decode_sample;
+use profiler_daemon::{fuzzing::decode_sample, kernel::records::RawSample};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
     // What an earlier record left behind must not show.
     let mut frames = vec![u64::MAX; 3];
-    let Some(sample) = decode_sample(data, &mut frames) else {
-        return;
-    };
-    let Ok((header, rest)) = CpuSampleHeader::read_from_prefix(data) else {
+    if let Some(sample) = decode_sample(data, &mut frames) {
+        check(&sample, data);
+    }
+}
+
+/// Holds a sample against the record that it was in.
+pub(crate) fn check(sample: &RawSample<'_>, record: &[u8]) {
+    let Ok((header, rest)) = CpuSampleHeader::read_from_prefix(record) else {
         panic!("a sample from less than a header")
     };
     assert_eq!(

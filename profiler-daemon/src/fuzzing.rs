@@ -8,7 +8,7 @@ pub use crate::api::fuzzing::{check_lease, check_pid, check_query, profile_messa
 use crate::{
     kernel::{
         self, MalformedRecord,
-        records::{Lifecycle, RawSample},
+        records::{Lifecycle, RawFault, RawSample},
     },
     processes::scan::{self, Credentials, MapsScan, ProcStat},
 };
@@ -16,6 +16,11 @@ use crate::{
 /// The sample in a record of a ring; see `kernel::sampler`.
 pub fn decode_sample<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawSample<'a>> {
     kernel::decode_sample(record, frames)
+}
+
+/// The chosen page fault in a record of a ring; see `kernel::faults`.
+pub fn decode_fault<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawFault<'a>> {
+    kernel::decode_fault(record, frames)
 }
 
 /// The meaning of the body of one of perf's records; see `kernel::lifecycle`.

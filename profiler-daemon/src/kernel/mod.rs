@@ -28,6 +28,8 @@ mod templates;
 
 pub use cost::{CostReader, KernelCost, possible_cpus};
 pub use descriptors::close_descriptors_at_exec;
+#[cfg(feature = "fuzzing")]
+pub(crate) use faults::decode as decode_fault;
 pub use faults::{FaultBatch, FaultCounts, OomKill};
 pub use heap::{bound_heap, give_back_memory};
 pub use lifecycle::MalformedRecord;

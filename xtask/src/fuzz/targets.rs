@@ -24,13 +24,18 @@ const fn target(name: &'static str, longest: usize, guards: &'static [&'static s
 }
 
 /// All of them, in the order in which a sample passes what they guard.
-pub(super) const TARGETS: [Target; 19] = [
+pub(super) const TARGETS: [Target; 20] = [
     target("walk", 1 << 10, &["crates/common"]),
     target("eh_frame", 4 << 10, &["crates/common", "crates/unwinding"]),
     target("elf_rows", 16 << 10, &["crates/common", "crates/unwinding"]),
     target("stored_rows", 1 << 10, &["crates/common", "crates/unwinding"]),
     target(
         "sample_record",
+        1 << 10,
+        &["crates/common", "profiler-daemon/src/kernel"],
+    ),
+    target(
+        "fault_record",
         1 << 10,
         &["crates/common", "profiler-daemon/src/kernel"],
     ),
