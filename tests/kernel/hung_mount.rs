@@ -8,7 +8,7 @@ use std::{
 
 use profiler_tests::programs::{Running, wait_for};
 
-use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, profile_once_known, skip, start};
+use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, profile_once, skip, start};
 
 /// Longest answer of a daemon that does not wait for the file system, on a machine that others use as well.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ fn a_mount_that_hangs_stops_neither_samples_nor_answers_and_is_told() {
     std::fs::create_dir(&mount).unwrap();
     let healthy = start(&program, &[]);
     let daemon = host.daemon(&only(FAST_HZ, "deep"));
-    profile_once_known(&daemon, healthy.pid(), 100).assert_rooted(99.0);
+    profile_once(&daemon, healthy.pid(), 100, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     let (server, said) = Running::start_and_listen(Command::new(&fixture).arg(&mount).arg(&program));
     let hung: u32 = said[0].parse().unwrap();
     let state = |daemon: &profiler_tests::daemon::Daemon| {
@@ -53,9 +53,9 @@ fn a_mount_that_hangs_stops_neither_samples_nor_answers_and_is_told() {
     println!("{told}");
     assert!(told.contains(&format!("process {hung}")), "{told}");
     // What was watched goes on, and what comes next is read by another thread.
-    profile_once_known(&daemon, healthy.pid(), 300).assert_rooted(99.0);
+    profile_once(&daemon, healthy.pid(), 300, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     let next = start(&program, &[]);
-    profile_once_known(&daemon, next.pid(), 100).assert_rooted(99.0);
+    profile_once(&daemon, next.pid(), 100, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     let before = daemon.process(healthy.pid())["samples"].as_u64().unwrap();
     daemon.wait_for_samples(healthy.pid(), before + 100, SAMPLES_WITHIN);
     // The kernel answers for a file system whose server is gone.

@@ -54,7 +54,7 @@ use std::{
 use profiler_tests::{
     daemon::{Daemon, Host},
     output::Output,
-    programs::{Running, wait_for},
+    programs::{Running, patience, wait_for},
 };
 
 use crate::profile::Profile;
@@ -102,17 +102,44 @@ fn only(hz: u32, include: &str) -> String {
     )
 }
 
+/// What is seen when it is so for the first time; if it never is, what was seen last, which says why. A machine that stands
+/// still for a moment spoils a short profile, and is hardly seen in a longer one.
+fn profile_when<T>(look: impl Fn() -> Option<T>, is_so: impl Fn(&T) -> bool) -> T {
+    let limit = patience(SAMPLES_WITHIN);
+    let end = Instant::now() + limit;
+    let mut last = None;
+    loop {
+        last = look().or(last);
+        let is_over = Instant::now() >= end;
+        if let Some(seen) = last.take_if(|seen| is_over || is_so(seen)) {
+            return seen;
+        }
+        assert!(!is_over, "no profile after {limit:?}");
+        thread::sleep(WINDOW);
+    }
+}
+
 /// So many samples of a process, once it is known: for some milliseconds after it started or executed its stacks are
 /// pending, which would weigh more in a short profile than what it is about.
 fn profile_once_known(daemon: &Daemon, pid: u32, samples: u64) -> Profile {
+    profile_once(daemon, pid, samples, |_| true)
+}
+
+/// The same of a longer time, if need be until something is so.
+#[track_caller]
+fn profile_once(daemon: &Daemon, pid: u32, samples: u64, is_so: impl Fn(&Profile) -> bool) -> Profile {
     wait_until_watched(daemon, pid);
     // A span takes in whole windows.
     thread::sleep(WINDOW + WINDOW / 4);
     let start = Instant::now();
-    let before = daemon.process(pid)["samples"].as_u64().unwrap();
-    daemon.wait_for_samples(pid, before + samples, SAMPLES_WITHIN);
-    let last = format!("{}ms", start.elapsed().as_millis());
-    Profile::from_json(&daemon.profile(pid, &["--last", &last]).expect("a profile"))
+    let look = || {
+        let last = format!("{}ms", start.elapsed().as_millis());
+        let document = daemon.profile(pid, &["--last", &last])?;
+        Some(Profile::from_json(&document))
+    };
+    let profile = profile_when(look, |profile| profile.samples >= samples && is_so(profile));
+    assert!(profile.samples >= samples, "not {samples}: {}", profile.summary);
+    profile
 }
 
 /// All samples that the daemon has of a process, once there are `samples`.
@@ -138,7 +165,7 @@ fn start(program: &std::path::Path, arguments: &[&str]) -> Running {
 
 /// Waits until the daemon says of a process that it is watched.
 fn wait_until_watched(daemon: &Daemon, pid: u32) {
-    wait_for("watch", Duration::from_secs(20), || {
+    wait_for("watch", SAMPLES_WITHIN, || {
         (daemon.process(pid)["watch_state"] == "watched").then_some(())
     });
 }

@@ -167,11 +167,37 @@ impl Profile {
         self.count(|stack| stack.has(function))
     }
 
+    /// The share of the stacks that reached a proven root, in percent.
+    pub(crate) fn rooted_share(&self) -> f64 {
+        share(self.rooted, self.samples)
+    }
+
+    /// The same of the stacks that were not pending.
+    pub(crate) fn rooted_share_once_known(&self) -> f64 {
+        share(self.rooted, self.samples - self.pending())
+    }
+
+    /// The share of what should have been sampled that was lost, in percent.
+    pub(crate) fn lost_share(&self) -> f64 {
+        let lost: u64 = self.lost.values().sum();
+        share(lost, self.samples + lost)
+    }
+
+    /// Of the samples for which `relevant` holds, the share for which `expected` holds, in percent.
+    pub(crate) fn share_of(&self, relevant: impl Fn(&Stack) -> bool, expected: impl Fn(&Stack) -> bool) -> f64 {
+        let fit = self.count(|stack| relevant(stack) && expected(stack));
+        share(fit, self.count(relevant))
+    }
+
+    fn pending(&self) -> u64 {
+        self.stopped.get("pending").copied().unwrap_or_default()
+    }
+
     /// At least this share of the stacks, in percent, reached a proven root.
     #[track_caller]
     pub(crate) fn assert_rooted(&self, percent: f64) {
         println!("{}", self.summary);
-        let share = share(self.rooted, self.samples);
+        let share = self.rooted_share();
         assert!(
             share >= percent,
             "{share:.3} % rooted, not {percent}: {:?}; {}",
@@ -183,9 +209,9 @@ impl Profile {
     /// The same of the stacks that were not pending, as they are for some milliseconds after a watch began.
     #[track_caller]
     pub(crate) fn assert_rooted_once_known(&self, percent: f64) {
-        let pending = self.stopped.get("pending").copied().unwrap_or_default();
+        let pending = self.pending();
         println!("{}", self.summary);
-        let share = share(self.rooted, self.samples - pending);
+        let share = self.rooted_share_once_known();
         assert!(
             share >= percent,
             "{share:.3} % rooted, not {percent}: {:?}",
@@ -197,8 +223,7 @@ impl Profile {
     /// At most this share of what should have been sampled was lost, in percent.
     #[track_caller]
     pub(crate) fn assert_lost_at_most(&self, percent: f64) {
-        let lost: u64 = self.lost.values().sum();
-        let share = share(lost, self.samples + lost);
+        let share = self.lost_share();
         assert!(
             share <= percent,
             "{share:.3} % lost, more than {percent}: {:?}",

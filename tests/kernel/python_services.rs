@@ -18,12 +18,15 @@ use serde_json::Value;
 use crate::{
     FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only,
     profile::{Profile, Stack},
+    profile_when,
     python::{shown, wait_until_active},
     skip,
 };
 
 /// Samples that a verdict rests on.
 const SAMPLES: u64 = 500;
+/// Samples that a statement about some of them rests on.
+const FEW: u64 = 50;
 /// Of all stacks.
 const ROOTED_PERCENT: f64 = 99.0;
 /// Of those that a statement is about, some tens of them.
@@ -72,8 +75,12 @@ impl Drop for Over<'_> {
     }
 }
 
-/// What a daemon shows of a program that works, and says of its process.
-fn profile_of(interpreter: &Interpreter, program: &PythonProgram) -> Option<(Profile, Value)> {
+/// What a daemon shows of a program that works, once that is enough, and says of its process.
+fn profile_of(
+    interpreter: &Interpreter,
+    program: &PythonProgram,
+    is_enough: impl Fn(&Profile) -> bool,
+) -> Option<(Profile, Value)> {
     let host = host()?;
     let pid = program.running.pid();
     let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
@@ -85,8 +92,11 @@ fn profile_of(interpreter: &Interpreter, program: &PythonProgram) -> Option<(Pro
     let start = Instant::now();
     let before = daemon.process(pid)["samples"].as_u64().unwrap();
     daemon.wait_for_samples(pid, before + SAMPLES, SAMPLES_WITHIN);
-    let document = shown(&daemon, pid, start, &[]);
-    Some((Profile::from_json(&document), daemon.process(pid)))
+    let look = || Some(Profile::from_json(&shown(&daemon, pid, start, &[])));
+    let profile = profile_when(look, |profile| {
+        profile.rooted_share_once_known() >= ROOTED_PERCENT && is_enough(profile)
+    });
+    Some((profile, daemon.process(pid)))
 }
 
 fn service_under_load(event_loop: &str, is_of_loop: impl Fn(&Stack) -> bool) {
@@ -105,7 +115,10 @@ fn service_under_load(event_loop: &str, is_of_loop: impl Fn(&Stack) -> bool) {
             scope.spawn(move || replies.fetch_add(ask(port, path, is_over), Ordering::Relaxed));
         }
         let _over = Over(&is_over);
-        profile_of(&interpreter, &service)
+        profile_of(&interpreter, &service, |profile| {
+            let functions = ["look_up", "threaded"];
+            functions.iter().all(|function| profile.samples_of(function) >= FEW)
+        })
     })
     .unwrap();
     println!("{} replies", replies.into_inner());
@@ -158,12 +171,13 @@ fn numpy_with_its_threads() {
     let Some(interpreter) = with_packages() else { return };
     let scripts = Scripts::of(&interpreter);
     let arrays = scripts.start("arrays.py", &[]);
-    let (profile, _) = profile_of(&interpreter, &arrays).unwrap();
-    profile.assert_rooted_once_known(ROOTED_PERCENT);
     let in_library = |stack: &Stack| {
         let leaf = stack.user_leaf();
         leaf.is_some_and(|frame| frame.module.starts_with("libscipy_openblas"))
     };
+    let is_called = |stack: &Stack| in_library(stack) && stack.has("multiply");
+    let (profile, _) = profile_of(&interpreter, &arrays, |profile| profile.count(is_called) >= FEW).unwrap();
+    profile.assert_rooted_once_known(ROOTED_PERCENT);
     // The library's own threads run no Python: theirs begin in the C library.
     profile.assert_share("of the library", CHAIN_PERCENT, in_library, |stack| {
         if stack.has("<module>") {
@@ -171,5 +185,5 @@ fn numpy_with_its_threads() {
         }
         stack.outermost().is_some_and(|frame| frame.module.starts_with("libc"))
     });
-    assert!(profile.count(|stack| in_library(stack) && stack.has("multiply")) > 0);
+    assert!(profile.count(is_called) > 0);
 }

@@ -30,6 +30,8 @@ pub use crate::options::DaemonOptions;
 pub const LAST_10_MINUTES: [&str; 2] = ["--last", "10m"];
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long it may take to name what it has sampled, on a machine that is busy with others.
+const NAMED_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to end when it is asked to.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -302,13 +304,14 @@ impl Daemon {
         (output.code == Some(0)).then(|| read().unwrap_or_else(|error| panic!("{error}: {output:?}")))
     }
 
-    /// All that it has of a process.
+    /// All that it has of a process, once it has named any of it.
     ///
     /// # Panics
     /// It has nothing.
     pub fn whole_profile(&self, pid: u32) -> Value {
-        let profile = self.profile(pid, &LAST_10_MINUTES);
-        profile.unwrap_or_else(|| panic!("nothing of process {pid}: {}", self.process(pid)))
+        wait_for(&format!("profile of process {pid}"), NAMED_WITHIN, || {
+            self.profile(pid, &LAST_10_MINUTES)
+        })
     }
 
     /// Its status.

@@ -225,7 +225,7 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Opti
 
 /// How long to wait for what takes at most `limit` on a machine of its own: `PROFILER_TEST_PATIENCE` times as long, for
 /// machines that are emulated. Nothing takes longer by it but a test that fails.
-pub(crate) fn patience(limit: Duration) -> Duration {
+pub fn patience(limit: Duration) -> Duration {
     limit * patience_factor()
 }
 

@@ -23,7 +23,7 @@ use super::{of_version, shown, wait_until_active};
 use crate::{
     FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only,
     profile::{Profile, Stack},
-    profile_of, skip, wait_until_watched,
+    profile_of, profile_when, skip, wait_until_watched,
 };
 
 /// The version that every host of ours has.
@@ -68,8 +68,12 @@ fn assert_true(daemon: &Daemon, program: &PythonProgram) {
 #[track_caller]
 pub(super) fn assert_true_of(daemon: &Daemon, pid: u32, truth: &Truth) {
     wait_until_active(daemon, pid);
-    let profile = next_samples(daemon, pid, SAMPLES);
-    let verdict = truth.judge(&chains_of(&profile));
+    let since = Instant::now() + WINDOW + WINDOW / 4;
+    next_samples(daemon, pid, SAMPLES);
+    let look = || Some(truth.judge(&chains_of(&shown(daemon, pid, since, &[]))));
+    let verdict = profile_when(look, |verdict| {
+        verdict.right >= SAMPLES / 2 && verdict.right_percent() >= Some(99.0)
+    });
     println!("{verdict:?}");
     assert!(verdict.right >= SAMPLES / 2, "{verdict:?}");
     assert_eq!(verdict.strange, 0, "{verdict:?}");
@@ -94,20 +98,30 @@ fn forks_have_names_from_their_first_samples() {
         let said = server.running.line(ANSWER_WITHIN).unwrap();
         let child: u32 = said.strip_prefix("child ").unwrap().parse().unwrap();
         daemon.wait_for_samples(child, SAMPLES, SAMPLES_WITHIN);
-        // All that there is of it.
-        let chains = wait_for("named samples", SAMPLES_WITHIN, || {
-            let chains = chains_of(&daemon.whole_profile(child));
-            (chains.iter().map(|(_, samples)| samples).sum::<u64>() >= SAMPLES).then_some(chains)
-        });
-        let (mut named, mut all) = (0, 0);
+        let counts = |chains: &Vec<(Vec<PythonFrame>, u64)>| {
+            let named = chains.iter().filter(|(chain, _)| names(chain).contains(&work));
+            let [named, all]: [u64; 2] = [
+                named.map(|(_, samples)| samples).sum(),
+                chains.iter().map(|(_, samples)| samples).sum(),
+            ];
+            (named, all)
+        };
+        // All that there is of it: a moment passes until it is known.
+        let chains = profile_when(
+            || Some(chains_of(&daemon.whole_profile(child))),
+            |chains| {
+                let (named, all) = counts(chains);
+                all >= SAMPLES && named * 100 >= all * 99
+            },
+        );
         for (chain, samples) in &chains {
             let names = names(chain);
             let is_beginning = ["<module>", "main", "fork", work, "spend"].starts_with(&names);
             assert!(is_beginning, "{samples}x {names:?} in the worker of {work}");
-            all += samples;
-            named += if names.contains(&work) { *samples } else { 0 };
         }
+        let (named, all) = counts(&chains);
         println!("{work}: {named} of {all}");
+        assert!(all >= SAMPLES, "{all} samples");
         assert!(named * 100 >= all * 99, "{chains:?}");
     }
 }
@@ -192,7 +206,7 @@ fn what_has_ended_keeps_its_names() {
         working += if names.contains(&"work_briefly") { samples } else { 0 };
     }
     println!("{working} of {all}");
-    // It starts, which takes as long as it takes, and is then worked with for a second of a CPU.
+    // It starts, which takes as long as it takes, and then works for some seconds of a CPU.
     assert!(working >= SAMPLES, "{working} of {all}");
 }
 

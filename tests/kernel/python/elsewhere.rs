@@ -9,12 +9,13 @@ use profiler_tests::{
     python::{PythonProgram, Scripts},
 };
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{
     changes::{assert_true_of, next_samples},
     wait_until_active,
 };
-use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, skip};
+use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, profile_when, skip};
 
 /// What the program does: where it does it is what this is about, and each thread takes its time until it is ready.
 const SHAPES: [&str; 3] = ["sleeping", "unlocked", "busy"];
@@ -36,6 +37,9 @@ fn in_own_root(minor: u32) -> Option<Interpreter> {
     }
     chosen
 }
+
+/// Samples of an interpreter that calls whose Python frames are known.
+const WITH_FRAMES_PERCENT: u64 = 95;
 
 /// The first child of a process.
 fn child_of(pid: u32) -> u32 {
@@ -130,7 +134,14 @@ fn an_embedded_interpreter_that_does_nothing_at_first() {
     send_signal(pid, Signal::USR1);
     assert_eq!(embeds.line(Duration::from_secs(30)).as_deref(), Some("calling"));
     wait_until_active(&daemon, pid);
-    let profile = next_samples(&daemon, pid, 300);
+    let share = |profile: &Value| {
+        let count = |name: &str| profile["quality"]["python"][name].as_u64().unwrap();
+        (count("samples") > 0).then(|| count("with_frames") * 100 / count("samples"))
+    };
+    let profile = profile_when(
+        || Some(next_samples(&daemon, pid, 300)),
+        |profile| share(profile) >= Some(WITH_FRAMES_PERCENT),
+    );
     let functions: Vec<&str> = profile["frames"]
         .as_array()
         .unwrap()
@@ -141,10 +152,5 @@ fn an_embedded_interpreter_that_does_nothing_at_first() {
     assert!(functions.contains(&"work_when_called"), "{functions:?}");
     let known = ["<module>", "work_when_called"];
     assert!(functions.iter().all(|name| known.contains(name)), "{functions:?}");
-    let python = &profile["quality"]["python"];
-    let count = |name: &str| python[name].as_u64().unwrap();
-    assert!(
-        count("samples") > 0 && count("with_frames") * 100 >= count("samples") * 95,
-        "{python}"
-    );
+    assert!(share(&profile) >= Some(WITH_FRAMES_PERCENT), "{}", profile["quality"]);
 }
