@@ -10,7 +10,7 @@ use profiler_tests::{
 };
 use serde_json::Value;
 
-use crate::{WINDOW, host, only, skip, wait_until_watched};
+use crate::{SAMPLES_WITHIN, WINDOW, host, only, skip, wait_until_watched};
 
 /// How long a program may take to grow.
 const GROWS_WITHIN: Duration = Duration::from_secs(60);
@@ -88,6 +88,9 @@ fn resident(pid: u32) -> u64 {
 fn grown(daemon: &Daemon, command: &mut Command, go: &Path) -> (Running, u64) {
     let running = Running::start(command);
     wait_until_watched(daemon, running.pid());
+    wait_for("the programs to be attached", SAMPLES_WITHIN, || {
+        (memory_status(daemon)["attached"] == true).then_some(())
+    });
     thread::sleep(WINDOW);
     let before = resident(running.pid());
     fs::write(go, "").unwrap();
