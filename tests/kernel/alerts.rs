@@ -33,7 +33,7 @@ const BURN: &str = "burn";
 const LIMIT: &str = "busy";
 const EVALUATION: Duration = Duration::from_secs(1);
 /// How much a machine that is busy with others may be late.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(10);
 /// How long a change may take to be told, with evidence, on such a machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// What else would be told comes in this time: two evaluations, which have a command started at once.
@@ -303,9 +303,9 @@ fn an_alert_fires_on_when_the_daemon_is_killed() {
     assert_eq!(fired(&next), named(id, "resolved"));
 }
 
-/// How often the reading went from beyond the level to the clear level in the last swings.
+/// How often the reading went from beyond the level to the clear level lately.
 fn crossings(daemon: &Daemon) -> usize {
-    let last = format!("{}s", SWINGS.as_secs());
+    let last = format!("{}s", TOLD_WITHIN.as_secs());
     let document = daemon.json(&[
         "metrics",
         "service_cpu_cores",
@@ -315,7 +315,6 @@ fn crossings(daemon: &Daemon) -> usize {
         &last,
         "--json",
     ]);
-    println!("{document}");
     let steps = document["series"][0]["steps"].as_array().unwrap();
     let values = steps.iter().map(|step| step["mean"].as_f64().unwrap());
     let sides: Vec<bool> = values
@@ -327,15 +326,16 @@ fn crossings(daemon: &Daemon) -> usize {
 
 #[test]
 fn a_load_that_swings_around_a_limit_is_one_alert() {
-    const HOLD_FOR: Duration = Duration::from_secs(4);
+    const HOLD_FOR: Duration = Duration::from_secs(8);
     let Some((host, interpreter)) = found() else { return };
     let scripts = Scripts::of(&interpreter);
     let scene = Scene::of(&scripts, host, HOLD_FOR, HOLD_FOR);
     let daemon = scene.daemon();
     scene.tell(SWINGING);
-    thread::sleep(SWINGS);
+    wait_for("a reading that is beyond and clear by turns", TOLD_WITHIN, || {
+        (crossings(&daemon) >= 2).then_some(())
+    });
     assert_eq!(fired(&daemon), []);
-    assert!(crossings(&daemon) >= 2, "it was beyond and clear by turns");
 
     scene.tell(BURNING);
     let firing = scene.wait_until_told(1);
