@@ -62,7 +62,7 @@ fn over_its_cpu_cap_it_samples_less_and_weighs_what_it_samples() {
     assert_eq!(status["sampling"]["sample_hz"], HZ, "what is configured stays");
     let shown = daemon.cli(&["status"]).stdout;
     assert!(shown.contains(&format!("of {HZ} configured samples/s")), "{shown}");
-    thread::sleep(Duration::from_secs(2));
+    wait_until_used(pid, Duration::from_secs(2));
     assert_weighted(&first, &look(&daemon, pid));
 
     daemon.reload(&config(HZ, "max_cpu_percent = 100"));
@@ -77,7 +77,7 @@ fn over_its_cpu_cap_it_samples_less_and_weighs_what_it_samples() {
         let is_other = status["sampling"]["sample_hz"] == HZ / 2 && (effective_hz(&status) - 500.0).abs() < 1.0;
         is_other.then_some(())
     });
-    thread::sleep(Duration::from_secs(1));
+    wait_until_used(pid, Duration::from_secs(1));
     assert_weighted(&first, &look(&daemon, pid));
     assert!(!daemon.log().contains("need a restart"), "{}", daemon.log());
     assert_eq!(failed_parts(&daemon), [""; 0]);
@@ -200,6 +200,14 @@ fn assert_weighted(first: &Look, second: &Look) {
         (sampled + lost) * MOST_APART >= used,
         "{sampled:?} sampled, {lost:?} lost of {used:?}"
     );
+}
+
+/// Waits until a process has been on a CPU for so much longer.
+fn wait_until_used(pid: u32, longer: Duration) {
+    let end = on_cpu(pid) + longer;
+    wait_for("CPU time of the program", SAMPLES_WITHIN, || {
+        (on_cpu(pid) >= end).then_some(())
+    });
 }
 
 /// Time that the only thread of a process has been on a CPU, as the scheduler has it.

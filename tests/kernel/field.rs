@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use profiler_tests::{
@@ -241,7 +240,7 @@ fn processes_that_are_over_are_named() {
     });
     short.stop();
     fs::remove_file(&place).unwrap();
-    let profile = wait_for("window", Duration::from_secs(20), || {
+    let profile = wait_for("window", SAMPLES_WITHIN, || {
         let document = daemon.profile(short.pid(), &LAST_10_MINUTES)?;
         Some(Profile::from_json(&document))
     });

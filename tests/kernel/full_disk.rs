@@ -72,8 +72,9 @@ fn a_silence_that_cannot_be_kept_is_refused() {
     assert_ne!(refused.code, Some(0), "{held} silences: {refused:?}");
     assert!(refused.stderr.contains("full"), "{refused:?}");
     assert!(held <= 2, "what was refused does not hold");
-    let alerts = part(&daemon, "alerts");
-    assert_eq!(alerts["state"], "failed", "{alerts}");
+    wait_for("the trouble", SOON, || {
+        (part(&daemon, "alerts")["state"] == "failed").then_some(())
+    });
     fs::remove_file(&filler).unwrap();
     assert_eq!(silence("kept again").code, Some(0));
     assert_eq!(silences(&daemon), held + 1);

@@ -1,10 +1,10 @@
 //! Daemons that die, and daemons beside each other.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use profiler_tests::{daemon::DaemonOptions, programs::wait_for};
 
-use crate::{FAST_HZ, host, only, profile_once_known, start};
+use crate::{FAST_HZ, SAMPLES_WITHIN, host, only, profile_once, profile_once_known, start};
 
 #[test]
 fn a_killed_daemon_leaves_nothing_and_the_next_works_at_once() {
@@ -30,9 +30,9 @@ fn a_killed_daemon_leaves_nothing_and_the_next_works_at_once() {
     assert!(socket.exists(), "a killed daemon cannot remove its socket");
 
     let next = host.spawn(DaemonOptions::new(&config).on_socket(&socket)).ready();
-    profile_once_known(&next, deep.pid(), 500).assert_rooted(99.0);
+    profile_once(&next, deep.pid(), 500, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     // The kernel frees what nobody holds when its readers are through.
-    wait_for("end of the programs", Duration::from_secs(10), || {
+    wait_for("end of the programs", SAMPLES_WITHIN, || {
         let loaded = loaded_programs(&list);
         (!loaded.iter().any(|(id, _)| held.contains(id))).then_some(())
     });
@@ -61,7 +61,7 @@ fn daemons_on_their_own_sockets_work_side_by_side() {
     }
     // The end of one is nothing to the other.
     drop(first);
-    profile_once_known(&second, deep.pid(), 500).assert_rooted(99.0);
+    profile_once(&second, deep.pid(), 500, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
 }
 
 #[test]

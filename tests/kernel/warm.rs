@@ -9,7 +9,7 @@ use std::{
 
 use profiler_tests::daemon::{Daemon, DaemonOptions, Host};
 
-use crate::{FAST_HZ, host, only, profile_once_known, start};
+use crate::{FAST_HZ, host, only, profile_once, start};
 
 #[test]
 fn a_restarted_daemon_compiles_nothing_anew_and_refuses_damaged_rows() {
@@ -56,7 +56,7 @@ struct Told {
 fn whole_profile(host: &Host, state: &Path, pid: u32) -> (Told, BTreeSet<String>) {
     let config = only(FAST_HZ, "deep") + "[log]\nlevel = \"debug\"\nformat = \"human\"\n";
     let daemon: Daemon = host.spawn(DaemonOptions::new(&config).with_state_dir(state)).ready();
-    profile_once_known(&daemon, pid, 200).assert_rooted(99.0);
+    profile_once(&daemon, pid, 200, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     let log = daemon.log();
     let names = |about: &str| {
         let lines = log.lines().filter(|line| line.contains(about));
