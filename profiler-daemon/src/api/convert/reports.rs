@@ -78,11 +78,11 @@ pub(in crate::api) fn memory_profile(engine: &EngineStatus, kept: KeptStatus) ->
         .faults_lost
         .iter()
         .map(|(reason, count)| (reason.as_str(), *count));
-    let of_daemon = of_daemon.chain(
-        kept.lost
-            .into_iter()
-            .chain([("old_touches_dropped", kept.growth.dropped_touches)]),
-    );
+    let dropped = [
+        ("old_touches_dropped", kept.growth.dropped_touches),
+        ("old_processes_dropped", kept.growth.dropped_with_processes),
+    ];
+    let of_daemon = of_daemon.chain(kept.lost.into_iter().chain(dropped));
     for (reason, count) in of_kernel.chain(of_daemon.filter(|(_, count)| *count > 0)) {
         *lost.entry(reason.to_owned()).or_default() += count;
     }
@@ -170,6 +170,7 @@ mod tests {
             growth: GrowthStatus {
                 pages: 70,
                 dropped_touches: 6,
+                dropped_with_processes: 2,
                 ..GrowthStatus::default()
             },
             lost: [("keeper_backlog", 7), ("no_stack", 0), ("not_looked_at", 8)],
@@ -180,6 +181,7 @@ mod tests {
             ("keeper_backlog", 7),
             ("naming_backlog", 5),
             ("not_looked_at", 8),
+            ("old_processes_dropped", 2),
             ("old_touches_dropped", 6),
             ("ring_full", 3),
             ("window_full", 4),
