@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     buffer::spare_capacity,
-    fs::{FileType, Mode, OFlags, fstat, open},
+    fs::{FileType, Mode, OFlags, fstat, open, openat},
     io::{Errno, pread, retry_on_intr},
 };
 
@@ -83,11 +83,29 @@ impl ReadError {
     }
 }
 
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Records, of which the kernel gives as many at once as it likes.
+    List,
+    /// One record. The kernel gives all of it that there is room for, so that what did not fill the room is all.
+    Record,
+}
+
+impl Content {
+    fn limit(self) -> usize {
+        match self {
+            Self::List => LIST_BYTES,
+            Self::Record => SMALL_FILE_BYTES,
+        }
+    }
+}
+
 /// A file that is read from its start each time, through one descriptor.
 #[derive(Debug)]
 pub(crate) struct KernelFile {
     path: PathBuf,
-    limit: usize,
+    content: Content,
     keep: bool,
     file: Option<OwnedFd>,
 }
@@ -97,17 +115,17 @@ impl KernelFile {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            limit: LIST_BYTES,
+            content: Content::List,
             keep: true,
             file: None,
         }
     }
 
-    /// A small file. `keep` is whether its descriptor stays open.
+    /// A small file, of one record. `keep` is whether its descriptor stays open.
     pub(crate) fn small(path: PathBuf, keep: bool) -> Self {
         Self {
             path,
-            limit: SMALL_FILE_BYTES,
+            content: Content::Record,
             keep,
             file: None,
         }
@@ -123,13 +141,9 @@ impl KernelFile {
             Some(file) => file,
             None => open_regular(&self.path)?,
         };
-        read_all(&file, &self.path, self.limit, buffer)?;
+        read_whole(&file, self.content, buffer).map_err(|unread| unread.of(&self.path))?;
         if self.keep {
             self.file = Some(file);
-        }
-        // The kernel ends each line. What does not end so was cut off.
-        if buffer.last() != Some(&b'\n') {
-            return Err(ReadError::malformed(&self.path));
         }
         Ok(buffer)
     }
@@ -147,7 +161,7 @@ impl KernelFile {
 
 /// Reads a file once that may be empty, and ends as it likes.
 pub(crate) fn read_once(path: &Path, limit: usize, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
-    read_all(&open_regular(path)?, path, limit, buffer)
+    read_all(&open_regular(path)?, Content::List, limit, buffer).map_err(|unread| unread.of(path))
 }
 
 /// Reads a file once and understands it.
@@ -159,11 +173,30 @@ pub(crate) fn parse_once<T>(
     KernelFile::small(path, false).parse(buffer, parse)
 }
 
-/// Opens a regular file. Whatever else lies there is not waited for.
+/// The same of a file of one record in a folder of the kernel's own. `path` is what an error names.
+pub(crate) fn parse_in<T>(
+    folder: BorrowedFd<'_>,
+    name: &[u8],
+    path: impl Fn() -> PathBuf,
+    buffer: &mut Vec<u8>,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<T, ReadError> {
+    let file = retry_on_intr(|| openat(folder, name, OPEN_FLAGS, Mode::empty()));
+    let file = file.map_err(|reason| ReadError::failed(&path(), reason))?;
+    read_whole(&file, Content::Record, buffer).map_err(|unread| unread.of(&path()))?;
+    parse(buffer).ok_or_else(|| ReadError::malformed(&path()))
+}
+
+/// Whatever lies there is not waited for.
+const OPEN_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+/// Opens a regular file.
 fn open_regular(path: &Path) -> Result<OwnedFd, ReadError> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let failed = |reason| ReadError::failed(path, reason);
-    let file = retry_on_intr(|| open(path, flags, Mode::empty())).map_err(failed)?;
+    let file = retry_on_intr(|| open(path, OPEN_FLAGS, Mode::empty())).map_err(failed)?;
     let mode = fstat(&file).map_err(failed)?.st_mode;
     if !FileType::from_raw_mode(mode).is_file() {
         return Err(ReadError::malformed(path));
@@ -171,20 +204,47 @@ fn open_regular(path: &Path) -> Result<OwnedFd, ReadError> {
     Ok(file)
 }
 
-fn read_all(file: &OwnedFd, path: &Path, limit: usize, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
+/// Why a file was not read, before anybody asks which.
+enum Unread {
+    Failed(Errno),
+    Malformed,
+    TooLong(usize),
+}
+
+impl Unread {
+    fn of(self, path: &Path) -> ReadError {
+        match self {
+            Self::Failed(reason) => ReadError::failed(path, reason),
+            Self::Malformed => ReadError::malformed(path),
+            Self::TooLong(limit) => ReadError::TooLong {
+                path: path.to_owned(),
+                limit,
+            },
+        }
+    }
+}
+
+/// Reads a file whose lines are whole.
+fn read_whole(file: &OwnedFd, content: Content, buffer: &mut Vec<u8>) -> Result<(), Unread> {
+    read_all(file, content, content.limit(), buffer)?;
+    // The kernel ends each line. What does not end so was cut off.
+    if buffer.last() != Some(&b'\n') {
+        return Err(Unread::Malformed);
+    }
+    Ok(())
+}
+
+fn read_all(file: &OwnedFd, content: Content, limit: usize, buffer: &mut Vec<u8>) -> Result<(), Unread> {
     buffer.clear();
     loop {
         buffer.reserve(ROOM_BYTES);
-        let offset = buffer.len() as u64;
-        let read = retry_on_intr(|| pread(file, spare_capacity(buffer), offset));
-        if read.map_err(|reason| ReadError::failed(path, reason))? == 0 {
-            return Ok(());
-        }
+        let (offset, room) = (buffer.len() as u64, buffer.capacity() - buffer.len());
+        let read = retry_on_intr(|| pread(file, spare_capacity(buffer), offset)).map_err(Unread::Failed)?;
         if buffer.len() > limit {
-            return Err(ReadError::TooLong {
-                path: path.to_owned(),
-                limit,
-            });
+            return Err(Unread::TooLong(limit));
+        }
+        if read == 0 || content == Content::Record && read < room {
+            return Ok(());
         }
     }
 }

@@ -43,11 +43,19 @@ pub(crate) fn next_number<'text>(words: &mut impl Iterator<Item = &'text [u8]>) 
 
 /// The number on the line that begins with the word `key`.
 pub(crate) fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
-    lines(text).find_map(|line| {
-        let mut words = words(line);
-        (words.next()? == key).then_some(())?;
-        next_number(&mut words)
-    })
+    lines(text).find_map(|line| number_after(line, key))
+}
+
+/// The same, of the last such line: sooner found where it is one of the last.
+pub(crate) fn keyed_last(text: &[u8], key: &[u8]) -> Option<u64> {
+    text.rsplit(|&byte| byte == b'\n')
+        .find_map(|line| number_after(line, key))
+}
+
+fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
+    let rest = line.trim_ascii_start().strip_prefix(key)?;
+    rest.first().filter(|byte| byte.is_ascii_whitespace())?;
+    next_number(&mut words(rest))
 }
 
 /// A name to show and to tell subjects apart by.
@@ -112,6 +120,12 @@ mod tests {
         assert_eq!(keyed(text, b"oom_kill"), Some(7));
         assert_eq!(keyed(text, b"broken"), None);
         assert_eq!(keyed(text, b"high"), None);
+        assert_eq!(keyed(b" \tkey\t5 6\n", b"key"), Some(5));
+        assert_eq!(keyed(b"key: 5\n", b"key"), None);
+        assert_eq!(keyed(b"key 1\nkey 2\n", b"key"), Some(1));
+        assert_eq!(keyed_last(b"key 1\nkey 2\n", b"key"), Some(2));
+        assert_eq!(keyed_last(text, b"oom"), Some(1));
+        assert_eq!(keyed_last(text, b"high"), None);
     }
 
     proptest! {

@@ -1,22 +1,22 @@
 //! What of a process is dearer to read: descriptors, I/O, and what its threads' switches add up to.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path};
 
-use rustix::fs::{PROC_SUPER_MAGIC, statfs};
+use rustix::{
+    fs::{Dir, Mode, OFlags, PROC_SUPER_MAGIC, open, statfs},
+    io::{Errno, retry_on_intr},
+};
 
 use super::files::{MemoryKinds, parse_io, parse_memory_kinds, parse_switches};
 use crate::{
-    file::{ReadError, parse_once},
+    file::{ReadError, parse_in, parse_once},
     text,
 };
 
 /// Most threads of a process whose switches are added up.
 const MAX_THREADS: u64 = 512;
+/// Most entries of the folder of its threads that are looked at: one more, with the folder itself and the one above.
+const MAX_LISTED: usize = MAX_THREADS as usize + 3;
 /// Most descriptors that are counted one by one.
 const MAX_COUNTED_DESCRIPTORS: usize = 64 << 10;
 
@@ -64,15 +64,16 @@ impl DetailReader {
         let io = io.map_err(&mut note).ok();
         let descriptors = self.descriptors(&folder.join("fd")).map_err(&mut note).ok().flatten();
         // A process whose first thread has ended has a status without memory: that is no failure.
-        let memory = parse_once(folder.join("status"), &mut self.buffer, |text| {
-            Some(parse_memory_kinds(text))
+        let status = parse_once(folder.join("status"), &mut self.buffer, |text| {
+            Some((parse_memory_kinds(text), parse_switches(text)))
         });
-        let memory = memory.map_err(&mut note).ok().flatten();
+        let (memory, of_first) = status.map_err(&mut note).unwrap_or_default();
         let counted = if threads > MAX_THREADS {
             switches.forget();
             None
         } else {
-            switches.add(pid, folder, threads, &mut self.buffer).map_err(note).ok()
+            let counted = switches.add((pid, of_first), folder, threads, &mut self.buffer);
+            counted.map_err(note).ok()
         };
         let details = Details {
             descriptors,
@@ -120,13 +121,22 @@ impl Switches {
         self.resumes = true;
     }
 
-    fn add(&mut self, pid: u32, folder: &Path, threads: u64, buffer: &mut Vec<u8>) -> Result<(u64, u64), ReadError> {
+    /// `first` is the process and what its status counts, which is its first thread's, whose id is the process's.
+    fn add(
+        &mut self,
+        first: (u32, Option<(u64, u64)>),
+        folder: &Path,
+        threads: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(u64, u64), ReadError> {
         let now = if threads <= 1 {
-            // What the status of a process counts is its first thread's, whose id is the process's.
-            let of_first = parse_once(folder.join("status"), buffer, parse_switches)?;
-            BTreeMap::from([(u64::from(pid), of_first)])
+            let of_first = match first.1 {
+                Some(counts) => counts,
+                None => parse_once(folder.join("status"), buffer, parse_switches)?,
+            };
+            BTreeMap::from([(u64::from(first.0), of_first)])
         } else {
-            read_threads(&folder.join("task"), buffer)?
+            read_threads(first, &folder.join("task"), buffer)?
         };
         if now.len() as u64 > MAX_THREADS {
             // There are more of them since they were counted, and which are missing now would seem new at the next look.
@@ -156,16 +166,33 @@ impl Switches {
     }
 }
 
-fn read_threads(folder: &Path, buffer: &mut Vec<u8>) -> Result<BTreeMap<u64, (u64, u64)>, ReadError> {
-    let failed = |path: PathBuf, reason| ReadError::Failed { path, reason };
-    let mut threads = BTreeMap::new();
-    let entries = fs::read_dir(folder).map_err(|reason| failed(folder.to_owned(), reason))?;
-    for entry in entries.take(MAX_THREADS as usize + 1) {
-        let entry = entry.map_err(|reason| failed(folder.to_owned(), reason))?;
-        let Some(thread) = text::number(entry.file_name().as_encoded_bytes()) else {
+fn read_threads(
+    first: (u32, Option<(u64, u64)>),
+    folder: &Path,
+    buffer: &mut Vec<u8>,
+) -> Result<BTreeMap<u64, (u64, u64)>, ReadError> {
+    let failed = |reason| ReadError::failed(folder, reason);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listed = retry_on_intr(|| open(folder, flags, Mode::empty())).map_err(failed)?;
+    let mut listed = Dir::new(listed).map_err(failed)?;
+    let (mut threads, mut name) = (BTreeMap::new(), Vec::new());
+    for _ in 0..MAX_LISTED {
+        let Some(entry) = listed.next() else { break };
+        let entry = entry.map_err(failed)?;
+        let Some(thread) = text::number(entry.file_name().to_bytes()) else {
             continue;
         };
-        match parse_once(entry.path().join("status"), buffer, parse_switches) {
+        if let (pid, Some(counts)) = first
+            && u64::from(pid) == thread
+        {
+            threads.insert(thread, counts);
+            continue;
+        }
+        name.clear();
+        name.extend_from_slice(entry.file_name().to_bytes());
+        name.extend_from_slice(b"/status");
+        let path = || folder.join(OsStr::from_bytes(&name));
+        match parse_in(listed.fd().map_err(failed)?, &name, path, buffer, parse_switches) {
             Ok(counts) => drop(threads.insert(thread, counts)),
             // It ended while the list was read.
             Err(error) if error.is_gone() => {}
@@ -173,7 +200,7 @@ fn read_threads(folder: &Path, buffer: &mut Vec<u8>) -> Result<BTreeMap<u64, (u6
         }
     }
     if threads.is_empty() {
-        return Err(failed(folder.to_owned(), ErrorKind::NotFound.into()));
+        return Err(failed(Errno::NOENT));
     }
     Ok(threads)
 }
@@ -192,7 +219,7 @@ mod tests {
         let tree = FakeTree::new();
         let mut switches = Switches::default();
         let folder = tree.path("7");
-        let mut add = |threads| switches.add(7, &folder, threads, &mut Vec::new()).unwrap();
+        let mut add = |threads| switches.add((7, None), &folder, threads, &mut Vec::new()).unwrap();
         tree.write("7/status", status(5, 1));
         assert_eq!(add(1), (5, 1));
         tree.write("7/task/7/status", status(6, 1));

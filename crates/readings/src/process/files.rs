@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::text::{keyed, lines, next_number, number, words};
+use crate::text::{keyed, keyed_last, lines, next_number, number, words};
 
 /// State of a socket that waits for connections, `TCP_LISTEN` of the kernel's `include/net/tcp_states.h`.
 const LISTENING: &[u8] = b"0A";
@@ -86,8 +86,9 @@ pub(crate) fn parse_io(text: &[u8]) -> Option<(u64, u64)> {
 
 /// How often a thread gave up its CPU and how often it was taken away, from the text of `/proc/PID/task/TID/status`.
 pub(crate) fn parse_switches(text: &[u8]) -> Option<(u64, u64)> {
-    let voluntary = keyed(text, b"voluntary_ctxt_switches:")?;
-    Some((voluntary, keyed(text, b"nonvoluntary_ctxt_switches:")?))
+    // They are the last lines, or nearly.
+    let voluntary = keyed_last(text, b"voluntary_ctxt_switches:")?;
+    Some((voluntary, keyed_last(text, b"nonvoluntary_ctxt_switches:")?))
 }
 
 /// Adds the inodes of the sockets that listen, from the text of `/proc/PID/net/tcp` or `tcp6`.

@@ -308,7 +308,7 @@ fn what_is_held_is_not_told_without_what_is_swapped_out() {
     for pid in [7, 8, 9] {
         put(&tree, pid, FAKE);
     }
-    tree.write("proc/7/status", kinds.to_owned());
+    tree.write("proc/7/status", kinds);
     let mut sampler = sampler(&tree);
     let held = |sampler: &ProcessSampler, pid| sampler.processes[&watched(pid, 100, "web").id].held_bytes();
     sampler.watch([7, 8].map(|pid| watched(pid, 100, "web")));
