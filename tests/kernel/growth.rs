@@ -15,6 +15,8 @@ use crate::{SAMPLES_WITHIN, WINDOW, host, only, skip, wait_until_watched};
 /// How long a program may take to grow.
 const GROWS_WITHIN: Duration = Duration::from_secs(60);
 const MEBI: u64 = 1 << 20;
+/// Of what has been given back some may not have been looked at yet.
+const LEAST_PART: u64 = MEBI;
 
 /// A profile of memory as the command line prints it.
 struct Memory {
@@ -57,10 +59,14 @@ impl Memory {
         self.profile["quality"]["memory"][field].as_u64().unwrap()
     }
 
-    /// Whether a number of bytes is that, but for chance: within four standard errors of the whole and a fifth.
+    /// Whether a number of bytes is that, but for chance: within four standard errors of a part of that size. Pages are chosen
+    /// one by one, so that the error of a part goes with the root of its size.
     #[track_caller]
     fn assert_about(&self, what: &str, bytes: u64, expected: u64) {
-        let slack = 4 * self.quality("growth_error_bytes") + expected / 5;
+        let part = expected.max(LEAST_PART) as f64 / self.total() as f64;
+        let error = self.quality("growth_error_bytes") as f64 * part.sqrt();
+        println!("{what}: {bytes} bytes of {expected}, standard error {error:.0}");
+        let slack = (4.0 * error) as u64;
         assert!(
             bytes.abs_diff(expected) <= slack,
             "{what}: {} of {} MiB ± {}\n{}",
