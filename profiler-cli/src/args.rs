@@ -1,6 +1,7 @@
 //! The command line.
 
 mod alerts;
+mod connection;
 mod diff;
 mod kind;
 mod memory;
@@ -89,13 +90,11 @@ Examples:
   profiler-cli completions zsh > /usr/share/zsh/site-functions/_profiler-cli";
 
 pub(crate) use self::alerts::{AlertsArgs, AlertsVerb, ListAlertsArgs, SilenceArgs};
+pub(crate) use self::connection::{Connection, Remote};
 pub(crate) use self::diff::{CompareBy, DiffArgs, DiffFormat};
 pub(crate) use self::kind::{Kind, MemoryValue, MemoryViewArgs, Pages};
 pub(crate) use self::memory::{CensusArgs, GrowthArgs, MemoryVerb};
 pub(crate) use self::top::{TopArgs, TopBy};
-
-/// Over the options that every verb has.
-const CONNECTION_HEADING: &str = "Connection";
 
 /// Flame graphs and status from the profiling daemon.
 #[derive(Debug, Parser)]
@@ -105,30 +104,6 @@ pub(crate) struct Args {
     pub(crate) connection: Connection,
     #[command(subcommand)]
     pub(crate) verb: Verb,
-}
-
-/// How to reach the daemon.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Connection {
-    /// The daemon's socket
-    #[arg(
-        long,
-        global = true,
-        env = "PROFILER_SOCKET",
-        hide_env_values = true,
-        help_heading = CONNECTION_HEADING,
-        default_value = "/run/profiler/profiler.sock",
-        value_name = "PATH",
-        value_hint = ValueHint::FilePath
-    )]
-    pub(crate) socket: PathBuf,
-    /// How long to wait for an answer of the daemon
-    #[arg(
-        long,
-        global = true,
-        help_heading = CONNECTION_HEADING,
-        default_value = "30s", value_name = "SPAN", value_parser = parse_duration)]
-    pub(crate) timeout: Duration,
 }
 
 /// What to do.

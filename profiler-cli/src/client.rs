@@ -1,17 +1,12 @@
-//! The connection to the daemon: one method per call, and every way in which it can fail in the user's words.
+//! The connection to the daemon: one method per call, over its socket or its address.
 
 mod alerts;
+mod error;
 mod growth;
 mod memory;
+mod remote;
 
-use std::{
-    error::Error as _,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    sync::Mutex,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Mutex, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use profiler_proto::v1::{
@@ -25,116 +20,44 @@ use profiler_proto::v1::{
 };
 use tokio::net::UnixStream;
 use tonic::{
-    Code, Status, Streaming,
+    Status, Streaming,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
+
+pub(crate) use self::error::{ClientError, refusal};
+use self::{
+    error::{classify_connect, innermost},
+    remote::Credentials,
+};
+use crate::args::Connection;
 
 /// Largest answer taken from the daemon: a profile of all that it keeps, with room to spare.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
-/// Why the daemon gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    /// There is no socket.
-    #[error(
-        "the profiler daemon is not running: there is no socket {}; start it with `systemctl start profiler-daemon` \
-         or `sudo profiler-daemon`",
-        socket.display()
-    )]
-    SocketMissing {
-        /// Where it should be.
-        socket: PathBuf,
-    },
-    /// Nobody listens on the socket.
-    #[error(
-        "the profiler daemon is not running: nobody listens on {}; start it with `systemctl start profiler-daemon` \
-         or `sudo profiler-daemon`",
-        socket.display()
-    )]
-    NobodyListens {
-        /// The socket.
-        socket: PathBuf,
-    },
-    /// The caller may not use the socket.
-    #[error("permission denied on {}: {remedy}", socket.display())]
-    SocketForbidden {
-        /// The socket.
-        socket: PathBuf,
-        /// Who may use it, and how to become one of them.
-        remedy: String,
-    },
-    /// The path cannot be one of a socket.
-    #[error("{} cannot be the path of a socket: {source}", socket.display())]
-    SocketPath {
-        /// The path.
-        socket: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The socket could not be connected for another reason.
-    #[error("cannot connect to {}: {source}", socket.display())]
-    Connect {
-        /// The socket.
-        socket: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The connection broke, or what answers does not speak gRPC.
-    #[error("the connection to the daemon was lost: {reason}")]
-    Lost {
-        /// Why.
-        reason: String,
-    },
-    /// No answer in time.
-    #[error("the daemon did not answer within {} s; --timeout gives it longer", after.as_secs_f64())]
-    Timeout {
-        /// How long it was waited.
-        after: Duration,
-    },
-    /// The caller lacks the role.
-    #[error("not allowed: {message}")]
-    NotAllowed {
-        /// The daemon's words.
-        message: String,
-    },
-    /// The daemon cannot do it on this host, or not now.
-    #[error("the daemon cannot do this now: {message}")]
-    Unavailable {
-        /// The daemon's words.
-        message: String,
-    },
-    /// The daemon does not know the call.
-    #[error("the daemon does not know this request; is it of another version? ({message})")]
-    Unimplemented {
-        /// The daemon's words.
-        message: String,
-    },
-    /// What was asked for does not exist.
-    #[error("{message}")]
-    NotFound {
-        /// The daemon's words.
-        message: String,
-    },
-    /// Any other refusal.
-    #[error("{message}")]
-    Refused {
-        /// What kind of refusal.
-        code: Code,
-        /// The daemon's words.
-        message: String,
-    },
-}
+/// What calls go over.
+type Wire = InterceptedService<Channel, Credentials>;
 
 /// A connection to the daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    channel: Channel,
+    channel: Wire,
     timeout: Duration,
 }
 
 impl Client {
-    /// Connects to the daemon's socket. Each call is given up after `timeout`.
-    pub(crate) async fn connect(socket: &Path, timeout: Duration) -> Result<Self, ClientError> {
+    /// Connects to the daemon's address if one is given, else to its socket. Each call is given up after the time-out.
+    pub(crate) async fn connect(connection: &Connection) -> Result<Self, ClientError> {
+        let timeout = connection.timeout;
+        let (channel, credentials) = match &connection.remote.address {
+            Some(address) => remote::connect(address, &connection.remote, timeout).await?,
+            None => (Self::local(&connection.socket, timeout).await?, Credentials::default()),
+        };
+        let channel = InterceptedService::new(channel, credentials);
+        Ok(Self { channel, timeout })
+    }
+
+    async fn local(socket: &Path, timeout: Duration) -> Result<Channel, ClientError> {
         let stream = within(timeout, async {
             UnixStream::connect(socket)
                 .await
@@ -156,14 +79,13 @@ impl Client {
         });
         // The authority is never resolved: the connector knows where to go.
         let endpoint = Endpoint::from_static("http://profiler.invalid");
-        let channel = within(timeout, async {
+        within(timeout, async {
             let connected = endpoint.connect_with_connector(connector).await;
             connected.map_err(|error| ClientError::Lost {
                 reason: innermost(&error),
             })
         })
-        .await?;
-        Ok(Self { channel, timeout })
+        .await
     }
 
     /// All watched processes, or one that need not be watched.
@@ -261,7 +183,7 @@ impl Client {
         self.call(client.get_config(GetConfigRequest {})).await
     }
 
-    fn metrics(&self) -> MetricsServiceClient<Channel> {
+    fn metrics(&self) -> MetricsServiceClient<Wire> {
         MetricsServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
@@ -280,118 +202,5 @@ async fn within<T>(timeout: Duration, call: impl Future<Output = Result<T, Clien
     match tokio::time::timeout(timeout, call).await {
         Ok(result) => result,
         Err(_) => Err(ClientError::Timeout { after: timeout }),
-    }
-}
-
-/// What a gRPC status means to the user.
-pub(crate) fn refusal(status: &Status) -> ClientError {
-    // A status with a source was made on this side, out of a failure of the transport.
-    if let Some(source) = status.source() {
-        return ClientError::Lost {
-            reason: innermost(source),
-        };
-    }
-    let message = if status.message().is_empty() {
-        format!("the daemon refused ({})", status.code())
-    } else {
-        status.message().to_owned()
-    };
-    match status.code() {
-        Code::PermissionDenied | Code::Unauthenticated => ClientError::NotAllowed { message },
-        Code::Unavailable => ClientError::Unavailable { message },
-        Code::Unimplemented => ClientError::Unimplemented { message },
-        Code::NotFound => ClientError::NotFound { message },
-        code => ClientError::Refused { code, message },
-    }
-}
-
-/// The words of the first cause, which says most.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
-}
-
-fn classify_connect(socket: &Path, source: io::Error) -> ClientError {
-    let socket = socket.to_owned();
-    match source.kind() {
-        io::ErrorKind::NotFound => ClientError::SocketMissing { socket },
-        io::ErrorKind::ConnectionRefused => ClientError::NobodyListens { socket },
-        io::ErrorKind::PermissionDenied => {
-            let remedy = remedy_for(socket_group(&socket).as_deref());
-            ClientError::SocketForbidden { socket, remedy }
-        }
-        // Too long for an address, or with a zero byte.
-        io::ErrorKind::InvalidInput => ClientError::SocketPath { socket, source },
-        _ => ClientError::Connect { socket, source },
-    }
-}
-
-/// The group that may use the socket; none if only root may.
-fn socket_group(socket: &Path) -> Option<String> {
-    // Where the directory cannot be entered, its own group is the one that can.
-    let metadata = fs::metadata(socket)
-        .or_else(|error| socket.parent().map_or(Err(error), fs::metadata))
-        .ok()?;
-    let group_id = metadata.gid();
-    if group_id == 0 {
-        return None;
-    }
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    Some(group_name(&groups, group_id).unwrap_or_else(|| group_id.to_string()))
-}
-
-/// The name of a group in the text of `/etc/group`.
-fn group_name(groups: &str, group_id: u32) -> Option<String> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(group_id)).then(|| name.to_owned())
-    })
-}
-
-fn remedy_for(group: Option<&str>) -> String {
-    match group {
-        None => "only root may use it; use sudo".to_owned(),
-        Some(group) => format!(
-            "it is for root and the group `{group}`; use sudo, or join the group with `sudo usermod -aG {group} \
-             \"$USER\"` and log in anew"
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_are_found_by_number() {
-        let groups = "root:x:0:\nbroken\nprofiler:x:998:alice,bob\n";
-        assert_eq!(group_name(groups, 998).as_deref(), Some("profiler"));
-        assert_eq!(group_name(groups, 7), None);
-        assert!(remedy_for(Some("profiler")).contains("usermod -aG profiler"));
-        assert!(remedy_for(None).contains("sudo"));
-    }
-
-    #[test]
-    fn statuses_become_refusals() {
-        assert!(matches!(
-            refusal(&Status::permission_denied("no")),
-            ClientError::NotAllowed { .. }
-        ));
-        assert!(matches!(
-            refusal(&Status::unavailable("no BTF")),
-            ClientError::Unavailable { .. }
-        ));
-        assert!(matches!(
-            refusal(&Status::not_found("gone")),
-            ClientError::NotFound { .. }
-        ));
-        let broken = Status::from_error(Box::new(io::Error::other("reset")));
-        assert!(matches!(refusal(&broken), ClientError::Lost { reason } if reason == "reset"));
-        let silent = refusal(&Status::internal(""));
-        assert!(silent.to_string().starts_with("the daemon refused"), "{silent}");
     }
 }

@@ -127,7 +127,7 @@ impl CliError {
         match self {
             _ if self.is_closed_pipe() => 0,
             Self::Interrupted => INTERRUPTED,
-            Self::Usage { .. } | Self::Client(ClientError::SocketPath { .. }) => USAGE,
+            Self::Usage { .. } | Self::Client(ClientError::SocketPath { .. } | ClientError::Address { .. }) => USAGE,
             Self::NoSamples { .. } | Self::NoReadings { .. } | Self::NoEarlierCensus { .. } => NO_SAMPLES,
             Self::Client(ClientError::SocketForbidden { .. } | ClientError::NotAllowed { .. }) => NO_PERMISSION,
             _ => FAILURE,

@@ -38,6 +38,7 @@ mod python_programs;
 mod python_services;
 mod refusals;
 mod refused_calls;
+mod remote;
 mod restarts;
 mod unprivileged;
 mod walks;

@@ -70,7 +70,7 @@ fn prometheus_scrapes_with_the_token_and_rules_hold() {
 }
 
 /// An address that nobody listens on.
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap()
 }

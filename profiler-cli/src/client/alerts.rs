@@ -5,9 +5,9 @@ use profiler_proto::v1::{
     ListAlertsResponse, ListLimitsRequest, ListSilencesRequest, ListSinksRequest, Silence, Sink, TestSinkRequest,
     WatchAlertsRequest, WatchAlertsResponse, alert_service_client::AlertServiceClient,
 };
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
-use super::{Client, ClientError, MAX_MESSAGE_BYTES};
+use super::{Client, ClientError, MAX_MESSAGE_BYTES, Wire};
 
 impl Client {
     /// The limits in force.
@@ -65,7 +65,7 @@ impl Client {
         Ok(())
     }
 
-    fn alerts(&self) -> AlertServiceClient<Channel> {
+    fn alerts(&self) -> AlertServiceClient<Wire> {
         AlertServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 }

@@ -44,5 +44,5 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
 }
 
 async fn connect(connection: &Connection) -> Result<Client, ClientError> {
-    Client::connect(&connection.socket, connection.timeout).await
+    Client::connect(connection).await
 }

@@ -75,10 +75,14 @@ impl Check {
 
 /// Checks all, reports, and is content only without problems.
 pub(crate) async fn run(connection: &Connection, args: &DoctorArgs) -> Result<ExitCode, CliError> {
-    let mut checks = host::checks(Path::new("/"), &connection.socket);
+    // Those of another host say nothing of the daemon's.
+    let mut checks = match connection.remote.address {
+        None => host::checks(Path::new("/"), &connection.socket),
+        Some(_) => Vec::new(),
+    };
     match ask(connection).await {
         Ok(status) => {
-            let found = format!("version {} answers on {}", status.version, connection.socket.display());
+            let found = format!("version {} answers on {}", status.version, connection.place());
             checks.push(Check::well("daemon", found));
             checks.extend(daemon_checks(&status));
         }
