@@ -70,6 +70,8 @@ struct Candidate {
 #[derive(Debug)]
 pub(super) struct Counted {
     pub(super) id: AlertId,
+    /// Whether there was a process that could be counted.
+    is_taken: bool,
     pub(super) kept: KeptEvidence,
 }
 
@@ -95,8 +97,10 @@ impl Censuses {
                     wait: &thread::sleep,
                 };
                 for Job { id, candidates } in waiting {
-                    let kept = counting.count(&candidates);
-                    if done.send(Counted { id, kept }).is_err() {
+                    let counted = counting.count(&candidates);
+                    let is_taken = counted.is_ok();
+                    let kept = counted.unwrap_or_else(|why| missing(&why));
+                    if done.send(Counted { id, is_taken, kept }).is_err() {
                         return;
                     }
                 }
@@ -138,8 +142,13 @@ impl Censuses {
     }
 
     /// What was counted since the last time.
-    pub(super) fn counted(&self) -> impl Iterator<Item = Counted> {
-        self.counted.try_iter()
+    pub(super) fn counted(&mut self) -> Vec<Counted> {
+        let counted: Vec<Counted> = self.counted.try_iter().collect();
+        // What cost nothing keeps no other alert from its census.
+        if counted.iter().any(|counted| !counted.is_taken) {
+            self.last = None;
+        }
+        counted
     }
 }
 
@@ -165,20 +174,20 @@ struct Counting<'a> {
 
 impl Counting<'_> {
     /// Counts the objects of the first of these processes that can be counted, and again later if nothing of before tells what
-    /// there is more of.
-    fn count(&self, candidates: &[Candidate]) -> KeptEvidence {
+    /// there is more of. Or says why none can be.
+    fn count(&self, candidates: &[Candidate]) -> Result<KeptEvidence, String> {
         let mut refused = None;
         for candidate in candidates {
             match self.census(*candidate) {
-                Ok(first) => return self.compare(*candidate, first),
+                Ok(first) => return Ok(self.compare(*candidate, first)),
                 // It is not about this process: with another it would be no better.
                 Err(error @ (CensusError::Busy | CensusError::Late { .. } | CensusError::Stopping)) => {
-                    return missing(&error.to_string());
+                    return Err(error.to_string());
                 }
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        missing(&refused.map_or_else(String::new, |error| error.to_string()))
+        Err(refused.map_or_else(String::new, |error| error.to_string()))
     }
 
     fn compare(&self, candidate: Candidate, mut first: Taken) -> KeptEvidence {

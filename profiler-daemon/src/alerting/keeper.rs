@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     evidence::{
-        Breach,
+        Breach, breach_start,
         memory::{LAST_WORDS, concerns_memory},
     },
     health::{Health, Part, PartState},
@@ -184,8 +184,9 @@ impl Keeper {
             Metric::ProcessOomKilled => LAST_WORDS,
             _ => Duration::ZERO,
         };
+        let start = breach_start(alert.began, alert.limit.hold_for, now.time);
         let breach = Breach {
-            start: alert.began.checked_sub(before).unwrap_or(alert.began),
+            start: start.checked_sub(before).unwrap_or(start),
             end: now.time,
             seen_late: Source::of(alert.limit.metric).interval() + EVALUATION,
             subject: alert.subject.clone(),
@@ -224,7 +225,8 @@ impl Keeper {
         }
         let without = std::mem::take(&mut self.without_census).into_iter();
         let without = without.map(|(id, why)| (id, censuses::missing(&why)));
-        let counted = self.censuses.counted().map(|Counted { id, kept }| (id, kept));
+        let counted = self.censuses.counted().into_iter();
+        let counted = counted.map(|Counted { id, kept, .. }| (id, kept));
         for (id, evidence) in without.chain(counted).collect::<Vec<_>>() {
             if let Err(error) = self.state.put_evidence(id, &evidence) {
                 tracing::warn!(alert = %id, %error, "a census is not kept");

@@ -122,6 +122,15 @@ impl Evidence {
     }
 }
 
+/// When a breach began that was first seen at a time of the wall clock and has held for so long at least. The clock may have
+/// been set back since: nothing begins after it was noticed.
+pub fn breach_start(first_seen: SystemTime, held: Duration, now: SystemTime) -> SystemTime {
+    if first_seen <= now {
+        return first_seen;
+    }
+    now.checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// Takes the evidence of a breach out of what is kept. Windows of the store end when they are full: what was sampled last
 /// is in it only if the current window was ended before.
 pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach) -> Evidence {

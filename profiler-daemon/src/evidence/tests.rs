@@ -345,3 +345,13 @@ fn of_a_control_group_no_more_is_said_than_is_known() {
         ["which code grew: which processes are of a control group is not known"]
     );
 }
+
+#[test]
+fn a_breach_begins_before_it_is_noticed_whatever_the_clock_does() {
+    let second = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let held = Duration::from_secs(30);
+    assert_eq!(breach_start(second(5_000), held, second(5_031)), second(5_000));
+    // The clock was set back by an hour in between.
+    assert_eq!(breach_start(second(5_000), held, second(1_431)), second(1_401));
+    assert_eq!(breach_start(second(5_000), held, second(3)), SystemTime::UNIX_EPOCH);
+}

@@ -19,6 +19,9 @@ use super::{
 /// Most notifications of one request.
 const MAX_BATCH: usize = 64;
 
+/// How long a notification may fail before another one is tried: it may be what the sink cannot take.
+const TRIED_ALONE: Duration = Duration::from_secs(10 * 60);
+
 /// Tells a sink.
 pub(super) trait Deliver {
     /// Tells these at once. It ends by itself, within the sink's time.
@@ -86,9 +89,11 @@ impl BackOff {
     }
 }
 
-/// Tells each notification once it was taken, in order.
+/// Tells each notification until it was taken, in order. One that fails for long while the next of another alert is taken is
+/// given up: nobody would ever hear of the others.
 pub(super) async fn in_order(mailbox: Arc<Mailbox>, sink: Arc<impl Deliver>, pace: Pace) {
     let mut back_off = BackOff::new(pace);
+    let mut failing: Option<(EntryId, Instant)> = None;
     loop {
         let Some(entry) = mailbox.first() else {
             mailbox.wake.notified().await;
@@ -106,7 +111,22 @@ pub(super) async fn in_order(mailbox: Arc<Mailbox>, sink: Arc<impl Deliver>, pac
             }
             Err(DeliveryError::Failed { reason }) => {
                 mailbox.failed(&reason);
-                sleep(back_off.next()).await;
+                let since = match failing {
+                    Some((id, since)) if id == entry.id => since,
+                    _ => Instant::now(),
+                };
+                failing = Some((entry.id, since));
+                if since.elapsed() >= TRIED_ALONE
+                    && let Some(other) = mailbox.first_of_another(&entry)
+                    && sink.deliver(std::slice::from_ref(&other.notification)).await.is_ok()
+                {
+                    back_off.reset();
+                    mailbox.refused(&[entry.id], &format!("{reason}; another was taken meanwhile"));
+                    mailbox.sent(1);
+                    mailbox.done(other.id);
+                } else {
+                    sleep(back_off.next()).await;
+                }
             }
         }
     }
@@ -225,6 +245,7 @@ mod tests {
         away_until: Duration,
         takes: Duration,
         poison: &'static str,
+        stuck: &'static str,
         told: Mutex<Vec<(Duration, String)>>,
     }
 
@@ -235,6 +256,7 @@ mod tests {
                 away_until: Duration::ZERO,
                 takes: Duration::ZERO,
                 poison: "",
+                stuck: "",
                 told: Mutex::default(),
             }
         }
@@ -260,6 +282,10 @@ mod tests {
             let now = self.start.elapsed();
             if now < self.away_until {
                 let reason = "away".to_owned();
+                return Err(DeliveryError::Failed { reason });
+            }
+            if keys.iter().any(|key| key.starts_with(self.stuck)) && !self.stuck.is_empty() {
+                let reason = "stuck".to_owned();
                 return Err(DeliveryError::Failed { reason });
             }
             if keys.iter().any(|key| key.starts_with(self.poison)) && !self.poison.is_empty() {
@@ -347,6 +373,52 @@ mod tests {
         assert!(desk.kept().is_empty());
         sleep(5 * MINUTE).await;
         assert_eq!(sink.told().len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_for_ever_keeps_others_waiting_for_minutes_only() {
+        let mut desk = Desk::new();
+        let mailbox = desk.mailbox("stuck", Keeps::Each);
+        let sink = Arc::new(Double {
+            stuck: "a",
+            ..Double::new()
+        });
+        tokio::spawn(in_order(Arc::clone(&mailbox), Arc::clone(&sink), Pace::default()));
+        desk.post(&mailbox, "a", Status::Firing);
+        desk.post(&mailbox, "a", Status::Resolved);
+        sleep(20 * MINUTE).await;
+        assert_eq!(mailbox.status().queued, 2, "with nothing else to tell it is tried on");
+        for alert in ["b", "c"] {
+            desk.post(&mailbox, alert, Status::Firing);
+        }
+        sleep(2 * MINUTE).await;
+        assert_eq!(
+            sink.told(),
+            ["b-firing"],
+            "the end of the same alert is as likely to fail"
+        );
+        sleep(12 * MINUTE).await;
+        assert_eq!(sink.told(), ["b-firing", "c-firing"]);
+        let status = mailbox.status();
+        assert_eq!((status.queued, status.counts.sent, status.counts.refused), (0, 2, 2));
+        assert!(desk.kept().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_away_for_hours_loses_nothing() {
+        let mut desk = Desk::new();
+        let mailbox = desk.mailbox("away", Keeps::Each);
+        let sink = Arc::new(Double {
+            away_until: 300 * MINUTE,
+            ..Double::new()
+        });
+        tokio::spawn(in_order(Arc::clone(&mailbox), Arc::clone(&sink), Pace::default()));
+        for alert in ["a", "b", "c"] {
+            desk.post(&mailbox, alert, Status::Firing);
+        }
+        sleep(303 * MINUTE).await;
+        let status = mailbox.status();
+        assert_eq!((status.queued, status.counts.sent, status.counts.refused), (0, 3, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -162,6 +162,13 @@ impl Mailbox {
         self.inner().queue.first()
     }
 
+    /// The oldest entry of another alert than this one's.
+    pub(super) fn first_of_another(&self, entry: &Entry) -> Option<Entry> {
+        let inner = self.inner();
+        let is_another = |other: &&Entry| other.notification.id != entry.notification.id;
+        inner.queue.iter().find(is_another).cloned()
+    }
+
     /// All entries, the oldest first.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.inner().queue.iter().cloned().collect()

@@ -106,6 +106,23 @@ fn the_largest_process_goes_first() {
     assert_eq!(refused, "none is taken on this host");
 }
 
+#[test]
+fn what_could_not_be_counted_keeps_no_other_alert_from_a_census() {
+    let (done, counted) = sync_channel(1);
+    let mut censuses = Censuses {
+        jobs: None,
+        counted,
+        last: Some(Duration::ZERO),
+    };
+    for (is_taken, last) in [(true, Some(Duration::ZERO)), (false, None)] {
+        let kept = missing("process 7 runs no Python");
+        let id = AlertId(1);
+        done.send(Counted { id, is_taken, kept }).unwrap();
+        assert_eq!(censuses.counted().len(), 1);
+        assert_eq!(censuses.last, last);
+    }
+}
+
 /// What is kept when censuses have these answers, one after the other, and what was waited in all.
 fn counted(answers: Vec<Result<Taken, CensusError>>, candidates: &[u32]) -> (Vec<String>, Duration) {
     let answers = RefCell::new(answers.into_iter());
@@ -121,7 +138,7 @@ fn counted(answers: Vec<Result<Taken, CensusError>>, candidates: &[u32]) -> (Vec
             start_ticks: 1,
         })
         .collect();
-    let kept = counting.count(&candidates);
+    let kept = counting.count(&candidates).unwrap_or_else(|why| missing(&why));
     assert_eq!(answers.into_inner().count(), 0, "it is asked for no more");
     let text = String::from_utf8(kept.body).unwrap();
     (text.lines().map(str::to_owned).collect(), waited.get())
