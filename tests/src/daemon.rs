@@ -278,6 +278,11 @@ impl Daemon {
         command
     }
 
+    /// The command line, which is still to be told where the daemon is.
+    pub fn cli_anywhere(&self) -> Command {
+        Command::new(&self.cli)
+    }
+
     /// Runs the command line against it, which must succeed and print JSON.
     ///
     /// # Panics

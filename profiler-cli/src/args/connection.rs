@@ -39,8 +39,17 @@ pub(crate) struct Connection {
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = CONNECTION_HEADING)]
 pub(crate) struct Remote {
-    /// Ask the daemon at this address of its section [tcp] instead, like https://profiler.example:9898
-    #[arg(long, global = true, env = "PROFILER_ADDRESS", hide_env_values = true, value_name = "URL", value_hint = ValueHint::Url)]
+    /// The daemon's address, instead of its socket.
+    #[arg(
+        long,
+        global = true,
+        env = "PROFILER_ADDRESS",
+        hide_env_values = true,
+        conflicts_with = "socket",
+        value_name = "URL",
+        value_hint = ValueHint::Url,
+        help = "Ask the daemon at this address of its section [tcp] instead, like https://profiler.example:9898"
+    )]
     pub(crate) address: Option<String>,
     /// The file with the token to show at that address
     #[arg(long, global = true, env = "PROFILER_TOKEN_FILE", hide_env_values = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
