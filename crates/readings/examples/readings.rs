@@ -20,8 +20,8 @@ use std::{
 };
 
 use profiler_readings::{
-    ControlGroupSampler, FilesystemSampler, HostFacts, HostSampler, Metric, Moment, ProcessId, ProcessSampler, Reading,
-    SourceReport, WatchedProcess,
+    ControlGroupSampler, FilesystemSampler, HostFacts, HostSampler, Metric, Moment, ProcessId, ProcessSampler,
+    ProportionalSampler, Reading, SourceReport, WatchedProcess,
 };
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -54,7 +54,9 @@ fn sample(seconds: u64, pids: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut filesystems = FilesystemSampler::new(root);
     let mut processes = ProcessSampler::new(root, HostFacts::read(), KEPT_FILES);
     let mut groups = ControlGroupSampler::new(root);
+    let mut shares = ProportionalSampler::new(root, HostFacts::read());
     processes.watch(watched.iter().cloned());
+    shares.watch(watched.iter().cloned());
     groups.watch(watched);
     let (mut means, mut spent) = (BTreeMap::new(), Duration::ZERO);
     let start = Instant::now();
@@ -71,6 +73,7 @@ fn sample(seconds: u64, pids: &[&str]) -> Result<(), Box<dyn Error>> {
         filesystems.sample(now, &mut out);
         processes.sample(now, &mut out);
         groups.sample(now, &mut out);
+        shares.sample(now, &mut out);
         spent += clock(ClockId::ThreadCPUTime).saturating_sub(before);
         add(&mut means, out);
     }
@@ -83,7 +86,7 @@ fn sample(seconds: u64, pids: &[&str]) -> Result<(), Box<dyn Error>> {
         state,
         left_out,
         ..
-    } in reports.chain(groups.report())
+    } in reports.chain(groups.report()).chain(shares.report())
     {
         println!("source {source}\t{state:?}\t{left_out}\t0");
     }
