@@ -128,7 +128,8 @@ pub fn breach_start(first_seen: SystemTime, held: Duration, now: SystemTime) -> 
     if first_seen <= now {
         return first_seen;
     }
-    now.checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH)
+    let start = now.checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH);
+    start.max(SystemTime::UNIX_EPOCH)
 }
 
 /// Takes the evidence of a breach out of what is kept. Windows of the store end when they are full: what was sampled last
