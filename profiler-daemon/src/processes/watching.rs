@@ -322,15 +322,22 @@ impl<T: WalkerTables> Processes<T> {
         }
     }
 
-    /// Reads when a process started, once.
-    pub(super) fn note_start(&mut self, id: ImageId) {
+    /// Reads when a process started, once. Says whether its id may still be its own: one that has just ended, and whose end was
+    /// not heard of yet, keeps the time of its fork or exec, and nothing is asked of who has its id now.
+    pub(super) fn note_start(&mut self, id: ImageId) -> bool {
         let Some(image) = self.images.get_mut(&id).filter(|image| image.start_ticks.is_none()) else {
-            return;
+            return true;
         };
-        // A process that has just ended keeps the time of its fork or exec.
-        if let Ok(stat) = self.proc.stat(image.pid) {
-            image.set_start(stat.start_ticks, &self.clock);
+        let Ok(stat) = self.proc.stat(image.pid) else {
+            return true;
+        };
+        // Ticks and nanoseconds are of two clocks, which are compared to within a tick.
+        let earliest = self.clock.of_ticks(stat.start_ticks.saturating_sub(1));
+        if earliest > self.clock.of_monotonic(image.from_ns) {
+            return false;
         }
+        image.set_start(stat.start_ticks, &self.clock);
+        true
     }
 }
 

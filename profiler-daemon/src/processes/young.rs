@@ -81,8 +81,9 @@ impl<T: WalkerTables> Processes<T> {
     }
 
     fn look(&mut self, id: ImageId) {
-        self.note_start(id);
-        self.identify(id);
+        if self.note_start(id) {
+            self.identify(id);
+        }
     }
 }
 
@@ -194,6 +195,32 @@ mod tests {
         }
         settle(&mut owner, at(base, 12));
         assert_eq!(owner.watched.len() as u32, STORM);
+    }
+
+    #[test]
+    fn who_has_the_id_of_a_process_that_ended_is_not_taken_for_it() {
+        let proc = FakeProc::new();
+        let (mut owner, base) = scanned(&proc);
+        // Nobody has heard yet that the first one ended. Ticks are hundredths of a second.
+        let later = FakeProcess {
+            start_ticks: START_NS / 10_000_000 + 5,
+            ..FakeProcess::new(&rust_program())
+        };
+        proc.set(100, &later);
+        execute(&mut owner, base, 10, 100);
+        owner.poll(at(base, 12));
+        assert!(owner.count_sample(Pid(100), START_NS + 20, true).is_some());
+        assert!(!is_looked_at(&owner, 100), "what is there now started later");
+        let first = owner.image_at(Pid(100), START_NS + 20).unwrap();
+        assert_eq!(first.start_ticks(), None);
+        // Of the second one all of it is right.
+        owner.on_lifecycle(&exit(30, 100), at(base, 30));
+        let forked = 50_000_000;
+        owner.on_lifecycle(&fork(forked, 100, 7), at(base, forked));
+        execute(&mut owner, base, forked + 1, 100);
+        owner.poll(at(base, forked + 3));
+        assert!(owner.count_sample(Pid(100), START_NS + forked + 20, true).is_some());
+        assert!(is_looked_at(&owner, 100));
     }
 
     #[test]
