@@ -45,7 +45,7 @@ fn certificates(host: &Host) -> [PathBuf; 5] {
 /// What the command line says to this, once the daemon listens.
 fn ask(daemon: &Daemon, arguments: &[&str]) -> Output {
     wait_for("the port", SAMPLES_WITHIN, || {
-        let output = Output::of(daemon.cli_anywhere().args(arguments));
+        let output = daemon.cli_anywhere(arguments);
         if output.stderr.contains("refused (os error 111)") {
             thread::sleep(Duration::from_millis(100));
             return None;

@@ -278,9 +278,9 @@ impl Daemon {
         command
     }
 
-    /// The command line, which is still to be told where the daemon is.
-    pub fn cli_anywhere(&self) -> Command {
-        Command::new(&self.cli)
+    /// Runs the command line, which the arguments tell where the daemon is.
+    pub fn cli_anywhere(&self, arguments: &[&str]) -> Output {
+        Output::of(Command::new(&self.cli).args(arguments))
     }
 
     /// Runs the command line against it, which must succeed and print JSON.
