@@ -31,26 +31,26 @@ pub(crate) struct Arguments {
     /// The kernel ring also in a virtual machine, with the kernel of this release of Debian.
     #[arg(long, value_name = "RELEASE", num_args = 0..=1, default_missing_value = "bookworm")]
     vm: Option<vm::Release>,
-    /// Only this ring, or only tests whose name contains this, or both in this order; without the checks.
-    #[arg(num_args = 0..=2, value_names = ["RING", "FILTER"])]
+    /// Only this ring, or only tests whose names contain one of these, or both in this order; without the checks.
+    #[arg(value_names = ["RING", "FILTER"])]
     words: Vec<String>,
 }
 
 impl Arguments {
-    /// The one ring, and what names of tests must contain.
-    fn selection(&self) -> Result<(Option<Ring>, Option<&str>)> {
+    /// The one ring, and what names of tests must contain one of; any name will do if there is none.
+    fn selection(&self) -> (Option<Ring>, &[String]) {
         use clap::ValueEnum as _;
         let named = self.words.first().and_then(|word| Ring::from_str(word, false).ok());
-        let words = match (self.ring, named) {
-            (None, Some(_)) => &self.words[1..],
-            _ => &self.words[..],
-        };
-        match words {
-            [] => Ok((self.ring.or(named), None)),
-            [filter] => Ok((self.ring.or(named), Some(filter.as_str()))),
-            [_, word, ..] => bail!("what is `{word}`? Give one ring and one filter"),
+        match (self.ring, named) {
+            (None, Some(named)) => (Some(named), &self.words[1..]),
+            _ => (self.ring, &self.words),
         }
     }
+}
+
+/// Whether names that contain this are among those asked for.
+fn asked_for(filters: &[String], name: &str) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| filter.contains(name))
 }
 
 /// Runs the checks and the rings in order, also when one fails.
@@ -59,21 +59,21 @@ impl Arguments {
 /// Something failed, or the kernel ring could not run where it must.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut steps = Steps::default();
-    let (only, filter) = arguments.selection()?;
+    let (only, filters) = arguments.selection();
     let wanted = |ring| only.is_none_or(|only| only == ring);
-    if only.is_none() && filter.is_none() {
+    if only.is_none() && filters.is_empty() {
         // Where nothing may be left out, the object is built anew from its sources.
         steps.run("check", || check::run(privilege::in_ci() && ebpf::can_rebuild()));
     }
     if only == Some(Ring::Cli) {
         steps.run("cli ring", || {
-            command::run(runner().args(["--package=profiler-tests", "--test=cli"]).args(filter))
+            command::run(runner().args(["--package=profiler-tests", "--test=cli", "--"]).args(filters))
         });
     }
     if wanted(Ring::Unit) {
-        steps.run("unit ring", || unit(filter));
+        steps.run("unit ring", || unit(filters));
     }
-    if only.is_none() && filter.is_none() && privilege::in_ci() {
+    if only.is_none() && filters.is_empty() && privilege::in_ci() {
         match fuzz::missing() {
             None => steps.run("fuzz targets", fuzz::brief),
             Some(reason) => steps.skip("fuzz targets", &reason),
@@ -82,8 +82,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if wanted(Ring::Kernel) {
         match Privilege::probe() {
             privilege @ (Privilege::Root | Privilege::Sudo) => {
-                steps.run("kernel ring", || kernel(privilege, filter));
-                virtual_machine(&mut steps, arguments.vm, filter);
+                steps.run("kernel ring", || kernel(privilege, filters));
+                virtual_machine(&mut steps, arguments.vm, filters);
             }
             _ if privilege::in_ci() || only.is_some() => {
                 steps.run("kernel ring", || bail!("needs root, or sudo that does not ask"));
@@ -95,12 +95,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The kernel ring in a virtual machine, after that on this host, whose compiled programs it runs.
-fn virtual_machine(steps: &mut Steps, release: Option<vm::Release>, filter: Option<&str>) {
+fn virtual_machine(steps: &mut Steps, release: Option<vm::Release>, filters: &[String]) {
     const STEP: &str = "kernel ring in a virtual machine";
     match (release, vm::missing()) {
         (None, _) => steps.skip(STEP, "nobody asked for it: --vm"),
         (Some(_), Some(reason)) => steps.run(STEP, || bail!("{reason}")),
-        (Some(release), None) => steps.run(STEP, || vm::run(release, filter, &Binaries::build()?, &kernel_tests()?)),
+        (Some(release), None) => steps.run(STEP, || vm::run(release, filters, &Binaries::build()?, &kernel_tests()?)),
     }
 }
 
@@ -139,31 +139,31 @@ fn runner() -> Command {
     cargo
 }
 
-fn unit(filter: Option<&str>) -> Result<()> {
+fn unit(filters: &[String]) -> Result<()> {
     let metadata = metadata::of_workspace()?;
     if metadata::has_target(&metadata, "profiler-tests", "test", "kernel", true) {
         bail!("tests/Cargo.toml must set `test = false` for the target `kernel`: `cargo test` needs no root");
     }
-    if filter.is_none_or(|filter| filter.contains("alertmanager") || filter.contains("promtool")) {
+    if asked_for(filters, "alertmanager") || asked_for(filters, "promtool") {
         prometheus::prepare();
     }
     let mut tests = runner();
     tests.env("PATH", profiler_tests::prometheus::path());
-    command::run(tests.arg("--workspace").args(filter))?;
+    command::run(tests.args(["--workspace", "--"]).args(filters))?;
     // nextest does not run the examples in the documentation.
     command::run(
         workspace::cargo()
-            .args(["test", "--workspace", "--locked", "--doc", "--quiet"])
-            .args(filter),
+            .args(["test", "--workspace", "--locked", "--doc", "--quiet", "--"])
+            .args(filters),
     )
 }
 
-fn kernel(privilege: Privilege, filter: Option<&str>) -> Result<()> {
+fn kernel(privilege: Privilege, filters: &[String]) -> Result<()> {
     let binaries = Binaries::build()?;
-    if filter.is_none_or(|filter| filter.contains("python")) {
+    if asked_for(filters, "python") {
         interpreters::prepare();
     }
-    if filter.is_none_or(|filter| filter.contains("prometheus")) {
+    if asked_for(filters, "prometheus") {
         prometheus::prepare();
     }
     let programs = vm::compiled_programs();
@@ -177,45 +177,53 @@ fn kernel(privilege: Privilege, filter: Option<&str>) -> Result<()> {
     command.envs(environment.iter().copied());
     if privilege == Privilege::Sudo {
         // Built as the user, run as root.
-        let names: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
+        names.push("RUST_TEST_THREADS");
         let names = names.join(",");
         let host = command::output(Command::new("rustc").args(["--print", "host-tuple"]))?;
         let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
         command.env(variable, format!("sudo -n --preserve-env={names}"));
     }
     // One at a time: each starts a daemon of its own and loads every CPU.
-    command.args(["--package=profiler-tests", "--test=kernel", "--test-threads=1"]);
-    command::run(command.args(filter))
+    command.envs([("NEXTEST_TEST_THREADS", "1"), ("RUST_TEST_THREADS", "1")]);
+    command.args(["--package=profiler-tests", "--test=kernel", "--"]);
+    command::run(command.args(filters))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn selection(ring: Option<Ring>, words: &[&str]) -> Option<(Option<Ring>, Option<String>)> {
+    fn selection(ring: Option<Ring>, words: &[&str]) -> (Option<Ring>, Vec<String>) {
         let arguments = Arguments {
             ring,
             vm: None,
             words: words.iter().map(ToString::to_string).collect(),
         };
-        let (ring, filter) = arguments.selection().ok()?;
-        Some((ring, filter.map(str::to_owned)))
+        let (ring, filters) = arguments.selection();
+        (ring, filters.to_vec())
     }
 
     #[test]
     fn a_first_word_that_names_a_ring_is_one() {
-        let walks = || Some("walks".to_owned());
-        assert_eq!(selection(None, &[]), Some((None, None)));
-        assert_eq!(selection(None, &["kernel"]), Some((Some(Ring::Kernel), None)));
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(selection(None, &[]), (None, words(&[])));
+        assert_eq!(selection(None, &["kernel"]), (Some(Ring::Kernel), words(&[])));
         assert_eq!(
-            selection(None, &["kernel", "walks"]),
-            Some((Some(Ring::Kernel), walks()))
+            selection(None, &["kernel", "walks", "mixed"]),
+            (Some(Ring::Kernel), words(&["walks", "mixed"]))
         );
-        assert_eq!(selection(None, &["walks"]), Some((None, walks())));
+        assert_eq!(selection(None, &["walks"]), (None, words(&["walks"])));
         assert_eq!(
-            selection(Some(Ring::Kernel), &["walks"]),
-            Some((Some(Ring::Kernel), walks()))
+            selection(Some(Ring::Kernel), &["kernel"]),
+            (Some(Ring::Kernel), words(&["kernel"]))
         );
-        assert_eq!(selection(None, &["walks", "kernel"]), None);
+    }
+
+    #[test]
+    fn what_no_filter_asks_for_is_not_prepared() {
+        assert!(asked_for(&[], "python"));
+        assert!(asked_for(&["walks".to_owned(), "python::".to_owned()], "python"));
+        assert!(!asked_for(&["walks".to_owned()], "python"));
     }
 }

@@ -11,7 +11,7 @@ mod targets;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use build::Built;
 use session::Length;
@@ -25,16 +25,20 @@ const DEFAULT_SECONDS: u64 = 10;
 /// Which targets to run, and for how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only this target.
-    target: Option<String>,
+    /// Only these targets.
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = DEFAULT_SECONDS)]
     seconds: u64,
-    /// Run the target on this input alone, as often as not: once.
-    #[arg(long, value_name = "FILE", requires = "target")]
+    /// Executions of each target, however long they take.
+    #[arg(long, conflicts_with = "seconds")]
+    runs: Option<u64>,
+    /// Run the targets on this input alone, as often as not: once.
+    #[arg(long, value_name = "FILE", requires = "targets")]
     input: Option<PathBuf>,
     /// Leave out targets that passed with the sources as they are.
-    #[arg(long, conflicts_with_all = ["target", "input"])]
+    #[arg(long, conflicts_with_all = ["targets", "input"])]
     changed: bool,
     /// Afterwards put the inputs that reach most code, made few, into the committed corpus.
     #[arg(long, conflicts_with = "input")]
@@ -46,7 +50,7 @@ pub(crate) struct Arguments {
 /// # Errors
 /// There is no such target, the build fails, or a target crashed.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut chosen = chosen(arguments.target.as_deref())?;
+    let mut chosen = chosen(&arguments.targets)?;
     if arguments.changed {
         leave_out_passed(&mut chosen)?;
     }
@@ -59,7 +63,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .iter()
             .try_for_each(|target| session::once(&built, target, input));
     }
-    run_all(&built, &chosen, &Length::Time(Duration::from_secs(arguments.seconds)))?;
+    let length = match arguments.runs {
+        Some(runs) => Length::Runs(runs),
+        None => Length::Time(Duration::from_secs(arguments.seconds)),
+    };
+    run_all(&built, &chosen, &length)?;
     if arguments.adopt {
         chosen.iter().try_for_each(|target| corpus::adopt(&built, target))?;
     }
@@ -72,9 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// The build fails, or a target crashed.
 pub(crate) fn brief() -> Result<()> {
-    let chosen = chosen(None)?;
+    let chosen = chosen(&[])?;
     let built = build::run(&chosen)?;
-    run_all(&built, &chosen, &Length::Runs(BRIEF_RUNS))
+    run_all(&built, &chosen, &Length::SameRuns(BRIEF_RUNS))
 }
 
 /// What is missing to build the targets; `None` if nothing is.
@@ -96,20 +104,18 @@ fn leave_out_passed(chosen: &mut Vec<&'static Target>) -> Result<()> {
     Ok(())
 }
 
-fn chosen(name: Option<&str>) -> Result<Vec<&'static Target>> {
-    let chosen: Vec<_> = TARGETS
-        .iter()
-        .filter(|target| name.is_none_or(|name| name == target.name))
-        .collect();
-    if chosen.is_empty() {
-        let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-        bail!(
-            "there is no target {}; there are {}",
-            name.unwrap_or_default(),
-            names.join(", ")
-        );
+/// The targets of these names, in their order; all if there is no name.
+fn chosen(names: &[String]) -> Result<Vec<&'static Target>> {
+    if names.is_empty() {
+        return Ok(TARGETS.iter().collect());
     }
-    Ok(chosen)
+    let named = |name: &String| {
+        TARGETS.iter().find(|target| target.name == name).with_context(|| {
+            let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+            format!("there is no target {name}; there are {}", names.join(", "))
+        })
+    };
+    names.iter().map(named).collect()
 }
 
 fn run_all(built: &Built, chosen: &[&Target], length: &Length) -> Result<()> {

@@ -33,16 +33,18 @@ pub(super) enum Outcome {
 pub(super) enum Length {
     /// A search for as long as this, from the committed corpus and what earlier runs found.
     Time(Duration),
-    /// So many executions, the same ones each time, from the committed corpus alone.
+    /// A search of so many executions, from the same.
     Runs(u64),
+    /// So many executions, the same ones each time, from the committed corpus alone.
+    SameRuns(u64),
 }
 
 /// Runs a target.
 pub(super) fn fuzz(built: &Built, target: &Target, length: &Length) -> Result<Outcome> {
     let passing = tempfile::tempdir().context("cannot make a folder")?;
     let found = match length {
-        Length::Time(_) => target.found(),
-        Length::Runs(_) => passing.path().to_path_buf(),
+        Length::Time(_) | Length::Runs(_) => target.found(),
+        Length::SameRuns(_) => passing.path().to_path_buf(),
     };
     for folder in [&found, &target.artifacts()] {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -50,7 +52,8 @@ pub(super) fn fuzz(built: &Built, target: &Target, length: &Length) -> Result<Ou
     let mut command = bounded(built, target);
     match length {
         Length::Time(time) => command.arg(format!("-max_total_time={}", time.as_secs().max(1))),
-        Length::Runs(runs) => command.args([format!("-runs={runs}"), "-seed=1".to_owned()]),
+        Length::Runs(runs) => command.arg(format!("-runs={runs}")),
+        Length::SameRuns(runs) => command.args([format!("-runs={runs}"), "-seed=1".to_owned()]),
     };
     command.arg("-print_final_stats=1");
     if let Some(dictionary) = target.dictionary() {

@@ -76,11 +76,10 @@ impl Release {
     }
 
     /// What the test program is told to run.
-    fn test_arguments(self, filter: Option<&str>) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = match (self, filter) {
-            (Self::Bullseye, _) => vec![REFUSAL.into()],
-            (_, Some(filter)) => vec![filter.into()],
-            (_, None) => Vec::new(),
+    fn test_arguments(self, filters: &[String]) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = match self {
+            Self::Bullseye => vec![REFUSAL.into()],
+            _ => filters.iter().map(Into::into).collect(),
         };
         for (test, _) in NOT_EMULATED {
             arguments.extend(["--skip".into(), test.into()]);
@@ -120,7 +119,7 @@ pub(crate) fn compiled_programs() -> PathBuf {
 ///
 /// # Errors
 /// The machine cannot be built or does not end, or something failed in it.
-pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, tests: &Path) -> Result<()> {
+pub(crate) fn run(release: Release, filters: &[String], binaries: &Binaries, tests: &Path) -> Result<()> {
     for (test, reason) in NOT_EMULATED {
         println!("not run: {test}: {reason}");
     }
@@ -128,7 +127,7 @@ pub(crate) fn run(release: Release, filter: Option<&str>, binaries: &Binaries, t
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let interrupt = Interrupt::install()?;
     let disks = Disks::prepare(&folder, release, |payload| {
-        fill(payload, &release.test_arguments(filter), binaries, tests)?;
+        fill(payload, &release.test_arguments(filters), binaries, tests)?;
         // A service that cannot sample gives no flame graph to ask for.
         match release {
             Release::Bullseye => Ok(()),
@@ -209,9 +208,9 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_only_asked_to_refuse() {
-        let arguments = Release::Bullseye.test_arguments(Some("walks"));
+        let arguments = Release::Bullseye.test_arguments(&["walks".to_owned()]);
         assert_eq!(arguments[0], "old_kernel::");
-        let arguments = Release::Bookworm.test_arguments(Some("walks"));
+        let arguments = Release::Bookworm.test_arguments(&["walks".to_owned()]);
         assert_eq!(arguments[..3], ["walks", "--skip", "accounting::at_4999_hz"]);
     }
 }
