@@ -22,7 +22,10 @@ use crate::children::{Interrupt, Running};
 use crate::session::Session;
 
 const IDLE: &str = "500";
-const ROUNDS: usize = 5;
+/// Pairs of a round with and a round without the daemon, which take turns to be first.
+const ROUNDS: usize = 12;
+/// Student's t of 95 % for so many pairs.
+const STUDENT_T: f64 = 2.201;
 /// Length of a round.
 const SECONDS: &str = "4";
 /// Until the daemon has looked at everything, and until it has taken the last samples.
@@ -63,8 +66,10 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
     let (mut without, mut with, mut seen) = (Vec::new(), Vec::new(), Counts::default());
     let _statistics = Statistics::enable()?;
     let (mut daemon, mut kernel) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..ROUNDS {
-        without.push(round()?);
+    for pair in 0..ROUNDS {
+        if pair % 2 == 0 {
+            without.push(round()?);
+        }
         let session = Session::start(binaries, CONFIG, interrupt)?;
         interrupt.sleep(SETTLE)?;
         // The first processes make the program known.
@@ -79,6 +84,10 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<()> {
         daemon += used_then.daemon_cpu.saturating_sub(used.daemon_cpu);
         kernel += used_then.kernel_cpu.saturating_sub(used.kernel_cpu);
         seen.add(&Counts::read(&session)?, &before);
+        drop(session);
+        if pair % 2 == 1 {
+            without.push(round()?);
+        }
     }
     print(&without, &with, &seen)?;
     let spawns: f64 = with.iter().map(|round| round.spawns).sum();
@@ -164,33 +173,7 @@ fn print(without: &[Round], with: &[Round], seen: &Counts) -> Result<()> {
     report::head(&format!(
         "churn: a program that does nothing, beside {IDLE} idle processes"
     ));
-    let rates = |rounds: &[Round]| {
-        let length: f64 = SECONDS.parse().unwrap_or(1.0);
-        let mut rates: Vec<f64> = rounds.iter().map(|round| round.spawns / length).collect();
-        rates.sort_by(f64::total_cmp);
-        rates
-    };
-    let (bare, watched) = (rates(without), rates(with));
-    let median = |rates: &[f64]| rates[rates.len() / 2];
-    report::at_least(
-        "spawns a second without the daemon, median",
-        "1/s",
-        median(&bare),
-        SPAWNS_PER_SECOND,
-    );
-    report::at_least(
-        "spawns a second with it, median",
-        "1/s",
-        median(&watched),
-        SPAWNS_PER_SECOND,
-    );
-    println!("  each round without: {}", list(without));
-    println!("  each round with:    {}", list(with));
-    report::fact(
-        "spawn rate with the daemon",
-        "% of without",
-        median(&watched) * 100.0 / median(&bare),
-    );
+    print_rates(without, with);
     let cpu: f64 = with
         .iter()
         .map(|round| round.own_seconds + round.children_seconds)
@@ -225,6 +208,53 @@ fn print(without: &[Round], with: &[Round], seen: &Counts) -> Result<()> {
     Ok(())
 }
 
+fn print_rates(without: &[Round], with: &[Round]) {
+    let length: f64 = SECONDS.parse().unwrap_or(1.0);
+    for (when, rounds) in [("without the daemon", without), ("with it", with)] {
+        let rates = Spread::of(rounds.iter().map(|round| round.spawns / length));
+        report::at_least(&format!("spawns a second {when}, mean"), "1/s", rates.mean, SPAWNS_PER_SECOND);
+    }
+    println!("  each round without: {}", list(without));
+    println!("  each round with:    {}", list(with));
+    let pairs = with.iter().zip(without);
+    let ratio = Spread::of(pairs.map(|(with, without)| with.spawns * 100.0 / without.spawns));
+    report::fact("spawn rate with the daemon, mean of pairs", "% of without", ratio.mean);
+    report::fact("  95 % interval: more or less by", "points", ratio.error() * STUDENT_T);
+    let bare = Spread::of(without.iter().map(|round| round.spawns));
+    report::at_most(
+        "spawn rate lost, against the spread without",
+        "%",
+        100.0 - ratio.mean,
+        bare.deviation * 100.0 / bare.mean,
+    );
+}
+
+/// Mean and standard deviation of some values.
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    count: f64,
+    mean: f64,
+    deviation: f64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let count = values.clone().count() as f64;
+        let mean = values.clone().sum::<f64>() / count;
+        let squares: f64 = values.map(|value| (value - mean).powi(2)).sum();
+        Self {
+            count,
+            mean,
+            deviation: (squares / (count - 1.0)).sqrt(),
+        }
+    }
+
+    /// Standard error of the mean.
+    fn error(&self) -> f64 {
+        self.deviation / self.count.sqrt()
+    }
+}
+
 fn list(rounds: &[Round]) -> String {
     let spawns: Vec<String> = rounds.iter().map(|round| format!("{:.0}", round.spawns)).collect();
     spawns.join(" ")
@@ -242,6 +272,14 @@ mod tests {
             (6000.0, 1.5, 2.25)
         );
         assert!(Round::parse("6000 1.5\n").is_err());
+    }
+
+    #[test]
+    fn a_spread_is_that_of_a_sample() {
+        let spread = Spread::of([2.0, 4.0, 4.0, 6.0].into_iter());
+        assert!((spread.mean - 4.0).abs() < 1e-9);
+        assert!((spread.deviation - (8.0_f64 / 3.0).sqrt()).abs() < 1e-9);
+        assert!((spread.error() - spread.deviation / 2.0).abs() < 1e-9);
     }
 
     #[test]
