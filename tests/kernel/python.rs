@@ -187,3 +187,23 @@ fn shapes_without_a_lock() {
     let Some(interpreter) = find(13, true) else { return };
     shapes_of(&interpreter, &SHAPES_WITHOUT_LOCK);
 }
+
+/// Modules that need libraries, which musl has none of here, are not there.
+const SHAPES_ON_MUSL: [&str; 8] = [
+    "busy",
+    "sleeping",
+    "generators",
+    "awaits",
+    "recursion",
+    "callbacks",
+    "nested",
+    "mixed",
+];
+
+#[test]
+fn shapes_on_musl() {
+    match interpreters::on_musl() {
+        Ok(interpreter) => shapes_of(&interpreter, &SHAPES_ON_MUSL),
+        Err(reason) => skip(&reason),
+    }
+}

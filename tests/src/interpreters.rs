@@ -11,6 +11,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// The interpreter on musl, below the folder of those that are built. Headers and extensions of the others are not for it, so
+/// that it is none of them.
+pub const ON_MUSL: &str = "3.11-musl";
+
 /// What an interpreter is asked: its version, the letters of its ABI, and where its headers would be.
 const QUESTION: &str = "import sys
 try:
@@ -87,6 +91,20 @@ pub fn with_packages() -> Result<Interpreter, String> {
     Interpreter::ask("venvs/services", None, program)
 }
 
+/// The interpreter on musl instead of the GNU C library, which `cargo xtask interpreters --musl` builds.
+///
+/// # Errors
+/// It is not there, and why.
+pub fn on_musl() -> Result<Interpreter, String> {
+    let program = built(&folder(), ON_MUSL).join("bin/python3.11");
+    if !program.exists() {
+        return Err("there is no Python on musl: cargo xtask interpreters --musl".to_owned());
+    }
+    let interpreter = Interpreter::ask("built/3.11-musl", None, program)?;
+    // What the compiler makes of them is for glibc.
+    Ok(Interpreter { headers: None, ..interpreter })
+}
+
 /// Looks for interpreters and asks each for its version.
 pub fn all() -> Found {
     look(None)
@@ -137,7 +155,7 @@ impl Found {
 
     /// Folders that are each named after a version, with an interpreter in `bin`.
     fn look_at_versions(&mut self, origin: &str, folder: &Path) {
-        for version in names_in(folder) {
+        for version in names_in(folder).into_iter().filter(|name| name != ON_MUSL) {
             let binaries = folder.join(&version).join("bin");
             // A free-threaded one is installed under two names.
             if let Some(program) = programs_in(&binaries).pop() {

@@ -2,7 +2,7 @@
 //! is installed anyhow. What cannot be had is named with its reason, and stops nothing.
 
 pub(crate) mod debian;
-mod free_threaded;
+mod from_source;
 pub(crate) mod venvs;
 
 use anyhow::Result;
@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
     /// Also build one without a global lock, from source: a quarter of an hour and more.
     #[arg(long)]
     free_threaded: bool,
+    /// Also build one on musl, from source: some minutes, and the package musl-tools.
+    #[arg(long)]
+    musl: bool,
     /// Also install what Python services are made of: a web server, numpy, greenlets.
     #[arg(long)]
     packages: bool,
@@ -39,13 +42,17 @@ struct Missing {
 /// Nothing can be printed; what cannot be had is no error.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut missing = debian::unpack(arguments.only.as_deref());
-    if arguments.free_threaded
-        && let Err(error) = free_threaded::build()
-    {
-        missing.push(Missing {
-            name: free_threaded::NAME.to_owned(),
-            reason: format!("{error:#}"),
-        });
+    let recipes = [
+        (arguments.free_threaded, from_source::FREE_THREADED),
+        (arguments.musl, from_source::MUSL),
+    ];
+    for (_, recipe) in recipes.into_iter().filter(|(wanted, _)| *wanted) {
+        if let Err(error) = recipe.build() {
+            missing.push(Missing {
+                name: recipe.name.to_owned(),
+                reason: format!("{error:#}"),
+            });
+        }
     }
     let found = interpreters::all();
     if arguments.packages
