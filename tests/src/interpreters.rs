@@ -102,7 +102,10 @@ pub fn on_musl() -> Result<Interpreter, String> {
     }
     let interpreter = Interpreter::ask("built/3.11-musl", None, program)?;
     // What the compiler makes of them is for glibc.
-    Ok(Interpreter { headers: None, ..interpreter })
+    Ok(Interpreter {
+        headers: None,
+        ..interpreter
+    })
 }
 
 /// Looks for interpreters and asks each for its version.

@@ -67,7 +67,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if only == Some(Ring::Cli) {
         steps.run("cli ring", || {
-            command::run(runner().args(["--package=profiler-tests", "--test=cli", "--"]).args(filters))
+            command::run(
+                runner()
+                    .args(["--package=profiler-tests", "--test=cli", "--"])
+                    .args(filters),
+            )
         });
     }
     if wanted(Ring::Unit) {
@@ -100,7 +104,9 @@ fn virtual_machine(steps: &mut Steps, release: Option<vm::Release>, filters: &[S
     match (release, vm::missing()) {
         (None, _) => steps.skip(STEP, "nobody asked for it: --vm"),
         (Some(_), Some(reason)) => steps.run(STEP, || bail!("{reason}")),
-        (Some(release), None) => steps.run(STEP, || vm::run(release, filters, &Binaries::build()?, &kernel_tests()?)),
+        (Some(release), None) => steps.run(STEP, || {
+            vm::run(release, filters, &Binaries::build()?, &kernel_tests()?)
+        }),
     }
 }
 
