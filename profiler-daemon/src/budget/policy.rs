@@ -11,8 +11,9 @@ use std::{collections::VecDeque, time::Duration};
 const START_SPANS: u32 = 3;
 /// Longest that everything must be clear when steps taken back had to be taken again, as a multiple of the configured time.
 const MOST_CLEAR_FOR: u32 = 20;
-/// Share of the cap below which CPU is clear: taking back a step at most doubles it, and must stay below the cap.
-const CLEAR_CPU: f64 = 0.4;
+/// Share of the cap below which CPU is clear. Taking back a step at most doubles what samples cost, which is a part of the whole;
+/// where it is more than there is room for, the step is taken again, and the next try waits longer.
+const CLEAR_CPU: f64 = 0.6;
 /// Share of the cap below which memory is clear.
 const CLEAR_MEMORY: f64 = 0.8;
 /// Fewest samples a second on each CPU that the rate is reduced to.
@@ -429,6 +430,18 @@ mod tests {
         assert_eq!(run.changes[1].1, Change::Recover(Step::HalveRate));
         assert_eq!((run.policy.state(), run.policy.reason()), (State::Within, ""));
         assert_eq!((run.policy.period_factor(), run.policy.shed().len()), (1, 0));
+    }
+
+    #[test]
+    fn a_cost_that_is_not_of_samples_does_not_keep_them_away() {
+        let mut run = Run::new();
+        run.pass(50, 1.0, 50);
+        assert_eq!(run.policy.period_factor(), 8);
+        for _ in 0..300 {
+            let share = 0.011 * f64::from(run.policy.period_factor());
+            run.pass(1, share, 50);
+        }
+        assert_eq!((run.policy.period_factor(), run.policy.state()), (1, State::Within));
     }
 
     #[test]
