@@ -22,6 +22,8 @@ use crate::session::Session;
 const IDLE: usize = 500;
 /// What fills for as long as it is kept is kept for a short time, or in little room: profiles, and the readings of an hour.
 const STORE: &str = "[store]\nretention = \"1m\"\nwindow = \"1s\"\nmax_series_bytes = \"2MiB\"\n";
+/// What is shed and taken back moves all that is measured here, and this company costs about as much as the default cap.
+const CAPS: &str = "[budget]\nmax_cpu_percent = 20\n";
 const READING_EVERY: Duration = Duration::from_secs(10);
 /// The part of the time at the start whose slopes are not looked at: everything fills.
 const SETTLING: f64 = 0.25;
@@ -59,7 +61,14 @@ pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> R
     let mut readings = Vec::new();
     while start.elapsed() < length {
         interrupt.sleep(READING_EVERY)?;
-        let reading = Reading::take(&session, start.elapsed())?;
+        let reading = match Reading::take(&session, start.elapsed()) {
+            Ok(reading) => reading,
+            Err(error) => {
+                // An hour is not thrown away for its last ten seconds.
+                print(&readings)?;
+                return Err(error);
+            }
+        };
         println!(
             "{:>8.0} {:>12} {:>10} {:>6} {:>8} {:>10} {:>8}",
             reading.hours * 3600.0,
@@ -79,7 +88,7 @@ pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> R
 fn configuration(folder: &Path) -> String {
     let own = folder.join("*");
     format!(
-        "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [{:?}]\n{STORE}",
+        "[targets]\ndiscover_rust = false\ndiscover_python = false\ninclude = [{:?}]\n{STORE}{CAPS}",
         own.display().to_string()
     )
 }
@@ -111,7 +120,11 @@ impl Reading {
         let status = session.cli_output(&["status", "--json"])?;
         let status: Value = serde_json::from_str(&status).context("status is no JSON")?;
         let sampling = &status["sampling"];
-        let number = |value: &Value, what: &str| value.as_u64().with_context(|| format!("status has no {what}"));
+        let number = |value: &Value, what: &str| {
+            value
+                .as_u64()
+                .with_context(|| format!("status has no {what}, but {status}"))
+        };
         let lost = sampling["lost"].as_object().context("status counts no losses")?;
         Ok(Self {
             hours: elapsed.as_secs_f64() / 3600.0,
