@@ -32,12 +32,13 @@ pub(super) const FREE_THREADED: Recipe = Recipe {
     configure: "./configure --disable-gil --without-ensurepip --disable-test-modules",
 };
 
-/// The compiler is of `musl-tools`. It knows no multiarch name of its own, and takes Debian's, which is that of glibc.
+/// The compiler is of `musl-tools`. The multiarch name that it gives is that of glibc, which is taken for a mistake.
 pub(super) const MUSL: Recipe = Recipe {
     name: ON_MUSL,
     program: "python3.11",
     source: ("bookworm", "python3.11"),
-    configure: "./configure CC=musl-gcc --without-ensurepip --disable-test-modules",
+    configure: "printf '#!/bin/sh\\n[ \"$1\" = --print-multiarch ] || exec musl-gcc \"$@\"\\n' >musl-cc && chmod 755 musl-cc && \
+                ./configure CC=\"$PWD/musl-cc\" --without-ensurepip --disable-test-modules",
 };
 
 impl Recipe {
@@ -77,7 +78,7 @@ fn quietly_in(source: &Path, step: &str) -> Result<()> {
     let mut shell = Command::new("nice");
     shell.args(["-n", "19", "sh", "-c"]);
     shell.arg(format!(
-        "{step} >build.log 2>&1 || {{ tail -n 20 build.log >&2; exit 1; }}"
+        "{{ {step}; }} >build.log 2>&1 || {{ tail -n 20 build.log >&2; exit 1; }}"
     ));
     command::run(shell.current_dir(source))
 }
