@@ -21,6 +21,7 @@ use indexmap::IndexSet;
 use crate::{Frame, ProcessLabel, Quality, number::counted};
 
 pub use collect::Comparer;
+pub use statistics::{Difference, Sample};
 
 /// Blocks that each side needs: of fewer, nothing can be told.
 pub const MIN_BLOCKS: usize = 3;

@@ -18,26 +18,26 @@ const QUANTILE_PRECISION: f64 = 1e-5;
 
 /// One side of a comparison of one quantity: its value in each block.
 #[derive(Clone, Debug)]
-pub(super) struct Sample<'a> {
+pub struct Sample<'a> {
     /// The mean over all of the time.
-    pub(super) mean: f64,
+    pub mean: f64,
     /// Values of blocks, in the order of time.
-    pub(super) values: &'a [f64],
-    /// What one CPU sample adds to the value of a block.
-    pub(super) unit: f64,
+    pub values: &'a [f64],
+    /// What one CPU sample adds to the value of a block; 0 for values that do not come of counting.
+    pub unit: f64,
 }
 
 /// A difference of means and how sure it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Difference {
+pub struct Difference {
     /// The second mean less the first.
-    pub(super) value: f64,
+    pub value: f64,
     /// Its standard error.
-    pub(super) error: f64,
+    pub error: f64,
     /// Degrees of freedom of the error.
-    pub(super) freedom: f64,
+    pub freedom: f64,
     /// How often chance alone makes a difference as large, of either sign.
-    pub(super) p_value: f64,
+    pub p_value: f64,
 }
 
 impl Difference {
@@ -45,7 +45,7 @@ impl Difference {
     ///
     /// Blocks cannot agree better than the counting of samples allows, so that a few equal blocks are not taken for
     /// certainty: the variance of a block is at least that of a count with the common mean.
-    pub(super) fn between(before: &Sample<'_>, after: &Sample<'_>) -> Self {
+    pub fn between(before: &Sample<'_>, after: &Sample<'_>) -> Self {
         let count = (before.values.len() + after.values.len()) as f64;
         let sum: f64 = before.values.iter().chain(after.values).sum();
         let common = (sum / count).max(0.0);
@@ -74,7 +74,7 @@ impl Difference {
     }
 
     /// How far the true difference may lie from the value: in `confidence` of all cases it is no farther.
-    pub(super) fn margin(&self, confidence: f64) -> f64 {
+    pub fn margin(&self, confidence: f64) -> f64 {
         quantile(1.0 - confidence, self.freedom) * self.error
     }
 
