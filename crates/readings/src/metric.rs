@@ -231,8 +231,12 @@ metrics! {
     ControlGroupWorkingSet "cgroup_memory_working_set_bytes" ControlGroup Gauge Bytes "Memory charged to a control group without the page cache that can be dropped first";
     ControlGroupMemoryLimit "cgroup_memory_limit_bytes" ControlGroup Gauge Bytes "Memory limit of a control group, the lowest of its own and those above it";
     ControlGroupMemoryLimitUsed "cgroup_memory_limit_ratio" ControlGroup Gauge Ratio "Working set against the memory limit: the highest share of a control group's own and those above it";
+    ControlGroupSwap "cgroup_swap_bytes" ControlGroup Gauge Bytes "Memory of a control group that was swapped out";
+    ControlGroupSwapLimit "cgroup_swap_limit_bytes" ControlGroup Gauge Bytes "Swap limit of a control group, the lowest of its own and those above it; version 1 has none of swap alone";
+    ControlGroupMemoryLowEvents "cgroup_memory_low_events_total" ControlGroup Counter Count "Times that memory was taken from a control group although it was within memory.low; version 1 has none";
     ControlGroupMemoryHighEvents "cgroup_memory_high_events_total" ControlGroup Counter Count "Times that a control group was slowed down at memory.high";
     ControlGroupMemoryMaxEvents "cgroup_memory_max_events_total" ControlGroup Counter Count "Times that a control group was about to exceed its memory limit";
+    ControlGroupOomEvents "cgroup_memory_oom_events_total" ControlGroup Counter Count "Times that an allocation was about to fail at the memory limit of a control group; version 1 has none";
     ControlGroupOomKills "cgroup_oom_kills_total" ControlGroup Counter Count "Processes killed in a control group because memory ran out";
     GpuUtilization "gpu_utilization_ratio" Gpu Gauge Ratio "Share of time in which at least one kernel ran on the GPU: says nothing of how much of it was used";
     GpuMemoryUsed "gpu_memory_used_ratio" Gpu Gauge Ratio "Share of the GPU's memory in use";

@@ -80,8 +80,11 @@ pub fn concerns_memory(metric: Metric) -> bool {
             | M::ControlGroupMemory
             | M::ControlGroupWorkingSet
             | M::ControlGroupMemoryLimitUsed
+            | M::ControlGroupSwap
+            | M::ControlGroupMemoryLowEvents
             | M::ControlGroupMemoryHighEvents
             | M::ControlGroupMemoryMaxEvents
+            | M::ControlGroupOomEvents
             | M::ControlGroupOomKills
     )
 }

@@ -136,7 +136,7 @@ fn board() -> Board {
 fn the_service_that_burns_is_named_first_and_no_other() {
     for seed in 0..20 {
         let (store, breach) = Host::new(seed).store(250);
-        let evidence = gather(&store, &board(), &breach);
+        let evidence = gather(&store, &board(), &breach, None);
         assert_eq!(
             (evidence.comparison.before.blocks, evidence.comparison.after.blocks),
             (30, 6)
@@ -174,7 +174,7 @@ fn the_service_that_burns_is_named_first_and_no_other() {
 fn a_breach_of_something_else_accuses_nobody() {
     for seed in 100..120 {
         let (store, breach) = Host::new(seed).store(0);
-        let evidence = gather(&store, &board(), &breach);
+        let evidence = gather(&store, &board(), &breach, None);
         assert_eq!(evidence.accused().count(), 0, "{seed}: {:?}", lines(&evidence));
         assert_eq!(evidence.grown().count(), 0, "{seed}");
         assert!(lines(&evidence)[0].starts_with("nothing that was sampled grew: no change found; "));
@@ -196,7 +196,7 @@ fn the_quiet_time_holds_nothing_of_the_breach() {
         let (store, mut breach) = Host::new(7).store(250);
         breach.start += Duration::from_secs(seen_after);
         breach.seen_late = Duration::from_secs(seen_late);
-        let evidence = gather(&store, &board(), &breach);
+        let evidence = gather(&store, &board(), &breach, None);
         let kept = evidence.quiet.expect("a quiet time").profile;
         assert!(kept.end <= breach.start - breach.seen_late, "{:?}", kept.end);
         let burnt = kept.frames.iter().any(|frame| &*frame.function == "burn");
@@ -238,7 +238,7 @@ fn what_is_kept_is_bounded() {
         subject: Subject::Host,
         metric: Metric::HostCpuBusy,
     };
-    let evidence = gather(&Mutex::new(store), &board(), &breach);
+    let evidence = gather(&Mutex::new(store), &board(), &breach, None);
     let kept = evidence.during.unwrap();
     assert!(kept.profile.stacks.len() <= MAX_STACKS && kept.profile.frames.len() <= MAX_STACKS + 1);
     assert_eq!(kept.profile.samples() + kept.left_out, 3 * (100 * 50 + 7_900));
@@ -271,7 +271,7 @@ fn readings_around_the_breach_are_kept() {
     }
     let (store, mut breach) = Host::new(1).store(250);
     breach.subject = Subject::Filesystem("/".into());
-    let evidence = gather(&store, &board, &breach);
+    let evidence = gather(&store, &board, &breach, None);
     let mut subjects: Vec<String> = evidence
         .readings
         .iter()
@@ -285,8 +285,8 @@ fn readings_around_the_breach_are_kept() {
     }
 }
 
-#[test]
-fn nothing_kept_is_no_accusation() {
+/// A store that nothing was put into, and a breach of one window.
+fn nothing_kept(subject: Subject, metric: Metric) -> (Mutex<Store>, Breach) {
     let store = Mutex::new(Store::new(Limits {
         retention: Duration::from_secs(3_600),
         max_bytes: 1 << 20,
@@ -295,10 +295,16 @@ fn nothing_kept_is_no_accusation() {
         start: UNIX_EPOCH,
         end: UNIX_EPOCH + WINDOW,
         seen_late: Duration::ZERO,
-        subject: Subject::Service("\x1b[31m".into()),
-        metric: Metric::ServiceCpu,
+        subject,
+        metric,
     };
-    let evidence = gather(&store, &board(), &breach);
+    (store, breach)
+}
+
+#[test]
+fn nothing_kept_is_no_accusation() {
+    let (store, breach) = nothing_kept(Subject::Service("\x1b[31m".into()), Metric::ServiceCpu);
+    let evidence = gather(&store, &board(), &breach, None);
     assert_eq!(evidence.accused().count(), 0);
     assert!(
         lines(&evidence)[0].contains("not enough to compare"),
@@ -310,11 +316,12 @@ fn nothing_kept_is_no_accusation() {
 #[test]
 fn an_alert_about_memory_of_any_kind_is_looked_into() {
     // How much there is of it, and what of it waits to be written, is nothing that processes hold.
-    const OTHERS: [Metric; 4] = [
+    const OTHERS: [Metric; 5] = [
         Metric::HostMemoryTotal,
         Metric::HostMemoryDirty,
         Metric::HostSwapTotal,
         Metric::ControlGroupMemoryLimit,
+        Metric::ControlGroupSwapLimit,
     ];
     let is_of_memory = |metric: &Metric| {
         let name = metric.name();
@@ -328,17 +335,8 @@ fn an_alert_about_memory_of_any_kind_is_looked_into() {
 
 #[test]
 fn of_a_control_group_no_more_is_said_than_is_known() {
-    let store = Mutex::new(Store::new(Limits {
-        retention: Duration::from_secs(3_600),
-        max_bytes: 1 << 20,
-    }));
-    let breach = Breach {
-        start: UNIX_EPOCH,
-        end: UNIX_EPOCH + WINDOW,
-        seen_late: Duration::ZERO,
-        subject: Subject::ControlGroup("/system.slice/web.service".into()),
-        metric: Metric::ControlGroupMemoryMaxEvents,
-    };
+    let group = Subject::ControlGroup("/system.slice/web.service".into());
+    let (store, breach) = nothing_kept(group, Metric::ControlGroupMemoryMaxEvents);
     let memory = super::memory::gather(&store, &board(), &breach, |_query| panic!("of whom?"));
     assert_eq!(
         memory.missing,

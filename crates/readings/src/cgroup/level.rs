@@ -15,8 +15,25 @@ pub(super) struct Memory {
     /// Without the page cache that has not been used lately, which is dropped before anything else is done.
     pub(super) working_set: u64,
     pub(super) limit: Option<u64>,
-    pub(super) high_events: Option<u64>,
-    pub(super) max_events: Option<u64>,
+    pub(super) swap: Swap,
+    pub(super) events: MemoryEvents,
+}
+
+/// What of it was swapped out, where the kernel accounts for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Swap {
+    pub(super) usage: Option<u64>,
+    /// Version 1 limits only memory and swap space together.
+    pub(super) limit: Option<u64>,
+}
+
+/// How often memory was short, by what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MemoryEvents {
+    pub(super) low: Option<u64>,
+    pub(super) high: Option<u64>,
+    pub(super) max: Option<u64>,
+    pub(super) oom: Option<u64>,
     pub(super) oom_kills: Option<u64>,
 }
 
@@ -31,29 +48,25 @@ impl Memory {
         let [usage, limit, inactive] = names;
         let usage = parse_once(folder.join(usage), buffer, parse_value)?;
         let limit = parse_once(folder.join(limit), buffer, parse_limit)?;
-        let inactive = parse_once(folder.join("memory.stat"), buffer, |text| {
-            keyed(text, inactive.as_bytes())
+        let (inactive, swap_v1) = parse_once(folder.join("memory.stat"), buffer, |text| {
+            Some((keyed(text, inactive.as_bytes())?, keyed(text, b"total_swap")))
         })?;
-        let (high_events, max_events, oom_kills) = if is_unified {
-            parse_once(folder.join("memory.events"), buffer, |text| {
-                Some((keyed(text, b"high"), keyed(text, b"max"), keyed(text, b"oom_kill")))
-            })?
+        let (swap, events) = if is_unified {
+            (Swap::read(folder, buffer)?, MemoryEvents::read(folder, buffer)?)
         } else {
-            let failures = parse_once(folder.join("memory.failcnt"), buffer, parse_value)?;
-            // Counted since 4.13.
-            let kills = parse_once(folder.join("memory.oom_control"), buffer, |text| {
-                Some(keyed(text, b"oom_kill"))
-            })?;
-            (None, Some(failures), kills)
+            let swap = Swap {
+                usage: swap_v1,
+                limit: None,
+            };
+            (swap, MemoryEvents::read_v1(folder, buffer)?)
         };
         Ok(Self {
             usage,
             // The two are read one after the other.
             working_set: usage.saturating_sub(inactive),
             limit,
-            high_events,
-            max_events,
-            oom_kills,
+            swap,
+            events,
         })
     }
 
@@ -61,6 +74,53 @@ impl Memory {
     pub(super) fn limit_used(&self) -> Option<f64> {
         let limit = self.limit.filter(|&limit| limit > 0)?;
         Some(self.working_set as f64 / limit as f64)
+    }
+}
+
+impl Swap {
+    fn read(folder: &Path, buffer: &mut Vec<u8>) -> Result<Self, ReadError> {
+        let usage = if_there(parse_once(folder.join("memory.swap.current"), buffer, parse_value))?;
+        let limit = if_there(parse_once(folder.join("memory.swap.max"), buffer, parse_limit))?;
+        Ok(Self {
+            usage,
+            limit: limit.flatten(),
+        })
+    }
+}
+
+impl MemoryEvents {
+    fn read(folder: &Path, buffer: &mut Vec<u8>) -> Result<Self, ReadError> {
+        parse_once(folder.join("memory.events"), buffer, |text| {
+            Some(Self {
+                low: keyed(text, b"low"),
+                high: keyed(text, b"high"),
+                max: keyed(text, b"max"),
+                oom: keyed(text, b"oom"),
+                oom_kills: keyed(text, b"oom_kill"),
+            })
+        })
+    }
+
+    fn read_v1(folder: &Path, buffer: &mut Vec<u8>) -> Result<Self, ReadError> {
+        let failures = parse_once(folder.join("memory.failcnt"), buffer, parse_value)?;
+        // Counted since 4.13.
+        let oom_kills = parse_once(folder.join("memory.oom_control"), buffer, |text| {
+            Some(keyed(text, b"oom_kill"))
+        })?;
+        Ok(Self {
+            max: Some(failures),
+            oom_kills,
+            ..Self::default()
+        })
+    }
+}
+
+/// What a file says that not every kernel has: without accounting for swap space there is none.
+fn if_there<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -82,7 +82,7 @@ impl Round<'_> {
         let mut services = BTreeMap::new();
         let mut rooms: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
         for (&path, members) in groups {
-            let mut limits: Option<Limits> = None;
+            let (mut limits, mut swap_limit): (Option<Limits>, Option<u64>) = (None, None);
             for level in levels(path) {
                 let memory = *known.entry(level).or_insert_with(|| {
                     outcome.take(Memory::read(
@@ -100,6 +100,8 @@ impl Round<'_> {
                     })
                 });
                 limits = limits.into_iter().chain(here).reduce(Limits::tighter);
+                let of_swap = memory.and_then(|memory| memory.swap.limit);
+                swap_limit = swap_limit.into_iter().chain(of_swap).min();
             }
             let Some(memory) = known.get(path).copied().flatten() else {
                 continue;
@@ -114,9 +116,13 @@ impl Round<'_> {
                     count(limits.map(|limits| limits.lowest)),
                 ),
                 (Metric::ControlGroupMemoryLimitUsed, used),
-                (Metric::ControlGroupMemoryHighEvents, count(memory.high_events)),
-                (Metric::ControlGroupMemoryMaxEvents, count(memory.max_events)),
-                (Metric::ControlGroupOomKills, count(memory.oom_kills)),
+                (Metric::ControlGroupSwap, count(memory.swap.usage)),
+                (Metric::ControlGroupSwapLimit, count(swap_limit)),
+                (Metric::ControlGroupMemoryLowEvents, count(memory.events.low)),
+                (Metric::ControlGroupMemoryHighEvents, count(memory.events.high)),
+                (Metric::ControlGroupMemoryMaxEvents, count(memory.events.max)),
+                (Metric::ControlGroupOomEvents, count(memory.events.oom)),
+                (Metric::ControlGroupOomKills, count(memory.events.oom_kills)),
             ];
             self.push(path, values);
             for &service in members {
@@ -127,7 +133,7 @@ impl Round<'_> {
                     let least = rooms.entry(service).or_insert(room);
                     *least = room.min(*least);
                 }
-                if let Some(killed) = memory.oom_kills {
+                if let Some(killed) = memory.events.oom_kills {
                     let is_counted = kills.add(service, path, killed, self.now.since_boot);
                     outcome.left_out += u64::from(!is_counted);
                 }

@@ -39,7 +39,7 @@ fn memory_v2(tree: &FakeTree, group: &str, usage: u64, inactive: u64, limit: &st
         &format!("{folder}/memory.stat"),
         format!("anon 1\ninactive_file {inactive}\n"),
     );
-    let events = format!("low 0\nhigh 3\nmax 4\noom 5\noom_kill {kills}\n");
+    let events = format!("low 2\nhigh 3\nmax 4\noom 5\noom_kill {kills}\noom_group_kill 0\n");
     tree.write(&format!("{folder}/memory.events"), events);
 }
 
@@ -86,8 +86,10 @@ fn version_2_is_read_with_the_limits_above() {
         "the level above is closer"
     );
     assert_eq!(value(&first, Metric::ServiceMemoryLimitUsed), Some(closest));
+    assert_eq!(value(&first, Metric::ControlGroupMemoryLowEvents), Some(2.0));
     assert_eq!(value(&first, Metric::ControlGroupMemoryHighEvents), Some(3.0));
     assert_eq!(value(&first, Metric::ControlGroupMemoryMaxEvents), Some(4.0));
+    assert_eq!(value(&first, Metric::ControlGroupOomEvents), Some(5.0));
     assert_eq!(value(&first, Metric::ControlGroupOomKills), Some(7.0));
     assert_eq!(
         value(&first, Metric::ServiceOomKills),
@@ -118,6 +120,37 @@ fn version_2_is_read_with_the_limits_above() {
 }
 
 #[test]
+fn swap_space_is_told_where_it_is_accounted_for() {
+    let tree = tree_v2();
+    let mut sampler = sampler(&tree);
+    let without = sample(&mut sampler, 1);
+    assert_eq!(value(&without, Metric::ControlGroupMemory), Some(500.0));
+    assert_eq!(value(&without, Metric::ControlGroupSwap), None);
+    assert_eq!(value(&without, Metric::ControlGroupSwapLimit), None);
+    for (group, usage, limit) in [("pod/web", 30, "max"), ("pod", 70, "4096")] {
+        tree.write(
+            &format!("sys/fs/cgroup/{group}/memory.swap.current"),
+            format!("{usage}\n"),
+        );
+        tree.write(&format!("sys/fs/cgroup/{group}/memory.swap.max"), format!("{limit}\n"));
+    }
+    let with = sample(&mut sampler, 6);
+    assert_eq!(value(&with, Metric::ControlGroupSwap), Some(30.0));
+    assert_eq!(
+        value(&with, Metric::ControlGroupSwapLimit),
+        Some(4096.0),
+        "that of the level above"
+    );
+    tree.write("sys/fs/cgroup/pod/web/memory.swap.max", "0\n");
+    let none = sample(&mut sampler, 11);
+    assert_eq!(
+        value(&none, Metric::ControlGroupSwapLimit),
+        Some(0.0),
+        "it may not swap"
+    );
+}
+
+#[test]
 fn version_1_is_read() {
     let tree = FakeTree::new();
     tree.write("proc/self/mountinfo", V1);
@@ -125,7 +158,10 @@ fn version_1_is_read() {
     for (file, text) in [
         ("memory/web/memory.usage_in_bytes", "500\n"),
         ("memory/web/memory.limit_in_bytes", "800\n"),
-        ("memory/web/memory.stat", "inactive_file 1\ntotal_inactive_file 100\n"),
+        (
+            "memory/web/memory.stat",
+            "inactive_file 1\nswap 2\ntotal_inactive_file 100\ntotal_swap 40\n",
+        ),
         ("memory/web/memory.failcnt", "6\n"),
         (
             "memory/web/memory.oom_control",
@@ -144,6 +180,15 @@ fn version_1_is_read() {
     let readings = sample(&mut sampler(&tree), 1);
     assert_eq!(value(&readings, Metric::ServiceMemoryLimitUsed), Some(0.5));
     assert_eq!(value(&readings, Metric::ControlGroupMemoryMaxEvents), Some(6.0));
+    assert_eq!(value(&readings, Metric::ControlGroupSwap), Some(40.0));
+    for metric in [
+        Metric::ControlGroupSwapLimit,
+        Metric::ControlGroupMemoryLowEvents,
+        Metric::ControlGroupMemoryHighEvents,
+        Metric::ControlGroupOomEvents,
+    ] {
+        assert_eq!(value(&readings, metric), None, "version 1 has none: {metric}");
+    }
     assert_eq!(value(&readings, Metric::ControlGroupCpuLimit), Some(0.5));
     assert_eq!(value(&readings, Metric::ControlGroupThrottledTime), Some(2.5));
     assert_eq!(value(&readings, Metric::ControlGroupCpuTime), Some(3.5));
