@@ -129,6 +129,36 @@ fn what_waited_waits_on_unless_its_alert_ended() {
 }
 
 #[test]
+fn what_waited_waits_on_only_where_there_is_room() {
+    let mut world = World::new(&[hook("hook", Kind::PythonCollect)]);
+    let runs = [1, 2, 3].map(|alert| world.propose("hook", firing(alert)).unwrap());
+    world.settings.max_waiting = 1;
+    world.restart();
+    assert_eq!(world.run(runs[0]).stage(), Stage::Proposed);
+    for run in &runs[1..] {
+        assert_eq!(world.outcome(*run), &Outcome::Refused(Refusal::TooManyWait));
+    }
+}
+
+/// What the daemon died of may have been what it did.
+#[test]
+fn a_hook_that_was_interrupted_at_what_it_did_backs_off() {
+    for stage in [Stage::Prepare, Stage::Apply] {
+        let mut world = World::new(&[hook("hook", Kind::PythonCollect)]);
+        world.hangs_at = Some(stage);
+        let run = world.propose("hook", firing(1)).unwrap();
+        world.pass(1);
+        world.restart();
+        assert_eq!(world.outcome(run), &Outcome::Interrupted { during: stage });
+        let backs_off = matches!(
+            world.engine.readiness("hook", world.now()),
+            Err(Refusal::BackedOff { failures: 1, .. })
+        );
+        assert_eq!(backs_off, stage == Stage::Apply);
+    }
+}
+
+#[test]
 fn cooldowns_failures_and_the_rate_go_on() {
     for reboots in [false, true] {
         let again = |world: &mut World| {

@@ -8,7 +8,7 @@ use std::{
 
 use profiler_alerts::{AlertId, Comparison};
 use profiler_hooks::{
-    AllowList, Boot, Cause, Change, Engine, Hook, Identity, Kind, Order, Outcome, Process, Refusal, Run, RunId,
+    AllowList, Answer, Boot, Cause, Change, Engine, Hook, Identity, Kind, Order, Outcome, Process, Refusal, Run, RunId,
     Settings, Stage, Target, TargetId, Watched,
 };
 use profiler_readings::{Metric, Moment, Subject};
@@ -194,6 +194,13 @@ impl World {
     pub(crate) fn stop(&mut self) {
         let now = self.now();
         self.order(|engine, orders| engine.stop(now, orders));
+    }
+
+    /// Has the engine take an answer that was made up. What it orders is not carried out.
+    pub(crate) fn answer_with(&mut self, run: RunId, answer: Answer) -> Vec<Order> {
+        let (now, mut orders) = (self.now(), Vec::new());
+        self.engine.answer(run, answer, now, &mut orders);
+        orders
     }
 
     /// Lets so many seconds pass.
