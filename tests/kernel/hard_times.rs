@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    env,
     path::Path,
     process::Command,
     thread,
@@ -16,7 +15,9 @@ use profiler_tests::{
 };
 use rustix::process::Signal;
 
-use crate::{FAST_HZ, SAMPLES_WITHIN, failed_parts, host, only, profile_once, profile_once_known, start};
+use crate::{
+    FAST_HZ, SAMPLES_WITHIN, failed_parts, from_environment, host, only, profile_once, profile_once_known, start,
+};
 
 /// How often a daemon is killed, unless `PROFILER_TEST_KILLS` says otherwise.
 const KILLS: u32 = 10;
@@ -153,10 +154,6 @@ fn assert_samples(name: &str, daemon: &Daemon, pid: u32) {
         .find(|part| part["name"] == "sampling")
         .map(|part| part["state"].clone());
     assert_eq!(sampling, Some("active".into()), "{name}");
-}
-
-fn from_environment(name: &str, default: u32) -> u32 {
-    env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
 /// Everything of BPF in the kernel: kinds and ids.

@@ -93,6 +93,11 @@ fn skip(reason: &str) {
     }
 }
 
+/// How often something is done, or for how long: more where somebody has the time for it.
+fn from_environment(name: &str, default: u32) -> u32 {
+    env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
 /// A configuration that samples at `hz` whatever that costs, watches only programs named `include`, and cuts time finely.
 fn only(hz: u32, include: &str) -> String {
     format!(

@@ -100,6 +100,16 @@ pub(crate) struct Profile {
 impl Profile {
     /// Reads the document.
     pub(crate) fn from_json(document: &Value) -> Self {
+        let profile = Self::from_view(document);
+        assert_eq!(
+            profile.stacks.iter().map(|stack| stack.samples).sum::<u64>(),
+            profile.samples
+        );
+        profile
+    }
+
+    /// Reads the document of a view, which may leave samples out. What is said of all samples is still of all.
+    pub(crate) fn from_view(document: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let frame = |row: &Value| {
             Rc::new(Frame {
@@ -137,7 +147,7 @@ impl Profile {
                 .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap()))
                 .collect()
         };
-        let profile = Self {
+        Self {
             stacks,
             period: Duration::from_nanos(document["period_ns"].as_u64().unwrap()),
             samples: quality["samples"].as_u64().unwrap(),
@@ -145,12 +155,7 @@ impl Profile {
             stopped: counts(&quality["stopped"]),
             lost: counts(&quality["lost"]),
             summary: text(&quality["summary"]),
-        };
-        assert_eq!(
-            profile.stacks.iter().map(|stack| stack.samples).sum::<u64>(),
-            profile.samples
-        );
-        profile
+        }
     }
 
     /// Samples of the stacks for which `wanted` holds.

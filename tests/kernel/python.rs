@@ -3,6 +3,7 @@
 
 mod changes;
 mod elsewhere;
+mod views;
 
 use std::{
     thread,
@@ -18,12 +19,18 @@ use profiler_tests::{
 };
 use serde_json::Value;
 
-use crate::{FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only, profile_when, python_programs::SHAPES, skip};
+use crate::{
+    FAST_HZ, SAMPLES_WITHIN, WINDOW, from_environment, host, only, profile_when, python_programs::SHAPES, skip,
+};
 
 /// How long an interpreter may take to be understood, on a machine that is busy with others.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(60);
-/// Samples that a verdict rests on.
-const SAMPLES: u64 = 600;
+/// Samples that a verdict rests on, unless `PROFILER_TEST_PYTHON_SAMPLES` says otherwise.
+const SAMPLES: u32 = 600;
+/// The rate for more of them.
+const DENSE_HZ: u32 = 3989;
+/// So many more take as long again, on a machine that is busy with others.
+const SAMPLES_PER_PATIENCE: u32 = 50_000;
 /// Lines of native code are not what this is about, and those of an interpreter that was built here take long to read.
 const WITHOUT_LINES: &str = "[symbols]\nmax_debug_info_bytes = \"64KiB\"\n";
 /// Python frames of a stack whose native frames may be more than are walked, where each has some of its own.
@@ -117,14 +124,18 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
     let pid = program.running.pid();
     // As the kernel names it: the program may be a link.
     let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    let config = only(FAST_HZ, &executable.to_string_lossy());
+    let samples = from_environment("PROFILER_TEST_PYTHON_SAMPLES", SAMPLES);
+    let hz = if samples > SAMPLES { DENSE_HZ } else { FAST_HZ };
+    let within = SAMPLES_WITHIN * (1 + samples / SAMPLES_PER_PATIENCE);
+    let samples = u64::from(samples);
+    let config = only(hz, &executable.to_string_lossy());
     let daemon = host.daemon(&format!("{config}{WITHOUT_LINES}"));
     wait_until_active(&daemon, pid);
     // A span takes in whole windows, and none of the first samples.
     thread::sleep(WINDOW + WINDOW / 4);
     let start = Instant::now();
     let before = daemon.process(pid)["samples"].as_u64().unwrap();
-    daemon.wait_for_samples(pid, before + SAMPLES, SAMPLES_WITHIN);
+    daemon.wait_for_samples(pid, before + samples, within);
     let truth = program.truth();
     let (profile, verdict, depths) = profile_when(
         || {
@@ -134,11 +145,14 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
             Some((profile, verdict, depths))
         },
         |(_, verdict, depths)| {
-            verdict.right >= SAMPLES / 2 && verdict.right_percent() >= Some(99.0) && depths.are_rooted()
+            verdict.with_frames() >= samples && verdict.right_percent() >= Some(99.0) && depths.are_rooted()
         },
     );
-    println!("{verdict:?}");
-    assert!(verdict.right >= SAMPLES / 2, "{verdict:?}");
+    println!("{} samples at {hz} Hz: {verdict:?}", verdict.with_frames());
+    assert!(
+        verdict.with_frames() >= samples && verdict.right >= samples / 2,
+        "{verdict:?}"
+    );
     assert_eq!(verdict.strange, 0, "{verdict:?}");
     assert!(verdict.right_percent() >= Some(99.0), "{verdict:?}");
     assert!(depths.too_deep <= depths.deep, "{depths:?}: {}", profile["quality"]);
@@ -156,6 +170,8 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
     let process = daemon.process(pid);
     let of_python = process["python_samples"].as_u64().unwrap();
     assert!(of_python >= verdict.right, "{process}");
+    views::assert_lock_is_seen(&daemon, pid, start, interpreter);
+    views::assert_threads_are_named(&daemon, pid, start, &shapes);
 }
 
 macro_rules! under {

@@ -144,9 +144,14 @@ const RECORDER: &str = "truth.py";
 const EXAMPLES: usize = 5;
 
 impl Verdict {
+    /// The samples with Python frames.
+    pub fn with_frames(&self) -> u64 {
+        self.right + self.wrong + self.strange
+    }
+
     /// The share of the samples with Python frames whose chain is right, in percent; none if there are no such samples.
     pub fn right_percent(&self) -> Option<f64> {
-        let all = self.right + self.wrong + self.strange;
+        let all = self.with_frames();
         (all > 0).then(|| self.right as f64 * 100.0 / all as f64)
     }
 }

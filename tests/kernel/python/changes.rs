@@ -19,7 +19,7 @@ use profiler_tests::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{of_version, shown, wait_until_active};
+use super::{of_version, shown, views::WithLock, wait_until_active};
 use crate::{
     FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only,
     profile::{Profile, Stack},
@@ -285,6 +285,7 @@ fn python_and_native_time_are_told_apart() {
     let program = PythonProgram { running, said };
     let pid = program.running.pid();
     wait_until_active(&daemon, pid);
+    let start = Instant::now();
     let document = next_samples(&daemon, pid, SAMPLES);
     let verdict = program.truth().judge(&chains_of(&document));
     println!("{verdict:?}");
@@ -312,4 +313,11 @@ fn python_and_native_time_are_told_apart() {
             profile.summary
         );
     }
+    // One thread alone has the lock all the time, but while the library compresses.
+    let with_lock = WithLock::since(&daemon, pid, start);
+    assert!(with_lock.percent("Python", |stack| stack.has("price_basket")) >= Some(95.0));
+    assert!(with_lock.percent("the module in C", in_native) >= Some(95.0));
+    // What this needs it makes ready with the lock, by other functions of the library.
+    let compressing = with_lock.percent("the library", |stack| stack.has("deflate") && in_library(stack));
+    assert!(compressing.is_some_and(|share| share <= 5.0), "{compressing:?}");
 }
