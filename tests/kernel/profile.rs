@@ -65,6 +65,13 @@ impl Stack {
         functions.iter().all(|function| frames.any(|frame| frame.is(function)))
     }
 
+    /// Whether there is a frame for which `wanted` holds between two functions, the caller given first.
+    pub(crate) fn has_between(&self, caller: &str, callee: &str, wanted: impl Fn(&Frame) -> bool) -> bool {
+        let calls = self.position(caller).zip(self.position(callee));
+        let between = calls.and_then(|(caller, callee)| self.frames.get(caller..callee));
+        between.is_some_and(|frames| frames.iter().any(|frame| wanted(frame)))
+    }
+
     /// The innermost frame of the process itself.
     pub(crate) fn user_leaf(&self) -> Option<&Frame> {
         self.frames

@@ -123,7 +123,7 @@ fn programs_with_packages_become_ready() {
         let service = scripts.start("service.py", &[event_loop]);
         let port = service.said.iter().find_map(|line| line.strip_prefix("port "));
         let port: u16 = port.unwrap().parse().unwrap();
-        for path in ["awaited", "threaded"] {
+        for path in ["awaited", "threaded", "validated"] {
             let reply = get(port, &format!("/{path}/7"));
             assert!(
                 reply.starts_with("HTTP/1.1 200 ") && reply.contains("\"item\":7"),
@@ -134,7 +134,7 @@ fn programs_with_packages_become_ready() {
 }
 
 /// Asks a service on this host.
-fn get(port: u16, path: &str) -> String {
+pub(crate) fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(SEEN_WITHIN)).unwrap();
     write!(

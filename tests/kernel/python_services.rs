@@ -1,5 +1,5 @@
-//! Python services as people run them: a web service under load in both event loops, and numpy on all its threads. Python
-//! frames and the native frames of what they call are in one graph, and nearly every stack reaches its root.
+//! Python services as people run them: a web service under load in both event loops, workers of gunicorn, and numpy on all its
+//! threads. Python frames and the native frames of what they call are in one graph, and nearly every stack reaches its root.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,15 +11,17 @@ use std::{
 
 use profiler_tests::{
     interpreters::{self, Interpreter},
+    programs::Running,
     python::{PythonProgram, Scripts},
 };
 use serde_json::Value;
 
 use crate::{
     FAST_HZ, SAMPLES_WITHIN, WINDOW, host, only,
-    profile::{Profile, Stack},
-    profile_when,
+    profile::{Frame, Profile, Stack},
+    profile_once, profile_when,
     python::{shown, wait_until_active},
+    python_programs::get,
     skip,
 };
 
@@ -33,6 +35,8 @@ const ROOTED_PERCENT: f64 = 99.0;
 const CHAIN_PERCENT: f64 = 90.0;
 /// How long a reply may take, on a machine that is busy with others.
 const REPLY_WITHIN: Duration = Duration::from_secs(30);
+/// What the native code of pydantic calls for each part of a request.
+const VALIDATOR: &str = "Line.in_stock";
 /// Connections that ask at a time, on each of the service's paths.
 const CALLERS: usize = 2;
 
@@ -64,6 +68,12 @@ fn ask(port: u16, path: &str, is_over: &AtomicBool) -> u64 {
         replies += 1;
     }
     replies
+}
+
+/// The port that a service told of.
+fn port_in(said: &[String]) -> u16 {
+    let port = said.iter().find_map(|line| line.strip_prefix("port "));
+    port.unwrap().parse().unwrap()
 }
 
 /// Ends what waits for it, also when the test fails.
@@ -106,17 +116,16 @@ fn service_under_load(event_loop: &str, is_of_loop: impl Fn(&Stack) -> bool) {
     let Some(interpreter) = with_packages() else { return };
     let scripts = Scripts::of(&interpreter);
     let service = scripts.start("service.py", &[event_loop]);
-    let port = service.said.iter().find_map(|line| line.strip_prefix("port "));
-    let port: u16 = port.unwrap().parse().unwrap();
+    let port = port_in(&service.said);
     let (is_over, replies) = (AtomicBool::new(false), AtomicU64::new(0));
     let (profile, process) = thread::scope(|scope| {
-        for path in ["/awaited/7", "/threaded/7"].repeat(CALLERS) {
+        for path in ["/awaited/7", "/threaded/7", "/validated/7"].repeat(CALLERS) {
             let (is_over, replies) = (&is_over, &replies);
             scope.spawn(move || replies.fetch_add(ask(port, path, is_over), Ordering::Relaxed));
         }
         let _over = Over(&is_over);
         profile_of(&interpreter, &service, |profile| {
-            let functions = ["look_up", "threaded"];
+            let functions = ["look_up", "threaded", VALIDATOR];
             functions.iter().all(|function| profile.samples_of(function) >= FEW)
         })
     })
@@ -144,6 +153,22 @@ fn service_under_load(event_loop: &str, is_of_loop: impl Fn(&Stack) -> bool) {
             stack.has_in_order(&callers) && !stack.has("<module>")
         },
     );
+    // What native code calls lies on it, and that on what called it.
+    profile.assert_share(
+        "validated",
+        CHAIN_PERCENT,
+        |stack| stack.has(VALIDATOR),
+        |stack| {
+            let callers = [
+                "Server.run",
+                "run_endpoint_function",
+                "validated",
+                "BaseModel.model_validate",
+            ];
+            let is_native = |frame: &Frame| frame.module.starts_with("_pydantic_core.");
+            stack.has_in_order(&callers) && stack.has_between("BaseModel.model_validate", VALIDATOR, is_native)
+        },
+    );
 }
 
 #[test]
@@ -155,12 +180,49 @@ fn a_web_service_on_asyncio() {
 #[test]
 fn a_web_service_on_uvloop() {
     // The loop is native code between Python and Python.
-    let native = |stack: &Stack| {
-        let calls = stack.position("Server.run").zip(stack.position("awaited"));
-        let between = calls.and_then(|(caller, callee)| stack.frames.get(caller..callee));
-        between.is_some_and(|frames| frames.iter().any(|frame| frame.module.starts_with("loop.cpython-")))
-    };
+    let is_native = |frame: &Frame| frame.module.starts_with("loop.cpython-");
+    let native = |stack: &Stack| stack.has_between("Server.run", "awaited", is_native);
     service_under_load("uvloop", native);
+}
+
+#[test]
+fn workers_of_gunicorn_are_named_by_their_app() {
+    let Some(host) = host() else { return };
+    let Some(interpreter) = with_packages() else { return };
+    let scripts = Scripts::of(&interpreter);
+    let mut command = interpreter.command();
+    command.args(["-m", "gunicorn", "--config", "wsgi.py", "wsgi:app"]);
+    let (server, said) = Running::start_and_listen(command.current_dir(scripts.path("")));
+    let port = port_in(&said);
+    let workers = [(); 2].map(|()| {
+        let said = server.line(REPLY_WITHIN).unwrap();
+        said.strip_prefix("child ").unwrap().parse::<u32>().unwrap()
+    });
+    let executable = std::fs::read_link(format!("/proc/{}/exe", server.pid())).unwrap();
+    let daemon = host.daemon(&only(FAST_HZ, &executable.to_string_lossy()));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 * CALLERS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    get(port, "/");
+                }
+            });
+        }
+        let _over = Over(&is_over);
+        for worker in workers {
+            wait_until_active(&daemon, worker);
+            let process = daemon.process(worker);
+            assert_eq!(process["service"], "wsgi", "{process}");
+            let profile = profile_once(&daemon, worker, FEW, |profile| profile.samples_of("price") >= FEW);
+            profile.assert_share(
+                "of the application",
+                CHAIN_PERCENT,
+                |stack| stack.has("price"),
+                |stack| stack.has_in_order(&["<module>", "app", "price"]),
+            );
+        }
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 16] = fixtures!(
+const FIXTURES: [(&str, &str); 17] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
@@ -35,7 +35,8 @@ const FIXTURES: [(&str, &str); 16] = fixtures!(
     "shares.py",
     "steady.py",
     "surge.py",
-    "truth.py"
+    "truth.py",
+    "wsgi.py"
 );
 /// What a script may be written beside: the folder for files that come and go, in every root.
 const TEMPORARY: &str = "/tmp";
