@@ -3,7 +3,7 @@
 use std::fs;
 
 use profiler_proto::v1::{
-    GetConfigResponse, GetStatusResponse, Interpreter, InterpreterState, Part, PartState, Process, Runtime,
+    GetConfigResponse, GetStatusResponse, Interpreter, InterpreterState, Part, PartState, Process, Runtime, WatchState,
 };
 use serde_json::Value;
 
@@ -34,8 +34,31 @@ fn processes() -> FakeDaemon {
         limitations: vec![HOSTILE.to_owned(); 10],
         ..not_watched()
     };
+    let python = |pid, samples, python_samples, state: InterpreterState| Process {
+        pid,
+        name: "gunicorn".to_owned(),
+        service: "gunicorn-shop-frontend.service".to_owned(),
+        runtime: Runtime::Python.into(),
+        samples,
+        rooted_samples: samples,
+        python_samples,
+        interpreter: Some(Interpreter {
+            object: "libpython3.13t.so.1.0".to_owned(),
+            version: "3.13.5".to_owned(),
+            free_threaded: true,
+            state: state.into(),
+            reason: String::new(),
+        }),
+        limitations: Vec::new(),
+        ..discovered()
+    };
+    let walked = python(1_004_343, 1_234_567, 1_200_000, InterpreterState::Active);
+    let looked_at = Process {
+        watch_state: WatchState::Pending.into(),
+        ..python(1_004_344, 10, 0, InterpreterState::Looking)
+    };
     FakeDaemon::start(Script {
-        processes: Ok(vec![discovered(), hostile]),
+        processes: Ok(vec![walked, looked_at, discovered(), hostile]),
         ..Script::default()
     })
 }
@@ -44,13 +67,15 @@ fn processes() -> FakeDaemon {
 fn ps_for_people() {
     let outcome = program::run(&processes(), ["ps"]).expect_success();
     fixture::compare("ps.txt", outcome.text());
+    let widest = outcome.text().lines().map(|line| line.chars().count()).max();
+    assert!(widest.is_some_and(|columns| columns <= 120), "{widest:?} columns");
 }
 
 #[test]
 fn ps_as_json() {
     let document = json(&program::run(&processes(), ["ps", "--json"]).expect_success());
     let processes = document["processes"].as_array().unwrap();
-    assert_eq!(processes.len(), 2);
+    assert_eq!(processes.len(), 4);
     // Ordered by id; JSON carries names as they are, and escapes them itself.
     assert_eq!(
         (&processes[0]["pid"], &processes[0]["name"]),

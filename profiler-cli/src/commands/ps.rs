@@ -1,6 +1,6 @@
 //! `ps`: the processes that the daemon watches, and how well each can be profiled.
 
-use std::{io::Write, process::ExitCode};
+use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use profiler_proto::v1::{Interpreter, InterpreterState, Process, Runtime, WatchState};
 use serde::Serialize;
@@ -16,6 +16,14 @@ use crate::{
 const MAX_LIMITATIONS: usize = 8;
 /// Most bytes shown of one limitation.
 const MAX_LIMITATION_BYTES: usize = 400;
+/// Most bytes shown of a name, a runtime and a service: with them a row has 120 columns at most.
+const MAX_NAME_BYTES: usize = 15;
+const MAX_RUNTIME_BYTES: usize = 12;
+const MAX_SERVICE_BYTES: usize = 28;
+/// Interpreters shown.
+const MAX_INTERPRETERS: usize = 8;
+/// Most bytes shown of an interpreter's object.
+const MAX_OBJECT_BYTES: usize = 64;
 
 /// How the daemon finds interpreters: by what the mapped object defines.
 const FOUND_BY: &str = "_PyRuntime";
@@ -48,16 +56,19 @@ fn write_report(out: &mut impl Write, processes: &[Process]) -> Result<(), CliEr
         Cell::text("NAME"),
         Cell::text("RUNTIME"),
         Cell::text("SERVICE"),
-        Cell::text("STATE"),
+        Cell::text("WATCHED"),
         right("SAMPLES"),
         right("ROOT %"),
+        right("PYTHON %"),
         right("MAPPINGS"),
     ]);
     for process in processes {
         table.row(row(process));
     }
     table.write(out)?;
+    write_unwatched(out, processes)?;
     write_limitations(out, processes)?;
+    write_interpreters(out, processes)?;
     let sum = |count: fn(&Process) -> u64| {
         processes
             .iter()
@@ -75,30 +86,67 @@ fn write_report(out: &mut impl Write, processes: &[Process]) -> Result<(), CliEr
 }
 
 fn row(process: &Process) -> Vec<Cell> {
-    let reason = if process.watch_reason.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", process.watch_reason)
-    };
-    let state_style = match process.watch_state() {
-        WatchState::Watched => GOOD_STYLE,
-        WatchState::Pending => NOTE_STYLE,
-        WatchState::NotWatched | WatchState::Unspecified => BAD_STYLE,
+    // Of one that is watched, why; of any other that is a sentence.
+    let (state, style) = match process.watch_state() {
+        WatchState::Watched if process.watch_reason.is_empty() => ("yes", GOOD_STYLE),
+        WatchState::Watched => (&*process.watch_reason, GOOD_STYLE),
+        WatchState::Pending => ("pending", NOTE_STYLE),
+        WatchState::NotWatched | WatchState::Unspecified => ("no", BAD_STYLE),
     };
     vec![
         Cell::number(process.pid.to_string()),
-        Cell::text(&process.name),
-        Cell::text(&runtime(process)),
-        Cell::text(&process.service),
-        Cell::text(&format!(
-            "{}{reason}",
-            state_name(process.watch_state()).replace('_', " ")
-        ))
-        .styled(state_style),
+        Cell::bounded(&process.name, MAX_NAME_BYTES),
+        Cell::bounded(&runtime(process), MAX_RUNTIME_BYTES),
+        Cell::bounded(&process.service, MAX_SERVICE_BYTES),
+        Cell::bounded(state, MAX_RUNTIME_BYTES).styled(style),
         Cell::number(thousands(process.samples)),
         Cell::number(percent(process.rooted_samples, process.samples)),
+        Cell::number(python_share(process)),
         Cell::number(format!("{}/{}", process.mappings_with_rows, process.mappings)),
     ]
+}
+
+/// The share of the samples that have Python frames, of a process with an interpreter that is understood.
+fn python_share(process: &Process) -> String {
+    match process.interpreter.as_ref().map(Interpreter::state) {
+        None => "-".to_owned(),
+        Some(InterpreterState::Active) => percent(process.python_samples, process.samples),
+        Some(state) => interpreter_state_name(state).to_owned(),
+    }
+}
+
+fn write_unwatched(out: &mut impl Write, processes: &[Process]) -> Result<(), CliError> {
+    let is_left_out = |process: &&Process| process.watch_state() == WatchState::NotWatched;
+    for (index, process) in processes.iter().filter(is_left_out).enumerate() {
+        let gap = if index == 0 { "\n" } else { "" };
+        let name = printable(&process.name, MAX_LIMITATION_BYTES);
+        let reason = printable(&process.watch_reason, MAX_LIMITATION_BYTES);
+        writeln!(out, "{gap}{} {name} is not watched: {reason}", process.pid)?;
+    }
+    Ok(())
+}
+
+/// The interpreters, and where each was found.
+fn write_interpreters(out: &mut impl Write, processes: &[Process]) -> Result<(), CliError> {
+    let mut found: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for interpreter in processes.iter().filter_map(|process| process.interpreter.as_ref()) {
+        let free_threaded = if interpreter.free_threaded { "t" } else { "" };
+        let version = format!("{}{free_threaded}", interpreter.version);
+        *found.entry((version, &interpreter.object)).or_default() += 1;
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nInterpreters, each found as the object that defines {FOUND_BY}:")?;
+    for ((version, object), processes) in found.iter().take(MAX_INTERPRETERS) {
+        let (version, object) = (printable(version, MAX_NAME_BYTES), printable(object, MAX_OBJECT_BYTES));
+        let noun = if *processes == 1 { "process" } else { "processes" };
+        writeln!(out, "  Python {version} in {object}: {processes} {noun}")?;
+    }
+    if let Some(more) = found.len().checked_sub(MAX_INTERPRETERS).filter(|more| *more > 0) {
+        writeln!(out, "  and {more} more, in --json")?;
+    }
+    Ok(())
 }
 
 fn write_limitations(out: &mut impl Write, processes: &[Process]) -> Result<(), CliError> {
@@ -120,7 +168,7 @@ fn write_limitations(out: &mut impl Write, processes: &[Process]) -> Result<(), 
     Ok(())
 }
 
-/// What it runs, with the version of its interpreter, and whether that is understood.
+/// What it runs, with the version of its interpreter.
 fn runtime(process: &Process) -> String {
     let name = runtime_name(process.runtime());
     let Some(interpreter) = &process.interpreter else {
@@ -128,11 +176,7 @@ fn runtime(process: &Process) -> String {
     };
     let version = interpreter.version.split('.').take(2).collect::<Vec<_>>().join(".");
     let free_threaded = if interpreter.free_threaded { "t" } else { "" };
-    let state = match interpreter.state() {
-        InterpreterState::Active => "",
-        _ => " (native only)",
-    };
-    format!("{name} {version}{free_threaded}{state}")
+    format!("{name} {version}{free_threaded}")
 }
 
 fn interpreter_state_name(state: InterpreterState) -> &'static str {
