@@ -117,7 +117,10 @@ impl Reloader {
                 reply,
             })
             .await?;
-        self.alerting.dispatcher().set_sinks(&config.sinks);
+        let dispatcher = self.alerting.dispatcher();
+        dispatcher.set_external_url(&config.alerts.external_url);
+        // Before the limits, whose alerts that end by the change are told to those who are to be told from now on.
+        dispatcher.set_sinks(&config.sinks);
         self.alerting.tell(alerting::Command::Configure {
             limits: config.limits_in_force().cloned().collect(),
             settings: config.alerts.clone(),
@@ -183,6 +186,9 @@ impl Changes {
         in_force.sampling.hz = new.sampling.hz;
         in_force.budget = new.budget.clone();
         in_force.log.level = new.log.level;
+        in_force.alerts = new.alerts.clone();
+        in_force.limits = new.limits.clone();
+        in_force.sinks = new.sinks.clone();
         Ok(Self {
             applied: differing_keys(old, &in_force)?,
             needs_restart: differing_keys(&in_force, new)?,
@@ -242,12 +248,14 @@ mod tests {
         new.budget.recover_after = Duration::from_secs(5);
         new.log.level = LogLevel::Debug;
         new.log.format = LogFormat::Json;
+        new.alerts.max_history = std::num::NonZeroU32::MIN;
         new.api.socket = "/elsewhere".into();
         new.state_dir = "/other".into();
         let changes = Changes::between(&old, &new).unwrap();
         assert_eq!(
             changes.applied,
             [
+                "alerts.max_history",
                 "budget.max_memory_bytes",
                 "budget.recover_after",
                 "log.level",
@@ -269,9 +277,33 @@ mod tests {
     }
 
     #[test]
+    fn limits_and_who_is_told_change_at_once() {
+        let old = Config::default();
+        let mut new = old.clone();
+        new.alerts.external_url = "https://profiler.example".to_owned();
+        new.sinks[0].enabled = false;
+        new.limits[0].enabled = false;
+        Arc::make_mut(&mut new.limits[1].limit).hold_for += Duration::from_secs(1);
+        // One is removed, and there is one that was not there.
+        Arc::make_mut(&mut new.limits[2].limit).name = "own".to_owned();
+        let limit = |index: usize| format!("limits.{}", old.limits[index].limit.name);
+        let changes = Changes::between(&old, &new).unwrap();
+        let mut expected = vec![
+            "alerts.external_url".to_owned(),
+            "limits.own".to_owned(),
+            "sinks.journal".to_owned(),
+        ];
+        expected.extend((0..3).map(limit));
+        expected.sort();
+        assert_eq!((changes.applied, changes.needs_restart), (expected, Vec::new()));
+        assert_eq!(changes.in_force, new);
+    }
+
+    #[test]
     fn the_same_configuration_changes_nothing() {
         let config = Config::default();
         let changes = Changes::between(&config, &config).unwrap();
         assert_eq!((changes.applied, changes.needs_restart), (Vec::new(), Vec::new()));
+        assert_eq!(changes.in_force, config);
     }
 }

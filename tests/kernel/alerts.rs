@@ -1,6 +1,8 @@
 //! Alerts, from the reading of a service to the command that is told: whose limit it is, which function began to burn, and
 //! that each alert begins once and ends once, whatever the load and the daemon do.
 
+mod reloads;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -85,6 +85,8 @@ pub enum TestError {
 #[derive(Debug)]
 struct Worker {
     sink: Sink,
+    /// Where people reach what this daemon shows, as this sink is told.
+    external_url: String,
     target: Arc<Target>,
     mailbox: Arc<Mailbox>,
     task: AbortHandle,
@@ -93,7 +95,7 @@ struct Worker {
 /// Tells sinks of alerts. Dropping it ends all attempts; what was not delivered stays in the outbox.
 #[derive(Debug)]
 pub struct Dispatcher {
-    settings: Settings,
+    settings: Mutex<Settings>,
     outbox: SharedOutbox,
     next_id: AtomicU64,
     workers: Mutex<BTreeMap<String, Worker>>,
@@ -115,7 +117,7 @@ impl Dispatcher {
             .name("sinks".to_owned())
             .spawn(move || turn(runtime, stopped))?;
         let dispatcher = Self {
-            settings,
+            settings: Mutex::new(settings),
             outbox: Arc::new(Mutex::new(outbox)),
             next_id: AtomicU64::new(0),
             workers: Mutex::new(BTreeMap::new()),
@@ -164,16 +166,26 @@ impl Dispatcher {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells these sinks from now on. One that changed goes on with what it has not told; what is waiting for one that is no
-    /// more is given up.
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where people reach what this daemon shows, for the sinks that are set from now on; empty for nowhere.
+    pub fn set_external_url(&self, external_url: &str) {
+        external_url.clone_into(&mut self.settings().external_url);
+    }
+
+    /// Tells these sinks from now on. One that changed goes on with what it has not told, and counts anew; what is waiting for
+    /// one that is no more is given up, and said in the log.
     pub fn set_sinks(&self, sinks: &[Sink]) {
+        let settings = self.settings().clone();
         let mut workers = self.workers();
         let mut old = std::mem::take(&mut *workers);
         for sink in sinks.iter().filter(|sink| sink.enabled) {
             let worker = match old.remove(&sink.name) {
-                Some(worker) if worker.sink == *sink => worker,
+                Some(worker) if worker.sink == *sink && worker.external_url == settings.external_url => worker,
                 before => {
-                    let worker = self.worker(sink);
+                    let worker = self.worker(sink, &settings);
                     if let Some(before) = before {
                         before.task.abort();
                         for entry in before.mailbox.entries() {
@@ -185,20 +197,27 @@ impl Dispatcher {
             };
             workers.insert(sink.name.clone(), worker);
         }
-        for worker in old.into_values() {
+        for (sink, worker) in old {
             worker.task.abort();
             let ids: Vec<_> = worker.mailbox.entries().iter().map(|entry| entry.id.0).collect();
+            if !ids.is_empty() {
+                tracing::warn!(
+                    sink,
+                    count = ids.len(),
+                    "notifications are given up: their sink is no more"
+                );
+            }
             self.forget(&ids);
         }
     }
 
-    fn worker(&self, sink: &Sink) -> Worker {
-        let target = Arc::new(Target::of(sink, &self.settings));
+    fn worker(&self, sink: &Sink, settings: &Settings) -> Worker {
+        let target = Arc::new(Target::of(sink, settings));
         let keeps = target.keeps();
         let outbox = Arc::clone(&self.outbox);
         let kind = sink.target.kind();
-        let mailbox = Arc::new(Mailbox::new(&sink.name, kind, keeps, self.settings.capacity, outbox));
-        let (own_mailbox, own_target, pace) = (Arc::clone(&mailbox), Arc::clone(&target), self.settings.pace);
+        let mailbox = Arc::new(Mailbox::new(&sink.name, kind, keeps, settings.capacity, outbox));
+        let (own_mailbox, own_target, pace) = (Arc::clone(&mailbox), Arc::clone(&target), settings.pace);
         let task = match keeps {
             Keeps::Each => self.runtime.spawn(in_order(own_mailbox, own_target, pace)),
             Keeps::Newest => self.runtime.spawn(over_and_over(own_mailbox, own_target, pace)),
@@ -213,6 +232,7 @@ impl Dispatcher {
         });
         Worker {
             sink: sink.clone(),
+            external_url: settings.external_url.clone(),
             target,
             mailbox,
             task: abort,
@@ -244,7 +264,7 @@ impl Dispatcher {
     pub async fn test(&self, name: &str) -> Result<(), TestError> {
         let target = self.workers().get(name).map(|worker| Arc::clone(&worker.target));
         let target = target.ok_or_else(|| TestError::Unknown { name: name.to_owned() })?;
-        let notification = Notification::test(&self.settings.host, name, SystemTime::now());
+        let notification = Notification::test(&self.settings().host, name, SystemTime::now());
         Ok(target.deliver(&[Arc::new(notification)]).await?)
     }
 

@@ -148,3 +148,25 @@ fn what_has_no_room_is_counted() {
     assert!(status.queued <= 4, "{status:?}");
     assert_eq!(status.queued as u64 + status.counts.dropped, 40, "{status:?}");
 }
+
+#[test]
+fn a_sink_says_where_people_reach_us_now() {
+    let folder = tempdir().unwrap();
+    let receiver = Receiver::start();
+    let sinks = [webhook("ops", &receiver.url())];
+    let dispatcher = start(folder.path(), &sinks);
+    dispatcher.notify(&notification("a", Status::Firing), &names(&["ops"]));
+    assert_eq!(
+        receiver.wait_for(1)[0].json()["externalURL"],
+        "https://profiler.example"
+    );
+    wait_until("success", || status(&dispatcher, "ops").queued == 0);
+    // Not even the same sink goes on by the old address.
+    dispatcher.set_external_url("https://elsewhere.example");
+    dispatcher.set_sinks(&sinks);
+    dispatcher.notify(&notification("b", Status::Firing), &names(&["ops"]));
+    assert_eq!(
+        receiver.wait_for(2)[1].json()["externalURL"],
+        "https://elsewhere.example"
+    );
+}
