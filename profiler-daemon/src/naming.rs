@@ -1,5 +1,7 @@
 //! The thread that names windows and stores them.
 
+mod caches;
+
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
@@ -12,6 +14,7 @@ use std::{
 
 use profiler_profile::Frame;
 
+use self::caches::Caches;
 use crate::{
     api::SharedStore,
     engine::Naming,
@@ -44,11 +47,10 @@ impl Namer {
     /// Names windows until nobody sends any more, or until it is told to stop: what is in memory only is worth nothing then.
     /// `proc_root` is where procfs is mounted.
     pub fn run(self, proc_root: &Path, windows: &Receiver<Naming>) {
-        let mut symbols = Symbols::new(&self.settings, proc_root).until(&self.stop);
-        let mut has_small_caches = false;
+        let mut caches = Caches::new(&self.settings, proc_root, &self.stop);
         let mut told = Told::default();
         self.health.report(Part::Symbols, PartState::Active);
-        self.tell(&symbols, &mut told);
+        self.tell(caches.symbols(&self.health.budget), &mut told);
         while let Ok(Naming {
             window,
             faults,
@@ -56,40 +58,25 @@ impl Namer {
         }) = windows.recv()
             && !self.stop.load(Ordering::Acquire)
         {
-            if self.health.budget.wants_small_caches() != has_small_caches {
-                has_small_caches = !has_small_caches;
-                // The old ones go before the new ones come.
-                drop(symbols);
-                crate::kernel::give_back_memory();
-                symbols = Symbols::new(&self.settings(has_small_caches), proc_root).until(&self.stop);
-            }
+            let symbols = caches.symbols(&self.health.budget);
             let profile = symbols.name(&window);
             // Cut short: what it lacks says nothing about the objects.
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            self.tell(&symbols, &mut told);
+            self.tell(symbols, &mut told);
             self.store
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(profile, processes::uptime());
             if let Some(faults) = faults {
-                self.memory.window(name_faults(&mut symbols, faults));
+                self.memory.window(name_faults(symbols, faults));
             }
             for reply in waiting {
                 if reply.send(Ok(())).is_err() {
                     tracing::trace!("nobody waits for the window any more");
                 }
             }
-        }
-    }
-
-    /// The settings; with caches of a quarter of the size if they are to be small.
-    fn settings(&self, has_small_caches: bool) -> profiler_config::Symbols {
-        let cache_bytes = self.settings.cache_bytes / if has_small_caches { 4 } else { 1 };
-        profiler_config::Symbols {
-            cache_bytes,
-            ..self.settings.clone()
         }
     }
 

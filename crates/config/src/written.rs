@@ -100,7 +100,7 @@ pub(crate) struct Walker {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Budget {
     max_cpu_percent: Option<Integer<1, 100>>,
-    max_memory_bytes: Option<Size<{ 32 * MIB }, { 64 * GIB }>>,
+    max_memory_bytes: Option<Size<{ 8 * MIB }, { 64 * GIB }>>,
     max_kernel_bytes: Option<Size<{ 8 * MIB }, { 4 * GIB }>>,
     averaged_over: Option<Period<SECOND, MINUTE>>,
     recover_after: Option<Period<SECOND, { 10 * MINUTE }>>,

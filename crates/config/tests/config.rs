@@ -208,6 +208,11 @@ fn mistakes_are_named_with_their_line() {
         &["from \"2MiB\" to \"128MiB\""],
     );
     check_mistake(
+        "[budget]\nmax_memory_bytes = \"7MiB\"\n",
+        "a.toml:2",
+        &["from \"8MiB\" to \"64GiB\""],
+    );
+    check_mistake(
         "[api]\nsocket = \"run/x\"\n",
         "a.toml:2",
         &["run/x", "absolute path", "107"],

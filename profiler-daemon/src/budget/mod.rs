@@ -154,6 +154,11 @@ impl Board {
         Duration::from_nanos(self.asked_for_ns.load(Ordering::Relaxed))
     }
 
+    /// Has caches be small from now on, or of their configured size.
+    pub(crate) fn set_small_caches(&self, are_small: bool) {
+        self.small_caches.store(are_small, Ordering::Relaxed);
+    }
+
     /// Whether caches are to be small.
     pub fn wants_small_caches(&self) -> bool {
         self.small_caches.load(Ordering::Relaxed)
@@ -263,7 +268,7 @@ impl Keeper {
 
     fn note_caches(&self, step: Step, is_shed: bool) {
         if step == Step::DropCaches {
-            self.health.budget.small_caches.store(is_shed, Ordering::Relaxed);
+            self.health.budget.set_small_caches(is_shed);
         }
     }
 }

@@ -15,7 +15,7 @@ mod object_names;
 mod perf_maps;
 mod python_names;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window_names;
 
 pub use kernel_names::KernelNamesError;

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-const SETTINGS: profiler_config::Symbols = profiler_config::Symbols {
+pub(crate) const SETTINGS: profiler_config::Symbols = profiler_config::Symbols {
     cache_bytes: 32 << 20,
     max_debug_info_bytes: 512 << 20,
 };
@@ -51,7 +51,7 @@ fn object(path: &Path, name: &str) -> Arc<CodeObject> {
 
 /// The object mapped at an address of this process, and the address in its own terms. Both the program and shared
 /// libraries are linked to zero, where their first byte is mapped.
-fn own_location(runtime_address: usize) -> Location {
+pub(crate) fn own_location(runtime_address: usize) -> Location {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let mut base = (String::new(), 0);
     for line in maps.lines() {
@@ -141,7 +141,7 @@ fn only_stack(profile: &Profile) -> Vec<(FrameKind, String, String)> {
     frames.collect()
 }
 
-fn named(symbols: &mut Symbols, user: &[Location]) -> Vec<(FrameKind, String, String)> {
+pub(crate) fn named(symbols: &mut Symbols, user: &[Location]) -> Vec<(FrameKind, String, String)> {
     only_stack(&symbols.name(&window(&[(&[], user, 1)], &[(StopReason::Root, 1)])))
 }
 
