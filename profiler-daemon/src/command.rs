@@ -249,6 +249,16 @@ pub struct EngineStatus {
     pub faults_lost: BTreeMap<String, u64>,
 }
 
+impl EngineStatus {
+    /// Samples a second on each CPU as they are taken now; 0 if nothing is sampled.
+    pub fn effective_hz(&self) -> f64 {
+        match self.period.as_secs_f64() {
+            period if period > 0.0 => period.recip(),
+            _ => 0.0,
+        }
+    }
+}
+
 /// Why a command was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {

@@ -2,7 +2,9 @@
 //! all of it comes back.
 
 use std::{
-    fs, thread,
+    fs,
+    net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +14,12 @@ use profiler_tests::{
 };
 use serde_json::Value;
 
-use crate::{SAMPLES_WITHIN, failed_parts, host, profile::Profile, start, wait_until_watched};
+use crate::{
+    SAMPLES_WITHIN, failed_parts, host,
+    profile::Profile,
+    prometheus::{free_port, scrape, served_at},
+    start, wait_until_watched,
+};
 
 /// A multiple of half of it, so that one answer can span both.
 const HZ: u32 = 1_000;
@@ -36,6 +43,9 @@ fn config(hz: u32, caps: &str) -> String {
 fn over_its_cpu_cap_it_samples_less_and_weighs_what_it_samples() {
     let Some(host) = host() else { return };
     let program = host.rust("deep");
+    let listen = free_port();
+    let served = served_at(&host, listen);
+    let config = |hz: u32, caps: &str| format!("{}{served}", config(hz, caps));
     let daemon = host.daemon(&config(HZ, "max_cpu_percent = 1"));
     // Deep stacks on each CPU: far more than the cap at this rate.
     let busy: Vec<Running> = (0..thread::available_parallelism().unwrap().get())
@@ -57,6 +67,12 @@ fn over_its_cpu_cap_it_samples_less_and_weighs_what_it_samples() {
     assert_eq!(status["sampling"]["sample_hz"], HZ, "what is configured stays");
     let shown = daemon.cli(&["status"]).stdout;
     assert!(shown.contains(&format!("of {HZ} configured samples/s")), "{shown}");
+    let metrics = Metrics::read(listen);
+    assert_eq!(metrics.of("profiler_budget_state{state=\"within\"}"), 0.0);
+    assert!(metrics.of("profiler_budget_sheddings_total") > 0.0);
+    assert_eq!(metrics.of("profiler_budget_cpu_cap_ratio"), 0.01);
+    assert_eq!(metrics.of("profiler_sampling_configured_hertz"), f64::from(HZ));
+    assert!(metrics.of("profiler_sampling_effective_hertz") <= f64::from(HZ / 2) + 1.0);
     wait_until_used(pid, Duration::from_secs(2));
     assert_weighted(&first, &look(&daemon, pid));
 
@@ -66,6 +82,10 @@ fn over_its_cpu_cap_it_samples_less_and_weighs_what_it_samples() {
         status["budget"]["shed"] == Value::Array(Vec::new()) && (effective_hz(status) - f64::from(HZ)).abs() < 1.0
     });
     assert!(status["budget"]["recoveries"].as_u64() > Some(0), "{status}");
+    let metrics = Metrics::read(listen);
+    assert_eq!(metrics.of("profiler_budget_state{state=\"within\"}"), 1.0);
+    assert!(metrics.of("profiler_budget_recoveries_total") > 0.0);
+    assert!((metrics.of("profiler_sampling_effective_hertz") - f64::from(HZ)).abs() < 1.0);
     daemon.reload(&config(HZ / 2, "max_cpu_percent = 100"));
     wait_for("another rate", SHEDS_WITHIN, || {
         let status = daemon.status();
@@ -157,6 +177,30 @@ fn ask_for(host: &Host, daemon: &Daemon, pid: u32) -> Running {
         .args(["flamegraph", "--pid", &pid, "--duration", "10m", "-o"])
         .arg(svg);
     Running::start_silent(&mut stream)
+}
+
+/// What a scrape says.
+struct Metrics(String);
+
+impl Metrics {
+    /// Whatever is told of the sampling loop is left out where that does not answer in time.
+    fn read(address: SocketAddr) -> Self {
+        let text = wait_for("a scrape with the sampling loop", SHEDS_WITHIN, || {
+            scrape(address).filter(|text| text.contains("profiler_sampling_effective_hertz "))
+        });
+        Self(text)
+    }
+
+    /// The value of a series.
+    #[track_caller]
+    fn of(&self, series: &str) -> f64 {
+        let value = self
+            .0
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no {series} in {}", self.0));
+        value.parse().unwrap()
+    }
 }
 
 fn effective_hz(status: &Value) -> f64 {

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::{host, skip};
 
 const TOKEN: &str = "of-the-tests-0123456789";
+const TOKEN_FILE: &str = "token";
 /// How long Prometheus may take to start, to scrape and to evaluate, on two CPUs that others use as well.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(120);
 /// How long an answer may take.
@@ -33,20 +34,16 @@ fn prometheus_scrapes_with_the_token_and_rules_hold() {
         (Err(reason), _) | (_, Err(reason)) => return skip(&reason),
     };
     let (ours, theirs) = (free_port(), free_port());
-    let token = host.path("token");
-    fs::write(&token, format!("{TOKEN}\n")).unwrap();
-    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-    let config = format!("[tcp]\nlisten = \"{ours}\"\ntoken_file = \"{}\"\n", token.display());
-    let daemon = host.daemon(&config);
-    let page = |authorization: &str| get(ours, "/metrics", authorization);
-    assert!(page("").expect("an answer").starts_with("HTTP/1.1 401"));
+    let daemon = host.daemon(&served_at(&host, ours));
+    let unasked = wait_for("the port", SCRAPED_WITHIN, || get(ours, "/metrics", ""));
+    assert!(unasked.starts_with("HTTP/1.1 401"), "{unasked}");
     let text = wait_for("readings", SCRAPED_WITHIN, || {
-        let text = page(&format!("Authorization: Bearer {TOKEN}\r\n"))?;
+        let text = scrape(ours)?;
         text.contains("profiler_host_cpu_busy_ratio").then_some(text)
     });
-    judged_fit(&promtool, text.split_once("\r\n\r\n").expect("a body").1);
+    judged_fit(&promtool, &text);
 
-    let _prometheus = start(&host, &server, ours, theirs, &token);
+    let _prometheus = start(&host, &server, ours, theirs);
     let value = |query: &str| -> Option<String> {
         let query = query.replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
         let answer = get(theirs, &format!("/api/v1/query?query={query}"), "")?;
@@ -75,8 +72,24 @@ pub(crate) fn free_port() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
+/// The section of a configuration that has the daemon serve at an address, to who shows the token. That is put into a file here.
+pub(crate) fn served_at(host: &Host, listen: SocketAddr) -> String {
+    let token = host.path(TOKEN_FILE);
+    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    format!("[tcp]\nlisten = \"{listen}\"\ntoken_file = {token:?}\n")
+}
+
+/// What the daemon says there of readings and of itself; nothing if nobody answers.
+pub(crate) fn scrape(address: SocketAddr) -> Option<String> {
+    let answer = get(address, "/metrics", &format!("Authorization: Bearer {TOKEN}\r\n"))?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    Some(body.to_owned())
+}
+
 /// Prometheus on `listen`, scraping the daemon, with our rules and one that counts CPUs.
-fn start(host: &Host, program: &Path, daemon: SocketAddr, listen: SocketAddr, token: &Path) -> Running {
+fn start(host: &Host, program: &Path, daemon: SocketAddr, listen: SocketAddr) -> Running {
     let rules = host.path("rules.yml");
     let recording = "groups: [{name: test, rules: [{record: \"test:cpus:count\", expr: \"count(profiler_core_cpu_busy_ratio)\"}]}]\n";
     fs::write(&rules, recording).unwrap();
@@ -91,7 +104,7 @@ fn start(host: &Host, program: &Path, daemon: SocketAddr, listen: SocketAddr, to
            static_configs: [{{targets: [\"{daemon}\"]}}]\n",
         rules.display(),
         shipped.display(),
-        token.display()
+        host.path(TOKEN_FILE).display()
     );
     fs::write(&config, text).unwrap();
     let mut command = Command::new(program);

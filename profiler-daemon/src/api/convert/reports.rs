@@ -43,10 +43,7 @@ pub(in crate::api) fn sampling(status: &EngineStatus) -> v1::SamplingStatus {
     };
     v1::SamplingStatus {
         sample_hz: status.sample_hz,
-        effective_hz: match status.period.as_secs_f64() {
-            period if period > 0.0 => period.recip(),
-            _ => 0.0,
-        },
+        effective_hz: status.effective_hz(),
         walker_loop: status.walker_loop.clone(),
         expected_runs: status.expected_runs,
         runs: status.runs,

@@ -10,7 +10,16 @@ use std::{
 use profiler_readings::{Kind, Metric, Scope, Source, Subject};
 use profiler_store::{Latest, SeriesStatus};
 
-use crate::{alerting::LimitInForce, command::EngineStatus, health::OwnCost, readings::Tally};
+use crate::{
+    alerting::LimitInForce,
+    budget::{
+        Report,
+        policy::{Caps, State},
+    },
+    command::EngineStatus,
+    health::OwnCost,
+    readings::Tally,
+};
 
 /// What the text is.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,6 +35,7 @@ pub(super) struct Own<'a> {
     pub(super) engine: Option<EngineStatus>,
     pub(super) limits: Option<Vec<LimitInForce>>,
     pub(super) cost: Option<OwnCost>,
+    pub(super) budget: Report,
     pub(super) series: SeriesStatus,
     pub(super) tally: Tally,
     pub(super) left_out: Vec<(Source, u64)>,
@@ -120,11 +130,14 @@ fn line(out: &mut String, name: &str, labels: &str, value: f64) {
     let _ignored = writeln!(out, "{PREFIX}{name}{braces} {value}");
 }
 
+/// A metric with one series.
+fn single(out: &mut String, name: &str, kind: Kind, help: &str, value: f64) {
+    head(out, name, kind, help);
+    line(out, name, "", value);
+}
+
 fn write_own(out: &mut String, own: &Own<'_>) {
-    let mut one = |name: &str, kind, help: &str, value: f64| {
-        head(out, name, kind, help);
-        line(out, name, "", value);
-    };
+    let mut one = |name: &str, kind, help: &str, value: f64| single(out, name, kind, help, value);
     if let Some(cost) = &own.cost {
         let memory = cost.resident_anon_bytes.saturating_add(cost.resident_shmem_bytes);
         let cpu = "CPU time of the profiler itself, without its programs in the kernel";
@@ -165,12 +178,58 @@ fn write_own(out: &mut String, own: &Own<'_>) {
     }
     head(out, "build_info", Kind::Gauge, "The version that runs; always 1");
     line(out, "build_info", &label("version", own.version), 1.0);
+    if let Some(caps) = own.budget.caps {
+        write_budget(out, &own.budget, caps);
+    }
     if let Some(limits) = &own.limits {
         write_alerts(out, limits);
     }
     if let Some(engine) = &own.engine {
         write_engine(out, engine);
     }
+}
+
+/// What the profiler costs next to its caps, and what it gave up to keep within them.
+fn write_budget(out: &mut String, report: &Report, caps: Caps) {
+    let help = "Whether the profiler keeps within its caps, 1 for the state that it is in";
+    head(out, "budget_state", Kind::Gauge, help);
+    for (name, state) in [
+        ("within", State::Within),
+        ("shedding", State::Shedding),
+        ("exhausted", State::Exhausted),
+    ] {
+        let is_so = f64::from(u8::from(report.state == state));
+        line(out, "budget_state", &label("state", name), is_so);
+    }
+    let help = "Times that the profiler gave something up to keep within its caps";
+    let count = report.sheddings as f64;
+    single(out, "budget_sheddings_total", Kind::Counter, help, count);
+    let help = "Times that the profiler took back something that it had given up";
+    let count = report.recoveries as f64;
+    single(out, "budget_recoveries_total", Kind::Counter, help, count);
+    let help = "CPU of the profiler and its programs in the kernel, as a share of the host, averaged over seconds";
+    single(out, "budget_cpu_ratio", Kind::Gauge, help, report.cpu_share);
+    let help = "The cap on profiler_budget_cpu_ratio";
+    single(out, "budget_cpu_cap_ratio", Kind::Gauge, help, caps.cpu_share);
+    let help = "The cap on profiler_daemon_memory_bytes";
+    let bytes = caps.memory_bytes as f64;
+    single(out, "budget_memory_cap_bytes", Kind::Gauge, help, bytes);
+    let help = "The cap on profiler_kernel_memory_bytes";
+    let bytes = caps.kernel_bytes as f64;
+    single(out, "budget_kernel_memory_cap_bytes", Kind::Gauge, help, bytes);
+    let help = "Memory of the profiler's maps and programs in the kernel";
+    let bytes = report.kernel.bytes as f64;
+    single(out, "kernel_memory_bytes", Kind::Gauge, help, bytes);
+    // Each is a counter by itself: which of them is told depends on a setting of the kernel that may change.
+    let source = match report.kernel.from_bpf_statistics {
+        true => "bpf_statistics",
+        false => "own_clock",
+    };
+    let help = "Time in the profiler's programs in the kernel, by who measured it: \
+                the kernel (all programs), or the sampling program itself";
+    head(out, "kernel_cpu_seconds_total", Kind::Counter, help);
+    let seconds = report.kernel.time.as_secs_f64();
+    line(out, "kernel_cpu_seconds_total", &label("source", source), seconds);
 }
 
 /// How many alerts each limit has; none is told as 0, so that a rule need not tell apart what is missing.
@@ -198,6 +257,12 @@ fn write_engine(out: &mut String, engine: &EngineStatus) {
         "Processes whose stacks are sampled",
     );
     line(out, "watched_processes", "", watched);
+    let help = "Samples a second on each CPU as configured";
+    let hertz = f64::from(engine.sample_hz);
+    single(out, "sampling_configured_hertz", Kind::Gauge, help, hertz);
+    let help = "Samples a second on each CPU now: fewer than configured while the profiler keeps within its caps";
+    let hertz = engine.effective_hz();
+    single(out, "sampling_effective_hertz", Kind::Gauge, help, hertz);
     let help = "Runs of the sampling program by what became of them";
     head(out, "sampling_runs_total", Kind::Counter, help);
     for (outcome, count) in &engine.run_outcomes {
@@ -222,6 +287,7 @@ mod tests {
     use profiler_store::{Owner, SeriesLimits, SeriesStore};
 
     use super::*;
+    use crate::kernel::KernelCost;
 
     fn latest(metric: Metric, subject: Subject, value: f64) -> Latest {
         let owner = matches!(subject, Subject::Process { .. }).then(|| Owner {
@@ -268,6 +334,8 @@ mod tests {
         let engine = EngineStatus {
             run_outcomes: [("delivered".to_owned(), 5)].into(),
             lost: [("ring_full".to_owned(), 3)].into(),
+            sample_hz: 100,
+            period: Duration::from_millis(40),
             ..EngineStatus::default()
         };
         let own = Own {
@@ -279,6 +347,24 @@ mod tests {
                 firing: 2,
             }]),
             cost: Some(OwnCost::default()),
+            budget: Report {
+                state: State::Shedding,
+                sheddings: 3,
+                recoveries: 1,
+                cpu_share: 0.04,
+                caps: Some(Caps {
+                    cpu_share: 0.02,
+                    memory_bytes: 160 << 20,
+                    kernel_bytes: 96 << 20,
+                }),
+                kernel: KernelCost {
+                    time: Duration::from_millis(1500),
+                    from_bpf_statistics: true,
+                    bytes: 1 << 20,
+                    ..KernelCost::default()
+                },
+                ..Report::default()
+            },
             series: store.status(),
             tally: Tally::default(),
             left_out: vec![(Source::Processes, 4)],
@@ -314,6 +400,29 @@ mod tests {
             names.iter().filter(|name| **name != "#").count(),
             "no series twice"
         );
+    }
+
+    #[test]
+    fn what_it_costs_is_told_beside_the_caps_and_what_was_given_up() {
+        let text = all();
+        for line in [
+            "profiler_budget_state{state=\"within\"} 0",
+            "profiler_budget_state{state=\"shedding\"} 1",
+            "profiler_budget_state{state=\"exhausted\"} 0",
+            "# TYPE profiler_budget_sheddings_total counter",
+            "profiler_budget_sheddings_total 3",
+            "profiler_budget_recoveries_total 1",
+            "profiler_budget_cpu_ratio 0.04",
+            "profiler_budget_cpu_cap_ratio 0.02",
+            "profiler_budget_memory_cap_bytes 167772160",
+            "profiler_budget_kernel_memory_cap_bytes 100663296",
+            "profiler_kernel_memory_bytes 1048576",
+            "profiler_kernel_cpu_seconds_total{source=\"bpf_statistics\"} 1.5",
+            "profiler_sampling_configured_hertz 100",
+            "profiler_sampling_effective_hertz 25",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
     }
 
     /// Debian's package `prometheus` has promtool. Without it there is nothing to judge by, and that is said.

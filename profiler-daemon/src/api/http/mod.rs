@@ -304,6 +304,7 @@ async fn text(context: &Context) -> String {
         engine: engine.ok().and_then(Result::ok),
         limits: limits.ok().and_then(Result::ok),
         cost: OwnCost::read(&context.identity.proc_root).ok(),
+        budget: context.health.budget.report(),
         series: context.readings.series().status(),
         tally: context.readings.tally(),
         left_out: context.readings.left_out(),
