@@ -143,7 +143,7 @@ pub async fn run(
         health: Arc::clone(&health),
         manager,
     };
-    let reports = manager.report(health.subscribe());
+    let reports = manager.report(health.subscribe(), health.budget.subscribe());
     let context = api::Context::new(
         identity,
         engine.clone(),

@@ -5,7 +5,10 @@ use std::{convert::Infallible, time::Duration};
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 
-use crate::health::{PartState, Parts};
+use crate::{
+    budget::{Strain, policy::State},
+    health::{PartState, Parts},
+};
 
 /// Longest text for the service manager.
 const MAX_STATUS_BYTES: usize = 512;
@@ -48,12 +51,16 @@ impl ServiceManager {
         send(NotifyState::Status(&profiler_profile::visible(text, MAX_STATUS_BYTES)));
     }
 
-    /// Says what the parts are doing whenever that changes, for ever.
-    pub async fn report(self, mut parts: watch::Receiver<Parts>) -> Infallible {
+    /// Says what the parts are doing, and what is given up, whenever that changes, for ever.
+    pub async fn report(self, mut parts: watch::Receiver<Parts>, mut strain: watch::Receiver<Strain>) -> Infallible {
         loop {
-            let line = status_line(&parts.borrow_and_update());
+            let line = status_line(&parts.borrow_and_update(), &strain.borrow_and_update());
             self.status(&line);
-            if parts.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = parts.changed() => changed,
+                changed = strain.changed() => changed,
+            };
+            if changed.is_err() {
                 // Nobody reports any more; what was said last stays.
                 return std::future::pending().await;
             }
@@ -73,8 +80,8 @@ impl ServiceManager {
     }
 }
 
-/// What the parts are doing, in one line: what does not work comes first.
-pub fn status_line(parts: &Parts) -> String {
+/// What the parts are doing, in one line: what does not work comes first, then what is given up to keep within the budget.
+pub fn status_line(parts: &Parts, strain: &Strain) -> String {
     let mut troubles = Vec::new();
     let mut active = Vec::new();
     for (part, state) in parts {
@@ -88,11 +95,26 @@ pub fn status_line(parts: &Parts) -> String {
             PartState::Failed { reason, .. } => troubles.push(format!("{} failed: {reason}", part.name())),
         }
     }
+    troubles.extend(over_budget(strain));
     if troubles.is_empty() {
         format!("All is well: {}", active.join(", "))
     } else {
         troubles.join("; ")
     }
+}
+
+fn over_budget(strain: &Strain) -> Option<String> {
+    let Strain { state, reason, shed } = strain;
+    let left = match state {
+        State::Within => return None,
+        State::Shedding => "",
+        State::Exhausted => ", and nothing is left to give up",
+    };
+    let shed = match shed.is_empty() {
+        true => "nothing".to_owned(),
+        false => shed.join(", "),
+    };
+    Some(format!("over budget: {reason}; given up: {shed}{left}"))
 }
 
 fn send(state: NotifyState<'_>) {
@@ -153,12 +175,36 @@ mod tests {
     fn what_does_not_work_is_what_is_said() {
         use crate::health::Part;
         let mut parts = vec![(Part::Sampling, PartState::Active), (Part::Api, PartState::Active)];
-        assert_eq!(status_line(&parts), "All is well: sampling, api");
+        let within = Strain::default();
+        assert_eq!(status_line(&parts, &within), "All is well: sampling, api");
         parts[0].1 = PartState::Failed {
             reason: "its thread panicked".to_owned(),
             remedy: "Restart it.".to_owned(),
         };
-        assert_eq!(status_line(&parts), "sampling failed: its thread panicked");
+        assert_eq!(status_line(&parts, &within), "sampling failed: its thread panicked");
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_well() {
+        use crate::health::Part;
+        let mut parts = vec![(Part::Sampling, PartState::Active)];
+        let mut strain = Strain {
+            state: State::Shedding,
+            reason: "CPU at 3.00 % of the host, cap 2.00 %".to_owned(),
+            shed: vec!["sampling rate divided by 2".to_owned(), "more".to_owned()],
+        };
+        let said = "over budget: CPU at 3.00 % of the host, cap 2.00 %; given up: sampling rate divided by 2, more";
+        assert_eq!(status_line(&parts, &strain), said);
+        strain.state = State::Exhausted;
+        let left = format!("{said}, and nothing is left to give up");
+        assert_eq!(status_line(&parts, &strain), left);
+        // What does not work at all comes first.
+        parts[0].1 = PartState::Failed {
+            reason: "its thread panicked".to_owned(),
+            remedy: String::new(),
+        };
+        let both = format!("sampling failed: its thread panicked; {left}");
+        assert_eq!(status_line(&parts, &strain), both);
     }
 
     #[test]

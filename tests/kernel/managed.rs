@@ -89,10 +89,14 @@ impl Managed {
 
     /// Waits for a line of the protocol, and returns all until then.
     fn wait_told(&self, prefix: &str) -> Vec<String> {
+        self.wait_told_any(prefix, |line| line.starts_with(prefix))
+    }
+
+    fn wait_told_any(&self, what: &str, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
         let mut seen = Vec::new();
-        wait_for(prefix, SOON, || {
+        wait_for(what, SOON, || {
             seen.extend(self.told());
-            seen.iter().any(|line| line.starts_with(prefix)).then_some(())
+            seen.iter().any(|line| is_meant(line)).then_some(())
         });
         seen
     }
@@ -194,6 +198,28 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     send_signal(daemon.child.id(), Signal::TERM);
     wait_for("end", SOON, || daemon.child.try_wait().unwrap());
     assert!(daemon.socket.exists(), "the socket belongs to the service manager");
+}
+
+#[test]
+fn what_is_given_up_to_keep_within_the_budget_is_told() {
+    const PACE: &str = "averaged_over = \"1s\"\nrecover_after = \"1s\"\nmax_cpu_percent = 100\n";
+    // No daemon takes so little memory.
+    let Some((_folder, daemon)) = managed(&format!("[budget]\n{PACE}max_memory_bytes = \"8MiB\"\n")) else {
+        return;
+    };
+    // It is started by who connects.
+    assert_eq!(daemon.part("configuration").0, "active");
+    daemon.wait_told_any("word of the memory", |line| {
+        line.starts_with("STATUS=")
+            && line.contains("over budget: memory at")
+            && line.contains("given up: cached symbols dropped")
+    });
+    let told = daemon.reload(&format!("[budget]\n{PACE}max_memory_bytes = \"4GiB\"\n"));
+    let is_end = |line: &str| line.starts_with("STATUS=") && !line.contains("over budget");
+    // On a busy machine all may be taken back before the reload is told to be over.
+    if !told.iter().any(|line| is_end(line)) {
+        daemon.wait_told_any("word of the end", is_end);
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::watch;
 
 use self::policy::{Caps, Change, Policy, Reading, Settings, State, Step};
 use crate::{
@@ -69,6 +70,17 @@ pub struct Report {
     pub kernel: KernelCost,
 }
 
+/// What is given up, for those who hear of it when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// Whether anything is.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+    /// What.
+    pub shed: Vec<String>,
+}
+
 impl From<&profiler_config::Config> for Settings {
     fn from(config: &profiler_config::Config) -> Self {
         let budget = &config.budget;
@@ -113,6 +125,7 @@ impl Default for Restraint {
 #[derive(Debug, Default)]
 pub struct Board {
     report: Mutex<Report>,
+    strain: watch::Sender<Strain>,
     changed: Mutex<Option<Settings>>,
     small_caches: AtomicBool,
     discovered: AtomicU32,
@@ -125,8 +138,24 @@ impl Board {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is given up, now and whenever that changes. Costs that only vary are no news.
+    pub fn subscribe(&self) -> watch::Receiver<Strain> {
+        self.strain.subscribe()
+    }
+
     /// Puts another report.
     pub fn put(&self, report: Report) {
+        self.strain.send_if_modified(|told| {
+            let is_news = (told.state, &told.shed) != (report.state, &report.shed);
+            if is_news {
+                *told = Strain {
+                    state: report.state,
+                    reason: report.reason.clone(),
+                    shed: report.shed.clone(),
+                };
+            }
+            is_news
+        });
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
@@ -290,5 +319,38 @@ fn restraint(policy: &Policy, told: &Restraint) -> Restraint {
         drops_idle_rows: policy.has_taken(Step::DropIdleRows),
         max_discovered,
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_up_is_news_and_costs_that_only_vary_are_none() {
+        let board = Board::default();
+        let mut strain = board.subscribe();
+        let mut report = Report {
+            cpu_share: 0.01,
+            ..Report::default()
+        };
+        board.put(report.clone());
+        assert!(!strain.has_changed().unwrap());
+        report.state = State::Shedding;
+        report.shed = vec!["half of it".to_owned()];
+        report.reason = "too much".to_owned();
+        board.put(report.clone());
+        assert!(strain.has_changed().unwrap());
+        assert_eq!(strain.borrow_and_update().reason, "too much");
+        report.cpu_share = 0.02;
+        report.reason = "still too much".to_owned();
+        board.put(report.clone());
+        assert!(!strain.has_changed().unwrap());
+        report.shed.push("the other half".to_owned());
+        board.put(report.clone());
+        assert_eq!(strain.borrow_and_update().shed, report.shed);
+        board.put(Report::default());
+        assert_eq!(*strain.borrow_and_update(), Strain::default());
+        assert_eq!(board.report(), Report::default());
     }
 }
