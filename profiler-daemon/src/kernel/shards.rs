@@ -1,8 +1,8 @@
 //! Memory for rows, taken from the kernel in shards as it is needed.
 
-use std::os::fd::AsFd;
+use std::{fmt::Debug, os::fd::AsFd};
 
-use aya::maps::{ArrayOfMaps, MapData};
+use aya::maps::{ArrayOfMaps, MapData, MapError};
 use profiler_common::{
     limits::{MAX_SHARDS, ROWS_PER_SHARD, SHARD_SHIFT},
     row::Row,
@@ -16,23 +16,66 @@ use crate::processes::walker_tables::TableError;
 const MMAPABLE: u32 = 1 << 10;
 const ROW_BYTES: usize = size_of::<Row>();
 
-/// All rows, in shards of one array of maps.
-#[derive(Debug)]
-pub(super) struct Shards {
-    array: ArrayOfMaps<MapData, MapData>,
-    shards: Vec<Shard>,
+/// Where shards are made, and put for walkers to find them: the kernel.
+pub(super) trait Rack: Debug {
+    /// Room for [`ROWS_PER_SHARD`] rows, given back when it is dropped.
+    type Shard: Debug;
+
+    /// Makes a shard.
+    fn make(&self) -> Result<Self::Shard, LoadError>;
+
+    /// Has walkers find a shard at an index from now on. All programs that ran before have ended when this returns.
+    fn put(&mut self, index: u32, shard: &Self::Shard) -> Result<(), MapError>;
+
+    /// Copies bytes into a shard.
+    fn write(shard: &Self::Shard, offset: usize, bytes: &[u8]);
 }
 
+impl Rack for ArrayOfMaps<MapData, MapData> {
+    type Shard = Shard;
+
+    fn make(&self) -> Result<Shard, LoadError> {
+        let description = aya_obj::Map::new_from_params(
+            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+            size_of::<u32>() as u32,
+            ROW_BYTES as u32,
+            ROWS_PER_SHARD,
+            MMAPABLE,
+        );
+        let map = MapData::create(description, "SHARD", None)?;
+        let memory = SharedMemory::map(map.fd().as_fd(), ROWS_PER_SHARD as usize * ROW_BYTES)
+            .map_err(|source| LoadError::ShareMap { map: "SHARD", source })?;
+        Ok(Shard { memory, map })
+    }
+
+    /// An update of a map of maps returns only after a grace period (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
+    fn put(&mut self, index: u32, shard: &Shard) -> Result<(), MapError> {
+        self.set(index, &shard.map, 0)
+    }
+
+    fn write(shard: &Shard, offset: usize, bytes: &[u8]) {
+        shard.memory.write(offset, bytes);
+    }
+}
+
+/// All rows, in shards of one array of maps.
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shards<R: Rack = ArrayOfMaps<MapData, MapData>> {
+    rack: R,
+    shards: Vec<R::Shard>,
+}
+
+/// Memory that a walker reads through a map and we write directly.
+#[derive(Debug)]
+pub(super) struct Shard {
     memory: SharedMemory,
     map: MapData,
 }
 
-impl Shards {
-    pub(super) fn new(array: ArrayOfMaps<MapData, MapData>) -> Self {
+impl<R: Rack> Shards<R> {
+    pub(super) fn new(rack: R) -> Self {
         Self {
-            array,
+            rack,
             shards: Vec::new(),
         }
     }
@@ -49,18 +92,9 @@ impl Shards {
     }
 
     fn add(&mut self) -> Result<(), LoadError> {
-        let description = aya_obj::Map::new_from_params(
-            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-            size_of::<u32>() as u32,
-            ROW_BYTES as u32,
-            ROWS_PER_SHARD,
-            MMAPABLE,
-        );
-        let map = MapData::create(description, "SHARD", None)?;
-        let memory = SharedMemory::map(map.fd().as_fd(), ROWS_PER_SHARD as usize * ROW_BYTES)
-            .map_err(|source| LoadError::ShareMap { map: "SHARD", source })?;
-        self.array.set(self.shards.len() as u32, &map, 0)?;
-        self.shards.push(Shard { memory, map });
+        let shard = self.rack.make()?;
+        self.rack.put(self.shards.len() as u32, &shard)?;
+        self.shards.push(shard);
         Ok(())
     }
 
@@ -73,9 +107,7 @@ impl Shards {
             let offset = index % per_shard;
             let (now, later) = rest.split_at(rest.len().min(per_shard - offset));
             let words: Vec<u64> = now.iter().map(|row| row.0).collect();
-            self.shards[index / per_shard]
-                .memory
-                .write(offset * ROW_BYTES, words.as_bytes());
+            R::write(&self.shards[index / per_shard], offset * ROW_BYTES, words.as_bytes());
             index += now.len();
             rest = later;
         }
@@ -92,7 +124,7 @@ impl Shards {
         let needed = (end as usize).div_ceil(ROWS_PER_SHARD as usize).max(1);
         while self.shards.len() > needed {
             let Some(first) = self.shards.first() else { return };
-            if let Err(error) = self.array.set(self.shards.len() as u32 - 1, &first.map, 0) {
+            if let Err(error) = self.rack.put(self.shards.len() as u32 - 1, first) {
                 tracing::debug!(%error, "a shard of rows that nobody uses stays");
                 return;
             }
@@ -100,14 +132,159 @@ impl Shards {
         }
     }
 
-    /// Waits until all programs that ran before have ended: an update of a map of maps returns only after that
-    /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c). False if it could not wait.
+    /// Waits until all programs that ran before have ended. False if it could not wait.
     pub(super) fn wait_for_grace_period(&mut self) -> bool {
         if self.grow_to(Run { first: 0, count: 1 }).is_err() {
             return false;
         }
-        self.shards
-            .first()
-            .is_some_and(|shard| self.array.set(0, &shard.map, 0).is_ok())
+        self.shards.first().is_some_and(|first| self.rack.put(0, first).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        io, mem,
+        rc::Rc,
+    };
+
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    /// What is done to shards, in its order.
+    type Events = Rc<RefCell<Vec<String>>>;
+
+    #[derive(Debug, Default)]
+    struct Recorder {
+        events: Events,
+        made: Cell<u32>,
+        refuses: Rc<Cell<bool>>,
+    }
+
+    #[derive(Debug)]
+    struct Recorded {
+        number: u32,
+        events: Events,
+    }
+
+    impl Recorded {
+        fn note(&self, event: &str) {
+            self.events.borrow_mut().push(format!("{} {event}", self.number));
+        }
+    }
+
+    impl Drop for Recorded {
+        fn drop(&mut self) {
+            self.note("dropped");
+        }
+    }
+
+    impl Rack for Recorder {
+        type Shard = Recorded;
+
+        fn make(&self) -> Result<Recorded, LoadError> {
+            let number = self.made.replace(self.made.get() + 1);
+            let events = Rc::clone(&self.events);
+            Ok(Recorded { number, events })
+        }
+
+        fn put(&mut self, index: u32, shard: &Recorded) -> Result<(), MapError> {
+            if self.refuses.get() {
+                return Err(MapError::SyscallError(SyscallError {
+                    call: "bpf_map_update_elem",
+                    io_error: io::Error::from_raw_os_error(libc::ENOMEM),
+                }));
+            }
+            shard.note(&format!("put at {index}"));
+            Ok(())
+        }
+
+        fn write(shard: &Recorded, offset: usize, bytes: &[u8]) {
+            shard.note(&format!("{} bytes at {offset}", bytes.len()));
+        }
+    }
+
+    struct Scene {
+        shards: Shards<Recorder>,
+        events: Events,
+        refuses: Rc<Cell<bool>>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let recorder = Recorder::default();
+            let (events, refuses) = (Rc::clone(&recorder.events), Rc::clone(&recorder.refuses));
+            Self {
+                shards: Shards::new(recorder),
+                events,
+                refuses,
+            }
+        }
+
+        /// With so many shards, of which nothing is to be told.
+        fn with(shards: u32) -> Self {
+            let mut scene = Self::new();
+            scene.shards.grow_to(rows(0, shards * ROWS_PER_SHARD)).unwrap();
+            assert_eq!(scene.news().len(), shards as usize);
+            scene
+        }
+
+        /// What was done since the last look.
+        fn news(&self) -> Vec<String> {
+            mem::take(&mut *self.events.borrow_mut())
+        }
+    }
+
+    fn rows(first: u32, count: u32) -> Run {
+        Run { first, count }
+    }
+
+    /// Nothing but an update of the array waits.
+    #[test]
+    fn each_wait_puts_a_shard_anew() {
+        let mut scene = Scene::new();
+        assert!(scene.shards.wait_for_grace_period());
+        assert_eq!(scene.news(), ["0 put at 0", "0 put at 0"]);
+        assert!(scene.shards.wait_for_grace_period());
+        assert_eq!(scene.news(), ["0 put at 0"]);
+        scene.refuses.set(true);
+        assert!(!scene.shards.wait_for_grace_period(), "it did not wait");
+        let mut scene = Scene::new();
+        scene.refuses.set(true);
+        assert!(!scene.shards.wait_for_grace_period(), "there is nothing to put");
+    }
+
+    #[test]
+    fn memory_goes_when_no_walker_finds_it_any_more() {
+        let mut scene = Scene::with(4);
+        scene.shards.shrink_to(ROWS_PER_SHARD + 1);
+        assert_eq!(scene.news(), ["0 put at 3", "3 dropped", "0 put at 2", "2 dropped"]);
+        scene.refuses.set(true);
+        scene.shards.shrink_to(0);
+        assert_eq!(scene.news(), [""; 0], "it is still found where it lay");
+        scene.refuses.set(false);
+        scene.shards.shrink_to(0);
+        assert_eq!(scene.news(), ["0 put at 1", "1 dropped"]);
+        assert_eq!(scene.shards.bytes(), u64::from(ROWS_PER_SHARD) * ROW_BYTES as u64);
+    }
+
+    #[test]
+    fn rows_go_to_the_shards_that_their_indices_are_in() {
+        let mut scene = Scene::with(2);
+        scene.shards.write(ROWS_PER_SHARD - 1, &[Row(1), Row(2), Row(3)]);
+        let last = (ROWS_PER_SHARD as usize - 1) * ROW_BYTES;
+        assert_eq!(
+            scene.news(),
+            [
+                format!("0 {ROW_BYTES} bytes at {last}"),
+                format!("1 {} bytes at 0", 2 * ROW_BYTES)
+            ]
+        );
+        scene.shards.grow_to(rows(ROWS_PER_SHARD, 2)).unwrap();
+        assert_eq!(scene.news(), [""; 0], "there is room");
+        scene.shards.grow_to(rows(2 * ROWS_PER_SHARD - 1, 2)).unwrap();
+        assert_eq!(scene.news(), ["2 put at 2"]);
     }
 }

@@ -36,6 +36,7 @@ use crate::processes::walker_tables::{Layout, TableError, TableId, WalkerMapping
 
 mod mappings;
 mod pages;
+mod reclaim;
 
 pub(super) use mappings::ProcessMappings;
 
@@ -144,30 +145,12 @@ impl KernelTables {
 
     /// Gives back what no entry refers to any more. Waits for two grace periods: some 40 ms.
     pub fn reclaim(&mut self) {
-        // A fork that was copying an entry when it was replaced has written its copy after the first grace period, so that
-        // it is seen below. Walks that began with an entry that is not seen have ended after the second.
-        if self.retired.is_empty() || !self.shards.wait_for_grace_period() {
-            return;
-        }
-        let mut referenced = HashSet::new();
-        for entry in self.processes.iter() {
-            match entry {
-                Ok((_, EntryValue(entry))) if entry.mapping_count != 0 => {
-                    referenced.insert(entry.first_mapping);
-                }
-                Ok(_) => {}
-                // Iteration and change met; what is retired can wait.
-                Err(_) => return,
-            }
-        }
-        if !self.shards.wait_for_grace_period() {
-            return;
-        }
-        let (kept, freed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
-            .into_iter()
-            .partition(|mappings| mappings.run.count != 0 && referenced.contains(&mappings.run.first));
-        self.retired = kept;
-        for ProcessMappings { run, tables, python } in freed {
+        let mut walks = InKernel {
+            processes: &self.processes,
+            shards: &mut self.shards,
+        };
+        let unread = reclaim::take_unread(&mut self.retired, &mut walks);
+        for ProcessMappings { run, tables, python } in unread {
             self.mappings.free(run);
             self.python.give_back(python);
             for table in tables {
@@ -225,8 +208,7 @@ impl KernelTables {
 
     /// The next of the daemon's own generations.
     pub(super) fn next_generation(&mut self) -> u32 {
-        let next = self.generation.wrapping_add(1) & !TEMPLATE_GENERATION;
-        self.generation = next.max(MARKED_GENERATION + 1);
+        self.generation = generation_after(self.generation);
         self.generation
     }
 }
@@ -335,6 +317,36 @@ impl WalkerTables for KernelTables {
     }
 }
 
+/// The entries in the kernel.
+struct InKernel<'a> {
+    processes: &'a BpfHashMap<MapData, u32, EntryValue>,
+    shards: &'a mut Shards,
+}
+
+impl reclaim::Walks for InKernel<'_> {
+    fn wait_for_grace_period(&mut self) -> bool {
+        self.shards.wait_for_grace_period()
+    }
+
+    fn entered(&mut self) -> Option<HashSet<u32>> {
+        let mut entered = HashSet::new();
+        for entry in self.processes.iter() {
+            // Where iteration and change met there is an error.
+            let (_, EntryValue(entry)) = entry.ok()?;
+            if entry.mapping_count != 0 {
+                entered.insert(entry.first_mapping);
+            }
+        }
+        Some(entered)
+    }
+}
+
+/// The generation after one: neither one that the kernel gives nor that of a template.
+fn generation_after(generation: u32) -> u32 {
+    let next = generation.wrapping_add(1) & !TEMPLATE_GENERATION;
+    next.max(MARKED_GENERATION + 1)
+}
+
 /// Rows that fit into so many bytes.
 fn rows_in(bytes: u64) -> u32 {
     (bytes / ROW_BYTES as u64).min(u64::from(MAX_SHARDS) << SHARD_SHIFT) as u32
@@ -351,4 +363,22 @@ fn share(object: &mut Ebpf, name: &'static str, length: usize) -> Result<(Shared
     let memory =
         SharedMemory::map(map.fd().as_fd(), length).map_err(|source| LoadError::ShareMap { map: name, source })?;
     Ok((memory, map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_never_one_that_the_kernel_gives() {
+        for (before, after) in [
+            (0, 1),
+            (1, 2),
+            (TEMPLATE_GENERATION - 2, TEMPLATE_GENERATION - 1),
+            (TEMPLATE_GENERATION - 1, 1),
+            (u32::MAX, 1),
+        ] {
+            assert_eq!(generation_after(before), after, "{before}");
+        }
+    }
 }

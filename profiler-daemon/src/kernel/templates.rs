@@ -10,7 +10,7 @@ use profiler_common::{
 use super::{
     records::{MARKED_GENERATION, Pid},
     refusal::table_error,
-    tables::{KernelTables, ProcessMappings},
+    tables::KernelTables,
 };
 use crate::processes::walker_tables::{Layout, TableError, WalkerMapping, WalkerTables};
 
@@ -42,20 +42,27 @@ pub(super) struct TemplateKey(FileKey);
 // SAFETY: as above.
 unsafe impl Pod for TemplateKey {}
 
+/// What a process is to be entered with that executed a program after what we know of it: what the kernel entered then. If that
+/// was made from a template that is none of the `live` ones any more, its mappings may be another's, and the process is pending.
+fn entry_after(exec: &Exec, mut live: impl Iterator<Item = u32>) -> ProcessEntry {
+    let generation = exec.entry.generation;
+    if generation == MARKED_GENERATION || live.any(|live| live == generation) {
+        return exec.entry;
+    }
+    ProcessEntry {
+        generation: MARKED_GENERATION,
+        state: state::PENDING,
+        pace: program_pace(MARKED_GENERATION),
+        ..ProcessEntry::default()
+    }
+}
+
 impl KernelTables {
     /// What the kernel entered for the process at an exec after what we know of it.
     pub(super) fn entered_since(&self, pid: Pid) -> Option<ProcessEntry> {
         let exec = self.last_exec(pid).filter(|exec| exec.time_ns > self.known_until_ns)?;
-        let is_live = |(generation, _): &(u32, ProcessMappings)| *generation == exec.entry.generation;
-        match exec.entry.generation == MARKED_GENERATION || self.templates.values().any(is_live) {
-            true => Some(exec.entry),
-            false => Some(ProcessEntry {
-                generation: MARKED_GENERATION,
-                state: state::PENDING,
-                pace: program_pace(MARKED_GENERATION),
-                ..ProcessEntry::default()
-            }),
-        }
+        let live = self.templates.values().map(|(generation, _)| *generation);
+        Some(entry_after(&exec, live))
     }
 
     /// Gives the kernel a template, in the place of an earlier one of the same program.
@@ -100,5 +107,55 @@ impl KernelTables {
             tracing::debug!(%error, "no template to remove");
         }
         self.retired.push(mappings);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::process::Anchors;
+
+    use super::*;
+
+    /// The entry that is taken over from an exec, next to templates of these generations.
+    fn entered(entry: ProcessEntry, live: &[u32]) -> ProcessEntry {
+        let exec = Exec {
+            time_ns: 7,
+            entry,
+            ..Exec::default()
+        };
+        entry_after(&exec, live.iter().copied())
+    }
+
+    #[test]
+    fn mappings_of_a_template_that_is_gone_are_not_walked() {
+        let (old, new) = (TEMPLATE_GENERATION | 3, TEMPLATE_GENERATION | 4);
+        let template = Template {
+            generation: old,
+            first_mapping: 8,
+            mapping_count: 2,
+            ..Template::default()
+        };
+        let made = template.entry(&Anchors::default());
+        assert_eq!((made.state, made.mapping_count), (state::READY, 2));
+        assert_eq!(entered(made, &[new, old]), made);
+        // Of the same program there may be another now; its mappings lie elsewhere.
+        for live in [&[][..], &[new]] {
+            let pending = entered(made, live);
+            assert_eq!((pending.generation, pending.state), (MARKED_GENERATION, state::PENDING));
+            assert_eq!((pending.mapping_count, pending.relocation.is_used), (0, 0));
+            assert_eq!(pending.pace, program_pace(MARKED_GENERATION));
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_marked_as_pending_stays_so() {
+        let marked = ProcessEntry {
+            generation: MARKED_GENERATION,
+            state: state::PENDING,
+            pace: 5,
+            ..ProcessEntry::default()
+        };
+        assert_eq!(entered(marked, &[]), marked);
+        assert_eq!(entered(marked, &[TEMPLATE_GENERATION | 3]), marked);
     }
 }
