@@ -1,7 +1,8 @@
 //! Patterns that name processes by their program.
 
-use std::{borrow::Cow, fmt, mem};
+use std::{borrow::Cow, fmt};
 
+use profiler_hooks::glob;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// Longest pattern.
@@ -53,10 +54,10 @@ impl Pattern {
     /// Whether it names a process with this executable (path as the process sees it) and this name.
     pub fn matches(&self, executable: &[u8], name: &[u8]) -> bool {
         if self.0.contains('/') {
-            return glob(self.0.as_bytes(), executable);
+            return glob(&self.0, executable);
         }
         let base = executable.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        glob(self.0.as_bytes(), base) || glob(self.0.as_bytes(), name)
+        glob(&self.0, base) || glob(&self.0, name)
     }
 
     /// The pattern as it was written.
@@ -98,70 +99,6 @@ impl<'de> Deserialize<'de> for Patterns {
         }
         Ok(Self(patterns))
     }
-}
-
-/// One step of a pattern.
-#[derive(Clone, Copy)]
-enum Step {
-    Byte(u8),
-    AnyByte,
-    AnyInPart,
-    Anything,
-}
-
-/// Whether the whole text fits the pattern, in which `*` stands for anything, slashes included.
-pub(crate) fn glob_anywhere(pattern: &str, text: &[u8]) -> bool {
-    glob(pattern.replace('*', "**").as_bytes(), text)
-}
-
-/// Whether the whole text fits the pattern. Time is at most the product of both lengths, whatever they hold: all
-/// places in the pattern that the text so far may have reached are followed at once.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let steps = steps(pattern);
-    let mut reached = vec![false; steps.len() + 1];
-    let mut next = reached.clone();
-    reached[0] = true;
-    skip_empty(&steps, &mut reached);
-    for &byte in text {
-        next.fill(false);
-        for (place, step) in steps.iter().enumerate().filter(|(place, _)| reached[*place]) {
-            match step {
-                Step::Byte(expected) => next[place + 1] |= *expected == byte,
-                Step::AnyByte => next[place + 1] |= byte != b'/',
-                Step::AnyInPart => next[place] |= byte != b'/',
-                Step::Anything => next[place] = true,
-            }
-        }
-        skip_empty(&steps, &mut next);
-        mem::swap(&mut reached, &mut next);
-    }
-    reached[steps.len()]
-}
-
-/// Placeholders of any length also stand for nothing.
-fn skip_empty(steps: &[Step], reached: &mut [bool]) {
-    for (place, step) in steps.iter().enumerate() {
-        if reached[place] && matches!(step, Step::AnyInPart | Step::Anything) {
-            reached[place + 1] = true;
-        }
-    }
-}
-
-fn steps(pattern: &[u8]) -> Vec<Step> {
-    let mut steps = Vec::with_capacity(pattern.len());
-    for &byte in pattern {
-        match (byte, steps.last()) {
-            (b'*', Some(Step::AnyInPart)) => {
-                steps.pop();
-                steps.push(Step::Anything);
-            }
-            (b'*', Some(Step::Anything)) => {}
-            (b'*', _) => steps.push(Step::AnyInPart),
-            (b'?', _) => steps.push(Step::AnyByte),
-            (byte, _) => steps.push(Step::Byte(byte)),
-        }
-    }
-    steps
 }
 
 #[cfg(test)]

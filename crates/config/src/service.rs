@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use profiler_hooks::glob_anywhere;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use crate::pattern::{Pattern, Patterns, glob_anywhere};
+use crate::pattern::{Pattern, Patterns};
 
 /// Longest name of a service: the longest name of a file.
 const MAX_NAME_BYTES: usize = 255;
