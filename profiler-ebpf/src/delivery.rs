@@ -3,20 +3,20 @@
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::bpf_ringbuf_query,
+    maps::RingBuf,
 };
 use profiler_common::{
     counters::Counter,
     cpu::{CpuSampleHeader, flags},
     limits::{CPUS_PER_RING, FRAME_SLOTS},
-    memory::{FaultCounter, FaultHeader},
+    memory::FaultHeader,
     process::RELOCATION_WORDS,
 };
 
 use crate::{
     cpu::count,
     kernel_target::masked,
-    maps::{FAULT_RING, RINGS, Scratch},
-    memory,
+    maps::{RINGS, Scratch},
 };
 
 /// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE` (include/uapi/linux/bpf.h).
@@ -105,16 +105,13 @@ pub(crate) fn deliver(scratch: &mut Scratch) {
     }
 }
 
-/// Writes the record of a page fault to the ring of all CPUs.
+/// Writes the record of what is told by a header of its own, such as a page fault, to a ring of all CPUs. Whether it fitted.
 #[inline(always)]
-pub(crate) fn deliver_fault(scratch: &mut Scratch) {
+pub(crate) fn deliver_with_lead(scratch: &mut Scratch, ring: &RingBuf) -> bool {
     let length = size_of::<FaultHeader>() as u64 + seal(scratch);
-    let (unread, size) = (FAULT_RING.query(AVAILABLE_DATA), FAULT_RING.query(RING_SIZE));
+    let (unread, size) = (ring.query(AVAILABLE_DATA), ring.query(RING_SIZE));
     let wakeup = wakeup(scratch, unread, size);
     // SAFETY: the fault, header and frames are contiguous and the length is bounded by all of them.
     let record = unsafe { core::slice::from_raw_parts((&raw const scratch.fault).cast::<u8>(), length as usize) };
-    match FAULT_RING.output::<[u8]>(record, wakeup) {
-        Ok(()) => memory::count(FaultCounter::Delivered),
-        Err(_) => memory::count(FaultCounter::RingFull),
-    }
+    ring.output::<[u8]>(record, wakeup).is_ok()
 }

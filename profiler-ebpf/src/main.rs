@@ -1,6 +1,7 @@
 //! The programs that run in the kernel.
 //!
-//! [`cpu`] samples stacks of watched processes, [`memory`] takes those of page faults, both by [`stack`] and [`python`];
+//! [`cpu`] samples stacks of watched processes, [`memory`] takes those of page faults, [`mapped`] those of calls that ask for
+//! memory, all by [`stack`] and [`python`];
 //! [`process`] keeps the set of watched processes true across fork and exec until the daemon catches up. Everything else is decided in user space. Built for the BPF target by
 //! `cargo xtask ebpf build`; for any other target this is an empty program.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -11,6 +12,8 @@ mod cpu;
 mod delivery;
 #[cfg(target_arch = "bpf")]
 mod kernel_target;
+#[cfg(target_arch = "bpf")]
+mod mapped;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -11,6 +11,7 @@ use profiler_common::{
     limits::{
         FRAME_SLOTS, MAX_MAPPINGS, MAX_PAGES, MAX_PROCESSES, MAX_RINGS, MAX_SHARDS, MAX_TEMPLATES, ROWS_PER_SHARD,
     },
+    mapped::{Asked, MAPPED_RING_BYTES, MappedCounter, MappedPace},
     memory::{EVENT_RING_BYTES, FAULT_RING_BYTES, FaultCounter, FaultHeader, PROCESS_PACES, PROGRAM_PACES, Pace},
     process::{Exec, FileKey, Mapping, ProcessEntry, Template},
     python::{MAX_PYTHON_LAYOUTS, PythonLayout},
@@ -29,7 +30,8 @@ pub(crate) const PYTHON_BUFFER_WORDS: usize = 32;
 pub(crate) const CODE_SLOTS: usize = 1024;
 
 /// The state of one walk, one per CPU and kind of program, because one kind may interrupt the other. `header` and `frames` are
-/// contiguous: together they are the record of a CPU sample, and with `fault` before them that of a page fault.
+/// contiguous: together they are the record of a CPU sample, and with `fault` before them that of a page fault, or with a header of
+/// the same size in its place that of a call that asks for memory.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// Not 0 while the program runs on this CPU.
@@ -99,7 +101,7 @@ pub(crate) static COUNTERS: PerCpuArray<[u64; Counter::ALL.len()]> = PerCpuArray
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// The same for page faults.
+/// The same for page faults, and for calls that ask for memory.
 #[map]
 pub(crate) static FAULT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
@@ -122,6 +124,22 @@ pub(crate) static FAULT_RING: RingBuf = RingBuf::with_byte_size(FAULT_RING_BYTES
 /// What is rare ([`profiler_common::memory::OomVictim`]).
 #[map]
 pub(crate) static EVENT_RING: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// Whose calls that ask for memory are taken.
+#[map]
+pub(crate) static ASKED: Array<Asked> = Array::with_max_entries(1, 0);
+
+/// How many of them were taken lately, per CPU.
+#[map]
+pub(crate) static MAPPED_PACE: PerCpuArray<MappedPace> = PerCpuArray::with_max_entries(1, 0);
+
+/// What became of them, per CPU ([`MappedCounter`]).
+#[map]
+pub(crate) static MAPPED_COUNTERS: PerCpuArray<[u64; MappedCounter::ALL.len()]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Those calls, of all CPUs.
+#[map]
+pub(crate) static MAPPED_RING: RingBuf = RingBuf::with_byte_size(MAPPED_RING_BYTES, 0);
 
 /// Salt of the hash of pages.
 #[unsafe(no_mangle)]

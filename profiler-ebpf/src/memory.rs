@@ -13,17 +13,15 @@ use profiler_common::{
         page_hash, process_salt,
     },
     process::ProcessEntry,
-    stop::StopReason,
 };
 
 use crate::{
-    delivery::deliver_fault,
+    delivery::deliver_with_lead,
     kernel_target::read_field,
     maps::{
-        CPU_PACE, EVENT_RING, FAULT_COUNTERS, FAULT_SALT, FAULT_SCRATCH, PACES, PROCESSES, TASK_PAGEFAULT_DISABLED,
-        TASK_TGID, UNKNOWN_OFFSET,
+        CPU_PACE, EVENT_RING, FAULT_COUNTERS, FAULT_RING, FAULT_SALT, FAULT_SCRATCH, PACES, PROCESSES,
+        TASK_PAGEFAULT_DISABLED, TASK_TGID, UNKNOWN_OFFSET,
     },
-    python,
     stack::{self, Driver, WithEach, WithLoop},
 };
 
@@ -167,28 +165,16 @@ fn take<D: Driver>(ids: u64, entry: &ProcessEntry, header: FaultHeader) {
         return;
     }
     scratch.busy = 1;
-    scratch.entry = *entry;
     scratch.fault = header;
-    let layout = python::layout(&scratch.entry);
-    scratch.frame_shift = u64::from(layout.is_some());
-    stack::begin(scratch, ids);
-    if header.code & fault::USER == 0 {
+    stack::take_at_entry::<D>(scratch_pointer, ids, entry);
+    if scratch.fault.code & fault::USER == 0 {
         scratch.header.flags |= flags::IN_KERNEL;
     }
-    let (cs, walk) = stack::registers_at_entry();
-    let is_walkable = stack::begin_walk(scratch, cs, walk);
-    if is_walkable {
-        D::walk_user(scratch_pointer);
+    if deliver_with_lead(scratch, &FAULT_RING) {
+        count(FaultCounter::Delivered);
+    } else {
+        count(FaultCounter::RingFull);
     }
-    stack::end_walk(scratch);
-    if let Some(layout) = layout
-        && is_walkable
-        && scratch.header.stop != StopReason::NoUserRegisters as u8
-    {
-        python::walk::<D>(scratch, layout);
-    }
-    stack::settle((ids >> 32) as u32, scratch);
-    deliver_fault(scratch);
     scratch.busy = 0;
 }
 

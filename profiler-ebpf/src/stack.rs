@@ -14,7 +14,7 @@ use aya_ebpf::{
 use profiler_common::{
     cpu::{CpuSampleHeader, flags},
     limits::THREAD_NAME_BYTES,
-    process::state,
+    process::{ProcessEntry, state},
     python::{PythonLayout, PythonStop},
     python_walk::{self, MAX_PYTHON_STEPS},
     stop::StopReason,
@@ -24,7 +24,7 @@ use profiler_common::{
 use crate::{
     kernel_target::{KernelTarget, has_no_user_part, is_stack_start},
     maps::{PROCESSES, STEPS, Scratch},
-    python::PythonKernelTarget,
+    python::{self, PythonKernelTarget},
 };
 
 /// `__USER32_CS` (arch/x86/include/asm/segment.h).
@@ -250,6 +250,30 @@ pub(crate) fn begin_walk(scratch: &mut Scratch, cs: u64, walk: Walk) -> bool {
         target.push(0, ip, sp);
     }
     false
+}
+
+/// Takes the native and the Python stack of the current thread, which has entered the kernel.
+#[inline(always)]
+pub(crate) fn take_at_entry<D: Driver>(scratch_pointer: *mut Scratch, ids: u64, entry: &ProcessEntry) {
+    // SAFETY: the caller has marked it busy.
+    let scratch = unsafe { &mut *scratch_pointer };
+    scratch.entry = *entry;
+    let layout = python::layout(&scratch.entry);
+    scratch.frame_shift = u64::from(layout.is_some());
+    begin(scratch, ids);
+    let (cs, walk) = registers_at_entry();
+    let is_walkable = begin_walk(scratch, cs, walk);
+    if is_walkable {
+        D::walk_user(scratch_pointer);
+    }
+    end_walk(scratch);
+    if let Some(layout) = layout
+        && is_walkable
+        && scratch.header.stop != StopReason::NoUserRegisters as u8
+    {
+        python::walk::<D>(scratch, layout);
+    }
+    settle((ids >> 32) as u32, scratch);
 }
 
 /// Says in the header what came of the walk of the user stack.
