@@ -26,6 +26,8 @@ pub enum Measure {
     Growth,
     /// Bytes that were touched first in the span, there or not.
     FirstTouch,
+    /// Bytes asked of the kernel by calls in the span, given back or not.
+    Mapped,
 }
 
 impl Measure {
@@ -35,6 +37,7 @@ impl Measure {
             Self::CpuTime => "cpu",
             Self::Growth => "growth",
             Self::FirstTouch => "first_touch",
+            Self::Mapped => "mapped",
         }
     }
 
@@ -57,7 +60,7 @@ pub struct PageQuality {
     pub growth: u64,
     /// The standard error of that: in two of three cases it is off by no more.
     pub growth_error: u64,
-    /// Bytes touched, of those pages.
+    /// Bytes touched, of those pages. Of [`Measure::Mapped`] those asked for; nothing else is known then but the calls, as `pages`.
     pub first_touch: u64,
     /// Bytes still there of pages of the other kinds.
     pub other_growth: u64,
@@ -88,6 +91,10 @@ impl PageQuality {
 
 impl fmt::Display for PageQuality {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.measure == Measure::Mapped {
+            let calls = counted(self.pages, "call");
+            return write!(out, "{} asked for in {calls}", mebibytes(self.first_touch));
+        }
         let kind = match self.kind {
             PageKind::Anonymous => "",
             PageKind::Copied => " of copied pages",
@@ -181,6 +188,17 @@ mod tests {
             "grew by 4 KiB ± 0 % (standard error; 1 page, all that were touched), 8 KiB touched first",
         );
         check(PageQuality::default(), "grew by 0.0 MiB, 0.0 MiB touched first");
+    }
+
+    #[test]
+    fn calls_are_exact() {
+        let quality = PageQuality {
+            measure: Measure::Mapped,
+            first_touch: 96 << 20,
+            pages: 12,
+            ..PageQuality::default()
+        };
+        assert_eq!(quality.to_string(), "96.0 MiB asked for in 12 calls");
     }
 
     #[test]

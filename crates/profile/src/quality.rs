@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    PageQuality, PythonQuality,
+    Measure, PageQuality, PythonQuality,
     number::{counted, percent_down, thousands},
     visible,
 };
@@ -85,6 +85,24 @@ impl Quality {
         format!("{shown} of {all} shown; of all: {self}")
     }
 
+    /// What was lost. Of calls that are all taken, it is told how many there were.
+    fn write_lost(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = sum(&self.lost);
+        let is_exact = self.pages.is_some_and(|pages| pages.measure == Measure::Mapped);
+        if is_exact {
+            let (seen, taken) = (thousands(self.samples.saturating_add(total)), thousands(self.samples));
+            write!(out, "{seen} seen = {taken} delivered + {} lost", thousands(total))?;
+        } else if total == 0 {
+            out.write_str("0 lost")?;
+        } else {
+            write!(out, "{} lost on the host", thousands(total))?;
+        }
+        if total == 0 {
+            return Ok(());
+        }
+        write!(out, " ({})", reasons(&self.lost))
+    }
+
     /// The share of samples with a proven root, from 0 to 1. None without samples.
     pub fn rooted_share(&self) -> Option<f64> {
         (self.samples > 0).then(|| self.rooted as f64 / self.samples as f64)
@@ -105,12 +123,12 @@ impl fmt::Display for Quality {
             if self.pages.is_none() {
                 out.write_str("no samples, ")?;
             }
-            return write_lost(out, &self.lost);
+            return self.write_lost(out);
         }
         if self.pages.is_none() {
             write!(out, "{}, ", counted(self.samples, "sample"))?;
         }
-        write_lost(out, &self.lost)?;
+        self.write_lost(out)?;
         write!(
             out,
             ", {} % with a proven root",
@@ -134,13 +152,6 @@ impl fmt::Display for Quality {
             write!(out, ", {}", self.python)?;
         }
         Ok(())
-    }
-}
-
-fn write_lost(out: &mut fmt::Formatter<'_>, lost: &BTreeMap<String, u64>) -> fmt::Result {
-    match sum(lost) {
-        0 => out.write_str("0 lost"),
-        total => write!(out, "{} lost on the host ({})", thousands(total), reasons(lost)),
     }
 }
 
@@ -222,6 +233,38 @@ mod tests {
             quality.to_string(),
             "10 samples, 0 lost, 100 % with a proven root, no user frames, 75.0 % of 8 Python samples with Python frames \
              (2 without or cut short: 2 no_thread_state)"
+        );
+    }
+
+    #[test]
+    fn calls_that_were_lost_are_counted_among_those_that_were_seen() {
+        let pages = PageQuality {
+            measure: Measure::Mapped,
+            first_touch: 3 << 20,
+            pages: 3,
+            ..PageQuality::default()
+        };
+        let quality = Quality {
+            samples: 3,
+            rooted: 3,
+            pages: Some(pages),
+            ..Quality::default()
+        };
+        assert_eq!(
+            quality.to_string(),
+            "3.0 MiB asked for in 3 calls, 3 seen = 3 delivered + 0 lost, 100 % with a proven root, no user frames"
+        );
+        let lost = Quality {
+            lost: counts(&[("over_quota", 1_000)]),
+            pages: Some(PageQuality {
+                measure: Measure::Mapped,
+                ..PageQuality::default()
+            }),
+            ..Quality::default()
+        };
+        assert_eq!(
+            lost.to_string(),
+            "0.0 MiB asked for in 0 calls, 1,000 seen = 0 delivered + 1,000 lost (1,000 over_quota)"
         );
     }
 

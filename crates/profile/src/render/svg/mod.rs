@@ -163,6 +163,7 @@ fn bytes_title(profile: &Profile) -> Option<&'static str> {
         Measure::CpuTime => None,
         Measure::Growth => Some("memory touched first here and still there:"),
         Measure::FirstTouch => Some("memory touched first here, there or not:"),
+        Measure::Mapped => Some("memory asked for here, given back or not:"),
     }
 }
 
