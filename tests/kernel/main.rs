@@ -29,6 +29,7 @@ mod lifecycle;
 mod managed;
 mod mixed;
 mod names;
+mod listening;
 mod old_kernel;
 mod out_of_memory;
 mod profile;

@@ -19,7 +19,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &str); 17] = fixtures!(
+const FIXTURES: [(&str, &str); 18] = fixtures!(
     "arrays.py",
     "becomes.py",
     "brief.py",
@@ -28,6 +28,7 @@ const FIXTURES: [(&str, &str); 17] = fixtures!(
     "grow.py",
     "hoard.py",
     "hostile_heap.py",
+    "listens.py",
     "native.c",
     "prefork.py",
     "service.py",

@@ -220,7 +220,7 @@ metrics! {
     ProcessWrittenBytes "process_written_bytes_total" Process Counter Bytes "Bytes that a process had sent to disks";
     ProcessVoluntarySwitches "process_voluntary_switches_total" Process Counter Count "Times that a thread of a process gave up its CPU to wait";
     ProcessInvoluntarySwitches "process_involuntary_switches_total" Process Counter Count "Times that a thread of a process had its CPU taken away";
-    ProcessListenDelay "process_listen_delay_seconds" Process Gauge Seconds "Time from the start of a program to its first listening socket, to the second; at most so much where it is short";
+    ProcessListenDelay "process_listen_delay_seconds" Process Gauge Seconds "Time from the execution of a program to its first listening TCP socket, to the second; at most so much where it is short";
     ControlGroupCpuTime "cgroup_cpu_seconds_total" ControlGroup Counter Seconds "CPU time of a control group";
     ControlGroupCpuLimit "cgroup_cpu_limit_cores" ControlGroup Gauge Cores "CPU quota of a control group, the lowest of its own and those above it";
     ControlGroupPeriods "cgroup_cpu_periods_total" ControlGroup Counter Count "Periods of a CPU quota in which a control group ran";

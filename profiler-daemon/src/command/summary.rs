@@ -1,6 +1,9 @@
 //! What the sampling loop says of a process.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::kernel::records::Pid;
 
@@ -50,6 +53,8 @@ pub struct Member {
     pub pid: Pid,
     /// When it started, in ticks since boot.
     pub start_ticks: u64,
+    /// When it executed its program, since boot; none if that was not seen, or if it only forked.
+    pub executed: Option<Duration>,
     /// Its name.
     pub name: Arc<str>,
     /// Service it belongs to; empty if none, or not known yet.

@@ -1,8 +1,9 @@
 //! What could not be read now: files that do not answer, and what is to be tried again.
 
 use super::{
+    clock::Now,
     owner::Processes,
-    process::{Identification, ImageId, Now},
+    process::{Identification, ImageId},
     upkeep::{DELAY_NS, MAX_DELAYED},
     walker_tables::WalkerTables,
 };

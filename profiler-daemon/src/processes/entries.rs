@@ -8,7 +8,7 @@ use super::{
     mappings::Mapping,
     objects::ObjectKind,
     owner::Processes,
-    process::{ImageId, Now},
+    process::ImageId,
     tables::TableState,
     walker_tables::{Backing, TableId, WalkerMapping, WalkerTables},
 };

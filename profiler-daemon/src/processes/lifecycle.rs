@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::{
+    clock::Now,
     mappings::Mapping,
     objects::MappedObject,
     owner::Processes,
-    process::{Identification, Image, ImageId, Now, Program},
+    process::{Identification, Image, ImageId, Program},
     scan::without_deleted_mark,
     walker_tables::WalkerTables,
 };
@@ -122,13 +123,19 @@ impl<T: WalkerTables> Processes<T> {
     fn on_exec(&mut self, time_ns: u64, pid: Pid, name: &[u8], now: Now) {
         let mut image = Image::new(ImageId(0), pid, time_ns, self.clock.of_monotonic(time_ns), name);
         image.tracked = true;
+        image.executed = Some(self.clock.since_boot(time_ns));
         // Of the threads before, only the one that executes is left.
         image.is_alone = true;
         if let Some(old) = self.running(pid) {
+            let id = old.id;
             if old.scanned_ns > time_ns || old.from_ns > time_ns {
+                // It was found after this, with the program that it executed here.
+                let found = self.images.get_mut(&id).filter(|found| found.from_ns <= time_ns);
+                if let Some(found) = found {
+                    found.executed = found.executed.max(image.executed);
+                }
                 return;
             }
-            let id = old.id;
             let entry = self.replace_image(id, time_ns, now);
             image.start = entry.start;
             image.start_ticks = entry.start_ticks;

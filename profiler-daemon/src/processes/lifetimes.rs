@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
+    clock::Now,
     owner::Processes,
-    process::{Counts, ImageId, Now, Watch},
+    process::{Counts, ImageId, Watch},
     walker_tables::WalkerTables,
 };
 

@@ -50,6 +50,7 @@ impl<T: WalkerTables> Processes<T> {
                 Some(Member {
                     pid: image.pid,
                     start_ticks: image.start_ticks?,
+                    executed: image.executed,
                     name: Arc::clone(&image.name),
                     service: image
                         .identity()

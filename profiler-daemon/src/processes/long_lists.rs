@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use super::{
+    clock::Now,
     jobs::{Failure, Job},
     lifecycle::mapping,
     mappings::Mapping,
     owner::Processes,
-    process::{ImageId, Now},
+    process::ImageId,
     scan::{MapsScan, MapsStart},
     walker_tables::WalkerTables,
     watching::watch_error,

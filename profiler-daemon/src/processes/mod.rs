@@ -4,13 +4,14 @@
 //! an address at the sample's own time.
 //!
 //! [`Processes`] is used by one thread and never waits: what takes long or touches a target's files is done by the threads
-//! of the builder. Its parts in the order of reading: what a process is ([`process`], [`mappings`]), what is mapped
+//! of the builder. Its parts in the order of reading: what a process is ([`process`], `clock`, [`mappings`]), what is mapped
 //! ([`objects`], [`unwind`], `tables`, `row_pages`), the owner ([`owner`]) and what is done to it (`lifecycle`, `lifetimes`,
 //! `watching`, `retarget`, `restraint`, `entries`, `upkeep`, `delays`, `young`, `sampling`, `listing`, `long_lists`), where
 //! facts come from ([`scan`], [`files`], [`discovery`], [`service`], `jobs`, `builder`, `reader`, `row_cache`, `kept_pages`),
 //! and for Python what an [`interpreter`] is and who runs one (`python`, [`memory`]).
 
 mod builder;
+mod clock;
 mod delays;
 pub mod discovery;
 #[cfg(test)]
@@ -52,8 +53,9 @@ pub mod walker_tables;
 mod watching;
 mod young;
 
+pub use clock::{Clock, Now, uptime};
 pub use owner::{Options, Processes, Tallies};
-pub use process::{Clock, Image, ImageId, Now, StartError, uptime};
+pub use process::{Image, ImageId, StartError};
 pub(crate) use python::PythonWalk;
 pub use sampling::Stamp;
 pub(crate) use vdso::own_vdso;

@@ -10,11 +10,12 @@ use profiler_config::Targets;
 
 use super::{
     builder::Builder,
+    clock::Clock,
     discovery::Marks,
     jobs::Job,
     lifetimes::SAMPLED_LIFETIME_NS,
     objects::{MappedObject, Objects},
-    process::{Clock, Image, ImageId, StartError},
+    process::{Image, ImageId, StartError},
     restraint::DiscoveredLimit,
     row_cache::RowCache,
     scan::ProcFs,

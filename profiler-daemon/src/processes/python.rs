@@ -10,10 +10,11 @@ use profiler_common::python::PythonLayout;
 use profiler_unwinding::python::{Libc, Version};
 
 use super::{
+    clock::Now,
     interpreter::{Again, Interpreter, MappedInterpreter, Unfit},
     jobs::Job,
     owner::Processes,
-    process::{Image, ImageId, Now},
+    process::{Image, ImageId},
     walker_tables::WalkerTables,
 };
 use crate::command::{InterpreterState, InterpreterSummary, Runtime};

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::{
+    clock::Now,
     owner::Processes,
-    process::{Image, ImageId, Now},
+    process::{Image, ImageId},
     walker_tables::WalkerTables,
 };
 

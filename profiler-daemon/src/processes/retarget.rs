@@ -2,11 +2,7 @@
 
 use profiler_config::Targets;
 
-use super::{
-    owner::Processes,
-    process::{ImageId, Now},
-    walker_tables::WalkerTables,
-};
+use super::{clock::Now, owner::Processes, process::ImageId, walker_tables::WalkerTables};
 
 impl<T: WalkerTables> Processes<T> {
     /// Takes other targets from now on, and judges by them what runs already. Watches that were asked for stay, and so does

@@ -13,10 +13,11 @@ use profiler_common::{limits::PAGE_SHIFT, row::Row};
 use profiler_unwinding::ContentId;
 
 use super::{
+    clock::Now,
     jobs::Job,
     kept_pages::KeptPages,
     owner::Processes,
-    process::{ImageId, Now},
+    process::ImageId,
     tables::{RowTables, TableState},
     walker_tables::{TableId, WalkerTables},
 };

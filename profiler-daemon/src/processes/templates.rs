@@ -12,10 +12,11 @@ use profiler_common::{limits::MAX_TEMPLATES, process::FileKey};
 use profiler_unwinding::ContentId;
 
 use super::{
+    clock::Now,
     mappings::Mapping,
     objects::ObjectKind,
     owner::Processes,
-    process::{Image, ImageId, Now},
+    process::{Image, ImageId},
     tables::TableState,
     walker_tables::{Backing, Layout, WalkerMapping, WalkerTables},
 };

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use super::{
+    clock::Now,
     jobs::{Failure, Identity, Job, Outcome},
     kept_pages::CompiledRows,
     objects::{Built, MappedObject},
     owner::{KnownProgram, MAX_PROGRAMS, Processes},
-    process::{Identification, Image, ImageId, Now},
+    process::{Identification, Image, ImageId},
     scan::{ProcStat, ScanError},
     tables::TableState,
     walker_tables::WalkerTables,

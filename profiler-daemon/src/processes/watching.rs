@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
+    clock::Now,
     files::MappedPlace,
     jobs::Job,
     mappings::Mapping,
     objects::ObjectKind,
     owner::Processes,
-    process::{Counts, Identification, Image, ImageId, Now, Refusal},
+    process::{Counts, Identification, Image, ImageId, Refusal},
     scan::ScanError,
     walker_tables::WalkerTables,
 };

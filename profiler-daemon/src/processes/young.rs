@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 
 use super::{
+    clock::Now,
     owner::Processes,
-    process::{Identification, Image, ImageId, Now},
+    process::{Identification, Image, ImageId},
     walker_tables::WalkerTables,
 };
 

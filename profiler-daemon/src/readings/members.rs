@@ -57,7 +57,7 @@ impl Members {
                 start_ticks: member.start_ticks,
             },
             service: (!member.service.is_empty()).then(|| Arc::clone(&member.service)),
-            executed: None,
+            executed: member.executed,
         })
     }
 
@@ -106,6 +106,7 @@ mod tests {
             let member = Member {
                 pid: Pid(second),
                 start_ticks: 100,
+                executed: None,
                 name: Arc::from("a"),
                 service: Arc::from("shop"),
             };
@@ -129,6 +130,7 @@ mod tests {
         let member = Member {
             pid: Pid(7),
             start_ticks: 100,
+            executed: None,
             name: Arc::from("a"),
             service: Arc::from("shop"),
         };

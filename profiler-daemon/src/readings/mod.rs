@@ -230,6 +230,7 @@ mod tests {
         let member = Member {
             pid: Pid(std::process::id()),
             start_ticks: own_start(),
+            executed: None,
             name: "test".into(),
             service: "shop".into(),
         };

@@ -1,4 +1,7 @@
-//! How long a program takes until it listens.
+//! How long a program takes until it listens: for connections over TCP.
+//!
+//! Unix sockets do not count. Many programs listen on some for their own processes, as what is built on Python's
+//! `multiprocessing` does long before it serves anybody, and nothing tells those from the ones that they serve on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

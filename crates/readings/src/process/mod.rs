@@ -23,7 +23,7 @@ pub(crate) use self::files::{parse_proportional, parse_resident_pages, parse_sta
 use self::{
     details::{DetailReader, Details},
     held::HeldMemory,
-    listeners::{MAX_LOOKS, Networks},
+    listeners::{Listening, MAX_LOOKS, Networks},
     services::{Member, ServiceSums},
     tracked::Tracked,
 };
@@ -156,7 +156,12 @@ impl ProcessSampler {
 
     fn insert(&mut self, process: WatchedProcess, mut tracked: Tracked) {
         tracked.service = process.service;
-        tracked.began = process.executed.unwrap_or_else(|| process.id.started(self.facts));
+        let started = process.id.started(self.facts);
+        let began = process.executed.map_or(started, |executed| executed.max(started));
+        if tracked.began != began {
+            // Whatever listened before was of another program.
+            (tracked.began, tracked.listening) = (began, Listening::Unknown);
+        }
         self.processes.insert(process.id, tracked);
     }
 

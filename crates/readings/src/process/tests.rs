@@ -360,6 +360,53 @@ fn a_service_that_listens_at_once_is_told_by_its_start() {
 }
 
 #[test]
+fn what_a_process_executes_begins_to_listen_anew() {
+    let tree = FakeTree::new();
+    put(&tree, 7, FAKE);
+    tree.write("proc/7/net/tcp", "head\n0: A B 0A 0 0 0 0 0 4711 1\n");
+    tree.link("proc/7/fd/3", "socket:[4711]");
+    let mut sampler = sampler(&tree);
+    let executed = |seconds| {
+        [WatchedProcess {
+            executed: Some(Duration::from_secs(seconds)),
+            ..watched(7, 100, "web")
+        }]
+    };
+    sampler.watch(executed(98));
+    assert_eq!(value(&sample(&mut sampler, 100), Metric::ProcessListenDelay), Some(2.0));
+    // The same again changes nothing; another program has closed what it got, and listens two seconds later.
+    sampler.watch(executed(98));
+    assert_eq!(value(&sample(&mut sampler, 101), Metric::ProcessListenDelay), None);
+    tree.remove("proc/7/fd/3");
+    sampler.watch(executed(102));
+    assert_eq!(value(&sample(&mut sampler, 103), Metric::ProcessListenDelay), None);
+    tree.link("proc/7/fd/5", "socket:[4711]");
+    assert_eq!(value(&sample(&mut sampler, 104), Metric::ProcessListenDelay), Some(2.0));
+    assert_eq!(value(&sample(&mut sampler, 110), Metric::ProcessListenDelay), Some(2.0));
+}
+
+#[test]
+fn nothing_is_executed_before_its_process_starts() {
+    let tree = FakeTree::new();
+    put(
+        &tree,
+        7,
+        Fake {
+            start_ticks: 10_000,
+            ..FAKE
+        },
+    );
+    tree.write("proc/7/net/tcp", "head\n0: A B 0A 0 0 0 0 0 4711 1\n");
+    tree.link("proc/7/fd/3", "socket:[4711]");
+    let mut sampler = sampler(&tree);
+    sampler.watch([WatchedProcess {
+        executed: Some(Duration::from_secs(60)),
+        ..watched(7, 10_000, "web")
+    }]);
+    assert_eq!(value(&sample(&mut sampler, 102), Metric::ProcessListenDelay), Some(2.0));
+}
+
+#[test]
 fn more_processes_than_descriptors_are_read_all_the_same() {
     let tree = FakeTree::new();
     let ids = 1..=50;
@@ -427,11 +474,12 @@ fn a_real_socket_is_found() {
     let own = std::process::id();
     let stat = std::fs::read("/proc/self/stat").unwrap();
     let start_ticks = files::parse_stat(&stat).unwrap().start_ticks;
+    let executed = start_ticks.div_ceil(HostFacts::read().ticks_per_second);
     let mut sampler = ProcessSampler::new(Path::new("/"), HostFacts::read(), 100);
     sampler.watch([WatchedProcess {
-        executed: Some(Duration::from_secs(99)),
+        executed: Some(Duration::from_secs(executed)),
         ..watched(own, start_ticks, "test")
     }]);
-    let readings = sample(&mut sampler, 100);
+    let readings = sample(&mut sampler, executed + 1);
     assert_eq!(value(&readings, Metric::ProcessListenDelay), Some(1.0));
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{CODE, object_at, program_name, ranges, scanned, watched};
+use super::{CODE, Owner, object_at, program_name, ranges, scanned, watched};
 use crate::{
     command::{Lease, WatchId},
     kernel::records::{LifecycleEvent, Pid},
@@ -365,4 +365,37 @@ fn a_process_that_cannot_be_looked_at_has_not_ended() {
     owner.poll(at(base, 4 * SECOND_NS));
     assert_eq!(owner.tallies().repairs, 1);
     assert_eq!(watched(&owner), [7]);
+}
+
+/// What began when, as readings count from it: a fork is no execution, and each execution is a beginning.
+#[test]
+fn it_is_known_when_a_program_was_executed() {
+    let proc = FakeProc::new();
+    let rust = rust_program();
+    let (mut owner, base) = scanned(&proc, watch_all(), &[(7, FakeProcess::new(&rust))]);
+    let executed = |owner: &Owner, pid| {
+        let members = owner.members();
+        let member = members.iter().find(|member| member.pid == Pid(pid));
+        member.expect("it is watched").executed
+    };
+    let since_boot = |time_ns| Some(Duration::from_nanos(START_NS + time_ns));
+    assert_eq!(executed(&owner, 7), None, "it ran before anybody looked");
+    // Of the same program as the one that forked, and found by a look after its fork.
+    proc.set(50, &FakeProcess::new(&rust));
+    owner.on_lifecycle(&fork(1, 50, 7), at(base, 1));
+    owner.scan(at(base, 2)).unwrap();
+    settle(&mut owner, at(base, 2));
+    assert_eq!(executed(&owner, 50), None);
+    for time_ns in [10, 20] {
+        owner.on_lifecycle(&exec(time_ns, 50, "api"), at(base, time_ns));
+        owner.on_lifecycle(&map(time_ns + 1, 50, CODE, CODE + 0x1000, &rust), at(base, time_ns + 1));
+        settle(&mut owner, at(base, time_ns + 1));
+        assert_eq!(executed(&owner, 50), since_boot(time_ns));
+    }
+    // One that is told of only after a look has found the process, with what it executed.
+    proc.set(60, &FakeProcess::new(&rust));
+    owner.scan(at(base, 40)).unwrap();
+    settle(&mut owner, at(base, 40));
+    owner.on_lifecycle(&exec(30, 60, "late"), at(base, 41));
+    assert_eq!(executed(&owner, 60), since_boot(30));
 }
