@@ -4,6 +4,7 @@
 use profiler_unwinding::ContentId;
 
 use super::{
+    clock::Now,
     jobs::Job,
     mappings::Mapping,
     objects::ObjectKind,
