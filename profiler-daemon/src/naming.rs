@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::Receiver,
     },
+    time::{Duration, SystemTime},
 };
 
 use profiler_profile::Frame;
@@ -27,6 +28,8 @@ use crate::{
 
 /// Limitations that are remembered, so that each is told once.
 const MAX_TOLD: usize = 1024;
+/// No window waits longer to be named: one that seems to was ended before the time of day was set.
+const MAX_LATE: Duration = Duration::from_secs(60);
 
 /// Names windows and stores them.
 #[derive(Debug)]
@@ -65,10 +68,11 @@ impl Namer {
                 return;
             }
             self.tell(symbols, &mut told);
+            let late = SystemTime::now().duration_since(profile.end).unwrap_or_default();
             self.store
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(profile, processes::uptime());
+                .insert_late(profile, processes::uptime(), late.min(MAX_LATE));
             if let Some(faults) = faults {
                 self.memory.window(name_faults(symbols, faults));
             }

@@ -1,7 +1,7 @@
 //! What a process or a service did in a span of time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -117,6 +117,54 @@ impl Selection {
             span,
             parts,
             known_elsewhere,
+        }
+    }
+
+    /// All of these windows, which were picked by another clock than that of the span.
+    pub(crate) fn of_windows(target: Target, shown: Span, parts: Vec<Part>, known_elsewhere: bool) -> Self {
+        let mut selection = Self::new(target, shown, parts, known_elsewhere);
+        selection.span_windows();
+        selection
+    }
+
+    /// These windows, then those of another selection that are not among them.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        let known: HashSet<*const Window> = self.picked().map(Arc::as_ptr).collect();
+        for mut part in other.parts {
+            part.windows.retain(|window| !known.contains(&Arc::as_ptr(window)));
+            if !part.windows.is_empty() {
+                self.parts.push(part);
+            }
+        }
+        self.known_elsewhere |= other.known_elsewhere;
+        self.span_windows();
+        self
+    }
+
+    /// An estimate of the memory that the windows take, with the names that they refer to.
+    pub fn memory_bytes(&self) -> usize {
+        let of_part = |part: &Part| {
+            let windows = part.windows.iter().map(|window| window.bytes()).sum::<usize>();
+            part.dictionary.bytes() + windows
+        };
+        self.parts.iter().map(of_part).sum()
+    }
+
+    /// Whether there are no windows.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn picked(&self) -> impl Iterator<Item = &Arc<Window>> {
+        self.parts.iter().flat_map(|part| &part.windows)
+    }
+
+    /// Makes the span one that every window belongs to, if there are any.
+    fn span_windows(&mut self) {
+        let end = self.picked().map(|window| window.end).max();
+        if let Some(end) = end {
+            self.span = Span { start: None, end };
         }
     }
 

@@ -67,6 +67,8 @@ struct Kept {
     window: Arc<Window>,
     /// Uptime of the host when it came.
     since: Duration,
+    /// Uptime of the host when it ended.
+    ended: Duration,
 }
 
 /// Windows in a row that share a dictionary.
@@ -105,6 +107,8 @@ pub struct Store {
     /// Never with an epoch without windows.
     epochs: VecDeque<Epoch>,
     dropped: Dropped,
+    /// When the last of the windows that were dropped ended.
+    forgotten: Option<Duration>,
 }
 
 impl Store {
@@ -114,6 +118,7 @@ impl Store {
             limits,
             epochs: VecDeque::new(),
             dropped: Dropped::default(),
+            forgotten: None,
         }
     }
 
@@ -124,8 +129,13 @@ impl Store {
         self.make_room();
     }
 
-    /// Keeps a window, and drops what it displaces. What was dropped is counted in [`Status::dropped`].
+    /// Keeps a window that ended just now, and drops what it displaces. What was dropped is counted in [`Status::dropped`].
     pub fn insert(&mut self, profile: Profile, uptime: Duration) {
+        self.insert_late(profile, uptime, Duration::ZERO);
+    }
+
+    /// The same of a window that ended so long ago.
+    pub fn insert_late(&mut self, profile: Profile, uptime: Duration, late: Duration) {
         self.expire(uptime);
         if self.never_fits(&profile) {
             self.dropped.too_large += 1;
@@ -144,6 +154,7 @@ impl Store {
         epoch.windows.push_back(Kept {
             window: Arc::new(window),
             since: uptime,
+            ended: uptime.saturating_sub(late),
         });
         self.make_room();
     }
@@ -178,6 +189,38 @@ impl Store {
             }
         }
         Selection::new(target, span, parts, known_elsewhere)
+    }
+
+    /// The windows of which it is so that they began and ended at these uptimes of the host, whatever the time of day was then.
+    /// `shown` is their span in times of day, for an answer without windows.
+    pub fn select_by_uptime(
+        &self,
+        target: Target,
+        shown: Span,
+        belongs: impl Fn(Duration, Duration) -> bool,
+    ) -> Selection {
+        let belongs = |kept: &&Kept| {
+            let length = kept.window.end.duration_since(kept.window.start).unwrap_or_default();
+            belongs(kept.ended.saturating_sub(length), kept.ended)
+        };
+        let mut parts = Vec::new();
+        let mut known_elsewhere = false;
+        for epoch in &self.epochs {
+            let (inside, outside): (Vec<&Kept>, Vec<&Kept>) = epoch.windows.iter().partition(&belongs);
+            known_elsewhere |= outside.iter().any(|kept| target.is_in(&kept.window, &epoch.dictionary));
+            if !inside.is_empty() {
+                parts.push(Part {
+                    dictionary: Arc::clone(&epoch.dictionary),
+                    windows: inside.into_iter().map(|kept| Arc::clone(&kept.window)).collect(),
+                });
+            }
+        }
+        Selection::of_windows(target, shown, parts, known_elsewhere)
+    }
+
+    /// Uptime of the host when the last of the windows ended that were dropped since the start.
+    pub fn forgotten_until(&self) -> Option<Duration> {
+        self.forgotten
     }
 
     /// What is kept.
@@ -238,7 +281,8 @@ impl Store {
         let Some(epoch) = self.epochs.front_mut() else {
             return false;
         };
-        if let Some(Kept { window, .. }) = epoch.windows.pop_front() {
+        if let Some(Kept { window, ended, .. }) = epoch.windows.pop_front() {
+            self.forgotten = self.forgotten.max(Some(ended));
             epoch.window_bytes -= cost(&window);
             if !window.is_idle() {
                 epoch.referring -= 1;

@@ -541,3 +541,63 @@ proptest! {
         }
     }
 }
+
+/// Windows are picked by when they ended, whatever the time of day was then.
+#[test]
+fn windows_are_picked_by_the_clock_that_nobody_sets() {
+    let a = process(1, 0, "web");
+    let mut store = Store::new(ROOMY);
+    store.insert(window(100, 110, &[(&a, 1)]), up(10));
+    // It was named three seconds after its end.
+    store.insert_late(window(110, 120, &[(&a, 2)]), up(23), Duration::from_secs(3));
+    // Now the time of day is set back to that of the first.
+    store.insert(window(100, 110, &[(&a, 4)]), up(30));
+    let picked = |from, to| {
+        let ended_in = |_began: Duration, ended: Duration| ended > up(from) && ended <= up(to);
+        store.select_by_uptime(Target::Everything, span(0, 1), ended_in)
+    };
+    for (from, to, samples, windows) in [
+        (0, 20, 3, 2),
+        (10, 20, 2, 1),
+        (10, 30, 6, 2),
+        (20, 30, 4, 1),
+        (0, 9, 0, 0),
+    ] {
+        let selection = picked(from, to);
+        let answer = selection.merge().unwrap();
+        assert_eq!(answer.profile.samples(), samples, "{from} to {to}");
+        assert_eq!(selection.windows().count(), windows, "{from} to {to}");
+        assert_eq!(selection.is_empty(), windows == 0);
+        assert_eq!(selection.memory_bytes() == 0, windows == 0);
+    }
+    let began = |second| store.select_by_uptime(Target::Everything, span(0, 1), |began, _ended| began == up(second));
+    assert_eq!(began(10).merge().unwrap().profile.samples(), 2);
+    let none = picked(0, 9).merge().unwrap();
+    assert_eq!((none.profile.start, none.profile.end), (at(0), at(1)));
+    assert_eq!(none.found, Found::Empty);
+}
+
+/// What is held of a store outlives what the store keeps, and is not counted twice while it is kept.
+#[test]
+fn what_was_picked_goes_with_what_is_picked_later() {
+    let a = process(1, 0, "web");
+    let mut store = Store::new(Limits {
+        retention: Duration::from_secs(25),
+        ..ROOMY
+    });
+    for second in [10, 20] {
+        store.insert(window(second - 10, second, &[(&a, second)]), up(second));
+    }
+    assert_eq!(store.forgotten_until(), None);
+    let all = |store: &Store| store.select_by_uptime(Target::Everything, span(0, 40), |_began, _ended| true);
+    let held = all(&store);
+    for second in [30, 40] {
+        store.insert(window(second - 10, second, &[(&a, second)]), up(second));
+    }
+    assert_eq!(store.forgotten_until(), Some(up(10)));
+    assert_eq!(all(&store).merge().unwrap().profile.samples(), 20 + 30 + 40);
+    let both = held.and(all(&store));
+    assert_eq!(both.windows().count(), 4);
+    let merged = both.merge().unwrap().profile;
+    assert_eq!((merged.samples(), merged.start, merged.end), (100, at(0), at(40)));
+}

@@ -17,7 +17,7 @@ use crate::{
     api::{self, SharedStore},
     census::CensusHandle,
     command::{Command, EngineHandle},
-    evidence::{self, Breach, memory::concerns_memory},
+    evidence::{self, Breach, Course, memory::concerns_memory},
     memory::{OomKills, SharedMemory},
     readings::Board,
 };
@@ -37,6 +37,7 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 struct Job {
     id: AlertId,
     breach: Breach,
+    course: Option<Course>,
 }
 
 /// What was found.
@@ -89,8 +90,8 @@ impl Collector {
     }
 
     /// Has a breach looked at. Whether there was room.
-    pub(super) fn look(&self, id: AlertId, breach: Breach) -> bool {
-        match self.jobs.try_send(Job { id, breach }) {
+    pub(super) fn look(&self, id: AlertId, breach: Breach, course: Option<Course>) -> bool {
+        match self.jobs.try_send(Job { id, breach, course }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
@@ -103,13 +104,13 @@ impl Collector {
 }
 
 impl Sources {
-    fn look(&self, Job { id, breach }: Job) -> Finding {
+    fn look(&self, Job { id, breach, course }: Job) -> Finding {
         // What was sampled last tells most. Without it the windows before are still worth a look.
         let flushed = self.engine.begin(|reply| Command::Flush { reply });
         if let Ok(answer) = flushed {
             let _at_an_end_of_the_daemon = answer.blocking_recv();
         }
-        let mut evidence = evidence::gather(&self.store, &self.board, &breach);
+        let mut evidence = evidence::gather(&self.store, &self.board, &breach, course);
         if concerns_memory(breach.metric) {
             let pages = |query| match self.memory.get() {
                 Some(memory) => memory.query_blocking(query).map_err(|error| error.to_string()),

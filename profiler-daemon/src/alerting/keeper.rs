@@ -9,23 +9,22 @@ use std::{
 use profiler_alerts::{
     Alert, AlertId, Change, Evaluator, Limit, Moment, Phase, Settings, Silence, SilenceId, Stored, Transition,
 };
-use profiler_readings::{Metric, Source};
+use profiler_readings::Metric;
 use profiler_store::state::{AlertQuery, State, StateError};
 use tokio::sync::broadcast;
 
 use super::{
-    AlertingParts, EVALUATION, StartError, bounds,
+    AlertingParts, StartError, bounds,
     censuses::{self, Censuses, Counted},
     collector::{self, Collector, Finding},
     command::{AlertWithEvidence, Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
-    observe, report,
+    observe,
+    quiet::{QuietTimes, led_up, seen_late},
+    report,
     teller::Teller,
 };
 use crate::{
-    evidence::{
-        Breach, breach_start,
-        memory::{LAST_WORDS, concerns_memory},
-    },
+    evidence::{Breach, breach_start, memory::concerns_memory},
     health::{Health, Part, PartState},
     memory::OomKills,
     readings::Board,
@@ -54,6 +53,7 @@ pub(super) struct Keeper {
     health: Arc<Health>,
     changes: broadcast::Sender<ShownChange>,
     collector: Collector,
+    pub(super) quiet_times: QuietTimes,
     censuses: Censuses,
     teller: Teller,
     awaiting: BTreeMap<AlertId, Awaiting>,
@@ -96,6 +96,7 @@ impl Keeper {
             oom_kills: Arc::clone(&parts.sources.oom_kills),
             health: parts.health,
             changes,
+            quiet_times: QuietTimes::new(Arc::clone(&parts.sources.store)),
             censuses: Censuses::start(parts.sources.census.clone())?,
             collector: Collector::start(parts.sources)?,
             teller: Teller::new(parts.dispatcher, parts.host, parts.settings.external_url),
@@ -129,6 +130,7 @@ impl Keeper {
         });
         let transitions = self.evaluator.evaluate(&observations, now);
         self.take(transitions, now);
+        self.quiet_times.hold();
         self.take_findings(now);
         self.health.report(Part::Sinks, self.teller.state());
         if now.since_boot >= self.keep_all_due {
@@ -153,11 +155,15 @@ impl Keeper {
             return;
         }
         for transition in &transitions {
+            let alert = &transition.stored.alert;
             match transition.change {
+                Change::Pending => self.quiet_times.begin(alert, now.since_boot),
                 Change::Firing => self.look_into(transition, now),
                 // What began is told before its end, with evidence or without, and kept before it.
-                Change::Resolved => self.tell_awaiting(transition.stored.alert.id, now),
-                Change::Pending | Change::Unsilenced | Change::Dropped => {}
+                Change::Resolved => self.tell_awaiting(alert.id, now),
+                // It leaves nothing behind.
+                Change::Dropped => drop(self.quiet_times.end(alert.id, now.since_boot)),
+                Change::Unsilenced => {}
             }
         }
         for Transition { stored, notify, .. } in &transitions {
@@ -179,16 +185,12 @@ impl Keeper {
     /// Has evidence gathered for an alert that begins to fire. Those who are to be told wait for it.
     fn look_into(&mut self, firing: &Transition, now: Moment) {
         let alert = &firing.stored.alert;
-        // What it did is what it did before.
-        let before = match alert.limit.metric {
-            Metric::ProcessOomKilled => LAST_WORDS,
-            _ => Duration::ZERO,
-        };
+        let before = led_up(alert.limit.metric);
         let start = breach_start(alert.began, alert.limit.hold_for, now.time);
         let breach = Breach {
             start: start.checked_sub(before).unwrap_or(start),
             end: now.time,
-            seen_late: Source::of(alert.limit.metric).interval() + EVALUATION,
+            seen_late: seen_late(alert.limit.metric),
             subject: alert.subject.clone(),
             metric: alert.limit.metric,
         };
@@ -200,7 +202,8 @@ impl Keeper {
                 .begin(alert.id, &alert.subject, &self.board, now.since_boot);
             self.without_census.extend(begun.err().map(|why| (alert.id, why)));
         }
-        if !self.collector.look(alert.id, breach) {
+        let course = self.quiet_times.end(alert.id, now.since_boot);
+        if !self.collector.look(alert.id, breach, course) {
             tracing::warn!(alert = %alert.id, "too many alerts began at once: this one has no evidence");
         } else if firing.notify {
             let awaiting = Awaiting {

@@ -1,3 +1,5 @@
+mod quiet;
+
 use std::{
     path::Path,
     process::Child,
@@ -17,6 +19,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{AlertingParts, Command, ShownAlert, ShownChange, Sources, keeper::Keeper};
 use crate::{
+    api::SharedStore,
     census::CensusHandle,
     command,
     health::{Health, Part, PartState},
@@ -35,7 +38,10 @@ struct Desk {
     health: Arc<Health>,
     changes: broadcast::Receiver<ShownChange>,
     second: u64,
-    _commands: mpsc::Receiver<command::Command>,
+    /// By how much the time of day was set back.
+    set_back: Duration,
+    store: SharedStore,
+    commands: mpsc::Receiver<command::Command>,
 }
 
 fn moment(second: u64) -> Moment {
@@ -69,14 +75,15 @@ impl Desk {
         let settings = sinks::Settings::new("host".to_owned(), String::new());
         let dispatcher = Dispatcher::start(&[], outbox, settings).unwrap();
         let oom_kills = Arc::new(OomKills::default());
+        let store = Arc::new(Mutex::new(Store::new(Limits {
+            retention: Duration::from_secs(900),
+            max_bytes: 1 << 20,
+        })));
         let parts = AlertingParts {
             limits,
             state_dir: state_dir.to_owned(),
             sources: Sources {
-                store: Arc::new(Mutex::new(Store::new(Limits {
-                    retention: Duration::from_secs(900),
-                    max_bytes: 1 << 20,
-                }))),
+                store: Arc::clone(&store),
                 board: Arc::clone(&board),
                 engine,
                 memory: SharedMemory::default(),
@@ -97,7 +104,9 @@ impl Desk {
             health,
             changes,
             second,
-            _commands: commands,
+            set_back: Duration::ZERO,
+            store,
+            commands,
         }
     }
 
@@ -106,7 +115,7 @@ impl Desk {
         let limit = host_cpu();
         for _ in 0..seconds {
             self.second += 1;
-            let now = moment(self.second);
+            let now = self.now();
             if let Some(value) = value {
                 let reading = Reading {
                     metric: limit.metric,
@@ -121,6 +130,14 @@ impl Desk {
         std::iter::from_fn(|| self.changes.try_recv().ok())
             .map(|change| change.change)
             .collect()
+    }
+
+    fn now(&self) -> Moment {
+        let now = moment(self.second);
+        Moment {
+            time: now.time - self.set_back,
+            ..now
+        }
     }
 
     fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {

@@ -28,7 +28,7 @@ pub use lines::lines;
 pub use memory::MemoryEvidence;
 
 /// What a breach is compared with: at most so much time before it.
-const MAX_QUIET: Duration = Duration::from_secs(300);
+pub(crate) const MAX_QUIET: Duration = Duration::from_secs(300);
 /// Longest part of a breach that is kept: its end, which is what is being told of.
 const MAX_BREACH: Duration = Duration::from_secs(300);
 /// Readings are kept from so long before a breach.
@@ -60,6 +60,37 @@ pub struct Breach {
     pub subject: Subject,
     /// Which reading it is.
     pub metric: Metric,
+}
+
+/// When a breach was, by the clock that nobody sets.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// When the quiet time before it ended.
+    pub quiet_until: Duration,
+    /// When it was seen to begin.
+    pub began: Duration,
+    /// Until when it is looked at.
+    pub until: Duration,
+    /// What of the quiet time was held before the store forgot it.
+    pub held: Option<Selection>,
+}
+
+impl Course {
+    /// What the store has of the quiet time: whole windows, none of which goes on into the breach.
+    pub(crate) fn quiet(&self, store: &Store, shown: Span) -> Selection {
+        let since = self.quiet_until.saturating_sub(MAX_QUIET);
+        store.select_by_uptime(Target::Everything, shown, |_began, ended| {
+            ended > since && ended <= self.quiet_until
+        })
+    }
+
+    /// What it has of the breach.
+    fn during(&self, store: &Store, shown: Span) -> Selection {
+        let since = self.began.max(self.until.saturating_sub(MAX_BREACH));
+        store.select_by_uptime(Target::Everything, shown, |began, ended| {
+            ended > since && began < self.until
+        })
+    }
 }
 
 /// A series of readings around a breach.
@@ -133,22 +164,34 @@ pub fn breach_start(first_seen: SystemTime, held: Duration, now: SystemTime) -> 
 }
 
 /// Takes the evidence of a breach out of what is kept. Windows of the store end when they are full: what was sampled last
-/// is in it only if the current window was ended before.
-pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach) -> Evidence {
-    let back = |time: SystemTime, span: Duration| time.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
+/// is in it only if the current window was ended before. Windows are picked by the clock that nobody sets; of a breach that an
+/// earlier daemon saw begin, by the time of day.
+pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach, course: Option<Course>) -> Evidence {
     let start = breach.start.max(back(breach.end, MAX_BREACH));
-    let select = |start: SystemTime, end: SystemTime| {
-        let span = Span {
-            start: Some(start),
-            end,
-        };
-        let store = store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.select(Target::Everything, span)
-    };
-    let during = select(start, breach.end);
     // The quiet time is what lies before the breach, however much of a long breach is kept, and holds nothing of it.
     let quiet_end = back(breach.start, breach.seen_late);
-    let quiet = select(back(quiet_end, MAX_QUIET), quiet_end).ended();
+    let span = |start, end| Span {
+        start: Some(start),
+        end,
+    };
+    let (quiet_span, span) = (span(back(quiet_end, MAX_QUIET), quiet_end), span(start, breach.end));
+    let (quiet, during) = {
+        let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+        match course {
+            Some(course) => {
+                let (kept, during) = (course.quiet(&store, quiet_span), course.during(&store, span));
+                let quiet = match course.held {
+                    Some(held) => held.and(kept),
+                    None => kept,
+                };
+                (quiet, during)
+            }
+            None => {
+                let select = |span| store.select(Target::Everything, span);
+                (select(quiet_span).ended(), select(span))
+            }
+        }
+    };
     let comparison = compare(&quiet, &during);
     let from = back(start, READINGS_BEFORE);
     let step = breach.end.duration_since(from).unwrap_or_default() / READING_STEPS;
@@ -165,6 +208,10 @@ pub fn gather(store: &Mutex<Store>, board: &Board, breach: &Breach) -> Evidence 
     };
     evidence.readings = readings(board, &evidence);
     evidence
+}
+
+fn back(time: SystemTime, span: Duration) -> SystemTime {
+    time.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn compare(quiet: &Selection, during: &Selection) -> Comparison {
