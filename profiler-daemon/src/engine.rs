@@ -3,7 +3,7 @@
 //! In: records and samples of the kernel, commands. Out: windows to be named. It never waits for anything but the
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
-mod fault_losses;
+mod losses;
 mod memory;
 mod outlet;
 mod rate;
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fault_losses::FaultLosses;
+use losses::Losses;
 use outlet::Outlet;
 use profiler_common::{counters::Counter, stop::StopReason};
 use tokio::sync::mpsc;
@@ -104,8 +104,8 @@ pub struct Engine {
     counts: SamplingCounts,
     stops: BTreeMap<StopReason, u64>,
     /// Lost since the start, in the daemon.
-    lost: BTreeMap<String, u64>,
-    fault_losses: FaultLosses,
+    losses: Losses,
+    fault_losses: Losses,
     lifecycle_lost: u64,
     window_ends: Instant,
     upkeep_due: Instant,
@@ -145,8 +145,8 @@ impl Engine {
             batch: SampleBatch::default(),
             fault_batch: FaultBatch::default(),
             stops: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            fault_losses: FaultLosses::default(),
+            losses: Losses::default(),
+            fault_losses: Losses::default(),
             lifecycle_lost: 0,
             told: BTreeMap::new(),
             starting: Vec::new(),
@@ -285,9 +285,7 @@ impl Engine {
         // From here on: the one that ended may have been of another length.
         let longest = outlet::longest(self.parts.window_length);
         self.parts.processes.remember_for_windows_of(longest);
-        for (reason, count) in &window.lost {
-            *self.lost.entry(reason.clone()).or_default() += count;
-        }
+        self.losses.count(&window.lost);
         // Also one without samples: that nothing ran is what busier times are compared with.
         let faults = self.end_fault_window();
         let naming = Naming {
@@ -303,16 +301,19 @@ impl Engine {
             faults,
             waiting,
         } = naming;
+        // In the next windows, so that profiles say what is missing from them: who asks for a span is to hear what was lost in it,
+        // and these windows are not in it.
         if let Some(faults) = faults {
             self.parts.faults.add_lost(LOST_NAMING_BACKLOG, faults.touches());
-            // Who asks for a span is to hear what was lost in it, and this window is not in it.
             for (reason, count) in self.fault_losses.carry(faults.window.lost) {
                 self.parts.faults.add_lost(reason, *count);
             }
         }
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
-        // In the next window, so that a profile says what is missing from it.
         self.parts.window.add_lost(LOST_NAMING_BACKLOG, samples);
+        for (reason, count) in self.losses.carry(window.lost) {
+            self.parts.window.add_lost(reason, *count);
+        }
         for reply in waiting {
             let reason = "the thread that names windows has ended".to_owned();
             send(reply, Err(FlushError::NotSampling { reason }));

@@ -1,23 +1,20 @@
-//! Page faults that the kernel delivered and that were lost before they were named, since the start.
+//! What was lost in windows since the start: of samples, or of page faults.
 
 use std::collections::BTreeMap;
 
-use profiler_common::memory::FaultCounter;
-
-/// Sums what is lost in windows of page faults, each loss once.
+/// Sums what is lost in windows, each loss once.
 #[derive(Debug, Default)]
-pub(super) struct FaultLosses {
+pub(super) struct Losses {
     totals: BTreeMap<String, u64>,
     /// What the next window says was lost in it, and was counted with one that was dropped.
     carried: BTreeMap<String, u64>,
 }
 
-impl FaultLosses {
-    /// A window has ended in which so much was lost. What the kernel has lost it counts itself.
+impl Losses {
+    /// A window has ended in which so much was lost.
     pub(super) fn count(&mut self, lost: &BTreeMap<String, u64>) {
         let carried = std::mem::take(&mut self.carried);
-        let is_of_kernel = |reason: &str| FaultCounter::ALL.iter().any(|counter| counter.name() == reason);
-        for (reason, count) in lost.iter().filter(|(reason, _)| !is_of_kernel(reason)) {
+        for (reason, count) in lost {
             let new = count.saturating_sub(carried.get(reason).copied().unwrap_or_default());
             if new > 0 {
                 *self.totals.entry(reason.clone()).or_default() += new;
@@ -25,7 +22,8 @@ impl FaultLosses {
         }
     }
 
-    /// The window that was counted last is dropped: what was lost in it is to be told in the next.
+    /// The window that was counted last is dropped: what was lost in it is to be told in the next, or nobody who asks for its
+    /// time hears of it.
     pub(super) fn carry(&mut self, lost: BTreeMap<String, u64>) -> &BTreeMap<String, u64> {
         self.carried = lost;
         &self.carried
@@ -48,22 +46,20 @@ mod tests {
 
     #[test]
     fn what_a_dropped_window_lost_is_told_again_and_counted_once() {
-        let mut losses = FaultLosses::default();
-        let kernel = FaultCounter::RingFull.name();
-        losses.count(&lost(&[("window_full", 3), (kernel, 9)]));
+        let mut losses = Losses::default();
+        losses.count(&lost(&[("window_full", 3)]));
         assert_eq!(*losses.totals(), lost(&[("window_full", 3)]));
-        let dropped = lost(&[("window_full", 4), ("unknown_process", 1), (kernel, 2)]);
+        let dropped = lost(&[("window_full", 4), ("unknown_process", 1)]);
         losses.count(&dropped);
         assert_eq!(*losses.carry(dropped.clone()), dropped);
-        // The next has what was carried, what the dropped one held, and its own.
-        losses.count(&lost(&[
-            ("window_full", 5),
-            ("unknown_process", 1),
-            ("naming_backlog", 7),
-            (kernel, 2),
-        ]));
+        // The next has what was carried, what the dropped one held, and its own. It is dropped as well.
+        let next = lost(&[("window_full", 5), ("unknown_process", 1), ("naming_backlog", 7)]);
+        losses.count(&next);
         let sum = lost(&[("window_full", 8), ("unknown_process", 1), ("naming_backlog", 7)]);
         assert_eq!(*losses.totals(), sum);
+        assert_eq!(*losses.carry(next.clone()), next);
+        losses.count(&next);
+        assert_eq!(*losses.totals(), sum, "nothing new was lost");
         losses.count(&lost(&[("window_full", 1)]));
         assert_eq!(losses.totals()["window_full"], 9);
     }
