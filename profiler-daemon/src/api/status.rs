@@ -122,9 +122,10 @@ impl ApiError {
                 | CensusError::Refused { .. }
                 | CensusError::NoPools { .. }
                 | CensusError::Padded { .. }
-                | CensusError::Unreadable { .. } => Code::FailedPrecondition,
+                | CensusError::Unreadable { .. }
+                | CensusError::Hung { .. } => Code::FailedPrecondition,
                 CensusError::Ended { .. } | CensusError::Unwanted => Code::Aborted,
-                CensusError::Busy => Code::ResourceExhausted,
+                CensusError::Busy | CensusError::Stuck { .. } => Code::ResourceExhausted,
                 CensusError::Late { .. } => Code::DeadlineExceeded,
                 CensusError::Stopping => Code::Unavailable,
             },

@@ -1,15 +1,17 @@
 //! The census of a Python heap: objects by type, what differs from the census before, and who holds what is new.
 //!
-//! In: a process, by request. Out: a [`Taken`], or why there can be none. One thread takes one census at a time, far from the
-//! sampling loop, at a low priority and with pauses; it stops when nobody waits for the answer any more. The process is not
-//! stopped and nothing is written into it; what it has in memory is not trusted.
+//! In: a process, by request. Out: a [`Taken`], or why there can be none. One thread has one census taken at a time, far from the
+//! sampling loop, at a low priority and with pauses. It stops when nobody waits for the answer any more, and is left behind when the
+//! kernel does not answer it. The process is not stopped and nothing is written into it; what it has in memory is not trusted.
 
 mod kept;
 mod mounts;
 mod pace;
 mod regions;
+mod runs;
 mod take;
 mod target;
+mod waits;
 
 use std::{
     io,
@@ -25,7 +27,7 @@ use std::{
 use profiler_census::{Census, Difference, Holders};
 use tokio::sync::oneshot;
 
-use self::{kept::Kept, take::Taker};
+use self::runs::Runs;
 use crate::{command::Reply, health::Health, kernel::records::Pid, processes::scan::ProcFs};
 
 /// Requests that may wait for the one in progress.
@@ -134,6 +136,23 @@ pub enum CensusError {
         /// What the kernel said.
         reason: String,
     },
+    /// The kernel was asked for something of it, which never came.
+    #[error(
+        "the memory of process {pid} cannot be read: for {seconds} s nothing came of what was asked for; it may be of a file system \
+         that hangs, or be provided by a program that does not"
+    )]
+    Hung {
+        /// The process.
+        pid: Pid,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Too many of those.
+    #[error("{count} censuses wait for memory that does not come: no other is taken until one of those processes ends")]
+    Stuck {
+        /// How many.
+        count: usize,
+    },
     /// It is gone, or another program runs in it.
     #[error("process {pid} ended, or executed another program, meanwhile")]
     Ended {
@@ -216,21 +235,20 @@ impl CensusHandle {
     }
 }
 
-/// Starts the thread that takes censuses of the processes of a `/proc`. What they cost is noted in `health`.
+/// Starts the thread that has censuses taken of the processes of a `/proc`. What they cost is noted in `health`.
 ///
 /// # Errors
 /// It cannot be started.
 pub fn start(proc: ProcFs, health: Arc<Health>, stop: Arc<AtomicBool>) -> io::Result<(JoinHandle<()>, CensusHandle)> {
     let (requests, waiting) = sync_channel(QUEUE);
-    let thread = thread::Builder::new().name("census".to_owned()).spawn(move || {
-        pace::give_way();
-        answer(&proc, &waiting, &health, &stop);
-    })?;
+    let mut runs = Runs::new(proc, health);
+    let thread = thread::Builder::new()
+        .name("census".to_owned())
+        .spawn(move || answer(&mut runs, &waiting, &stop))?;
     Ok((thread, CensusHandle { requests }))
 }
 
-fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &AtomicBool) {
-    let mut kept = Kept::default();
+fn answer(runs: &mut Runs, waiting: &Receiver<Request>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         let request = match waiting.recv_timeout(TURN) {
             Ok(request) => request,
@@ -238,24 +256,7 @@ fn answer(proc: &ProcFs, waiting: &Receiver<Request>, health: &Health, stop: &At
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let Request { pid, options, reply } = request;
-        let is_unwanted = |spent| {
-            health.budget.note_asked_for(spent);
-            reply.is_closed() || stop.load(Ordering::Acquire)
-        };
-        let taker = Taker {
-            proc,
-            pid,
-            options,
-            is_unwanted: &is_unwanted,
-        };
-        let taken = taker.take(|start_ticks, program| {
-            let earlier = options.compare.then(|| kept.find(pid, start_ticks, program));
-            earlier.flatten()
-        });
-        let taken = taken.map(|(taken, earlier)| {
-            kept.keep(&taken, earlier);
-            taken
-        });
+        let taken = runs.take(pid, options, || reply.is_closed() || stop.load(Ordering::Acquire));
         match &taken {
             Ok(taken) => {
                 let Cost { memory_bytes, busy, .. } = taken.cost;

@@ -54,16 +54,23 @@ impl Mounts {
         }
     }
 
+    /// Whether a device is known to hold files whose pages may never come.
+    pub(super) fn may_hang(&self, device: u64) -> bool {
+        self.kinds.get(&device).is_some_and(|kind| asks_others(kind))
+    }
+
     /// Why a file on a device is not to be opened, if so.
     pub(super) fn refusal(&self, device: u64) -> Option<String> {
         match self.kinds.get(&device) {
             None => Some("lies on a file system of which it is not known whether it answers".to_owned()),
-            Some(kind) if REMOTE.contains(&kind.as_str()) || kind.starts_with("fuse") => {
-                Some(format!("lies on a file system that may never answer ({kind})"))
-            }
+            Some(kind) if asks_others(kind) => Some(format!("lies on a file system that may never answer ({kind})")),
             Some(_) => None,
         }
     }
+}
+
+fn asks_others(kind: &str) -> bool {
+    REMOTE.contains(&kind) || kind.starts_with("fuse")
 }
 
 /// Device and kind of a mount.

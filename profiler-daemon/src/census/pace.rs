@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -10,6 +11,8 @@ use rustix::{
     thread::gettid,
     time::{ClockId, clock_gettime},
 };
+
+use super::waits::Waits;
 
 /// CPU time at one go, and the pause after it: a quarter of a CPU at most.
 const WORK: Duration = Duration::from_millis(2);
@@ -26,6 +29,7 @@ pub(super) struct Pace<'a> {
     /// Whether nobody waits any more; is told of the CPU time spent since it was last asked.
     is_unwanted: &'a dyn Fn(Duration) -> bool,
     unwanted: Cell<bool>,
+    waits: Arc<Waits>,
 }
 
 impl<'a> Pace<'a> {
@@ -39,7 +43,21 @@ impl<'a> Pace<'a> {
             started: spent,
             is_unwanted,
             unwanted: Cell::new(false),
+            waits: Arc::default(),
         }
+    }
+
+    /// The same, which tells there for how long it waits.
+    pub(super) fn telling(self, waits: &Arc<Waits>) -> Self {
+        Self {
+            waits: Arc::clone(waits),
+            ..self
+        }
+    }
+
+    /// Asks the kernel for what may never come.
+    pub(super) fn during<T>(&self, ask: impl FnOnce() -> T) -> T {
+        self.waits.during(ask)
     }
 
     /// Gives what comes next its own time.

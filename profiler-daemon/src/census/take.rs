@@ -17,9 +17,11 @@ use profiler_unwinding::python::ProcessMemory as _;
 use super::{
     CensusError, Cost, Options, Taken,
     kept::Earlier,
+    mounts::Mounts,
     pace::Pace,
     regions::{ENTRY_BYTES, PAGE_BYTES, Page, Regions},
     target::{PacedMemory, Target},
+    waits::Waits,
 };
 use crate::{kernel::records::Pid, processes::scan::ProcFs};
 
@@ -42,6 +44,8 @@ pub(super) struct Taker<'a> {
     pub(super) options: Options,
     /// Whether nobody waits any more; is told of the CPU time spent.
     pub(super) is_unwanted: &'a dyn Fn(Duration) -> bool,
+    /// Where it tells for how long it waits for the kernel.
+    pub(super) waits: &'a Arc<Waits>,
 }
 
 /// A census in progress.
@@ -85,8 +89,8 @@ impl Taker<'_> {
     ) -> Result<(Taken, Earlier), CensusError> {
         let (started, time) = (Instant::now(), SystemTime::now());
         let target = Target::open(self.proc, self.pid)?;
-        let pace = Pace::new(COUNT_WITHIN, self.is_unwanted);
-        let memory = PacedMemory::new(target.open_file("mem")?, &pace);
+        let pace = Pace::new(COUNT_WITHIN, self.is_unwanted).telling(self.waits);
+        let memory = PacedMemory::new(pace.during(|| target.open_file("mem"))?, &pace);
         let program = target.program(&memory)?;
         let (interpreter, python) = target.interpreter(self.proc, &pace)?;
         let Counted {
@@ -152,11 +156,16 @@ impl Taker<'_> {
         interpreter: Interpreter,
     ) -> Result<Counted, CensusError> {
         let pid = self.pid;
-        let maps = target.open_file("maps")?;
-        let regions = Regions::read(maps, interpreter.pool_bytes()).map_err(|_error| CensusError::Ended { pid })?;
+        let pace = memory.pace;
+        let maps = pace.during(|| target.open_file("maps"))?;
+        let mounts = pace.during(|| Mounts::read(self.proc, pid));
+        let may_hang = |device| mounts.may_hang(device);
+        let regions = pace.during(|| Regions::read(maps, interpreter.pool_bytes(), may_hang));
+        let regions = regions.map_err(|_error| CensusError::Ended { pid })?;
+        memory.avoid(regions.avoided);
         let mut count = Count {
             memory,
-            pagemap: target.open_file("pagemap")?,
+            pagemap: pace.during(|| target.open_file("pagemap"))?,
             interpreter,
             tally: Tally::new(interpreter),
             pools: Pools::default(),
@@ -254,11 +263,10 @@ impl Count<'_> {
         let mut entries = vec![0; (pages * ENTRY_BYTES) as usize];
         self.pagemap_bytes += entries.len() as u64;
         // Of what was unmapped meanwhile it says that nothing is there.
-        if self
-            .pagemap
-            .read_exact_at(&mut entries, range.start / PAGE_BYTES * ENTRY_BYTES)
-            .is_err()
-        {
+        let offset = range.start / PAGE_BYTES * ENTRY_BYTES;
+        let pagemap = &self.pagemap;
+        let read = self.memory.pace.during(|| pagemap.read_exact_at(&mut entries, offset));
+        if read.is_err() {
             self.unknown_bytes += range.end - range.start;
             return 0;
         }

@@ -1,10 +1,11 @@
 //! The process whose heap is counted: opened once, so that no other can take its place.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs::File,
     hash::{DefaultHasher, Hasher as _},
     io::{self, Read, Seek, SeekFrom},
+    ops::Range,
     os::{fd::OwnedFd, unix::fs::FileExt as _},
 };
 
@@ -76,7 +77,8 @@ impl Target {
     /// start, where everything lies and bytes that nobody chose.
     pub(super) fn program(&self, memory: &PacedMemory<'_>) -> Result<u64, CensusError> {
         let mut auxv = Vec::new();
-        let read = self.open_file("auxv")?.take(MAX_AUXV_BYTES).read_to_end(&mut auxv);
+        let file = memory.pace.during(|| self.open_file("auxv"))?;
+        let read = file.take(MAX_AUXV_BYTES).read_to_end(&mut auxv);
         if read.is_err() || auxv.is_empty() {
             return Err(CensusError::Ended { pid: self.pid });
         }
@@ -119,7 +121,7 @@ impl Target {
     /// The interpreter that it runs, with the version. What is mapped is read at a pace, and no more of it once that is over.
     pub(super) fn interpreter(&self, proc: &ProcFs, pace: &Pace<'_>) -> Result<(Interpreter, String), CensusError> {
         let pid = self.pid;
-        let maps = proc.maps(pid).map_err(|error| match error {
+        let maps = pace.during(|| proc.maps(pid)).map_err(|error| match error {
             ScanError::Gone => CensusError::Ended { pid },
             error => CensusError::Unreadable {
                 pid,
@@ -132,7 +134,7 @@ impl Target {
         records.sort_by_key(|record| !base_name(record).windows(6).any(|part| part == b"python"));
         records.dedup_by_key(|record| (record.device_inode, record.path.clone()));
         let mut refused = None;
-        let mounts = Mounts::read(proc, pid);
+        let mounts = pace.during(|| Mounts::read(proc, pid));
         for record in records.into_iter().take(MAX_OBJECTS) {
             match interpreter_in(proc, pid, (record, &mounts), pace) {
                 None => {}
@@ -188,7 +190,7 @@ fn interpreter_in(
         device_inode: record.device_inode,
         path: record.path.clone(),
     };
-    let file = open_mapped(proc, &place).ok()?;
+    let file = pace.during(|| open_mapped(proc, &place)).ok()?;
     let bounded = BoundedFile::new(&file.descriptor, file.identity.length, MAX_OBJECT_BYTES);
     let cache = ReadCache::new(PacedFile { file: bounded, pace });
     let object = match InterpreterObject::read(&cache) {
@@ -218,7 +220,8 @@ impl<F: Read> Read for PacedFile<'_, F> {
         if !self.pace.go_on() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.file.read(buffer)
+        let file = &mut self.file;
+        self.pace.during(|| file.read(buffer))
     }
 }
 
@@ -233,6 +236,8 @@ pub(super) struct PacedMemory<'a> {
     file: File,
     pub(super) pace: &'a Pace<'a>,
     bytes: Cell<u64>,
+    /// What is not read, in the order of addresses: it may never come.
+    avoided: RefCell<Vec<Range<u64>>>,
     /// Nothing is read any more once the time is over.
     pub(super) is_strict: Cell<bool>,
 }
@@ -243,8 +248,21 @@ impl<'a> PacedMemory<'a> {
             file,
             pace,
             bytes: Cell::new(0),
+            avoided: RefCell::default(),
             is_strict: Cell::new(false),
         }
+    }
+
+    /// Reads none of these from now on.
+    pub(super) fn avoid(&self, ranges: Vec<Range<u64>>) {
+        *self.avoided.borrow_mut() = ranges;
+    }
+
+    fn is_avoided(&self, address: u64, length: usize) -> bool {
+        let avoided = self.avoided.borrow();
+        let next = avoided.partition_point(|range| range.end <= address);
+        let end = address.saturating_add(length as u64);
+        avoided.get(next).is_some_and(|range| range.start < end)
     }
 
     /// Bytes read so far.
@@ -255,11 +273,11 @@ impl<'a> PacedMemory<'a> {
 
 impl ProcessMemory for PacedMemory<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        if !self.pace.go_on() && self.is_strict.get() {
+        if !self.pace.go_on() && self.is_strict.get() || self.is_avoided(address, buffer.len()) {
             return false;
         }
         self.bytes.set(self.bytes.get() + buffer.len() as u64);
-        self.file.read_exact_at(buffer, address).is_ok()
+        self.pace.during(|| self.file.read_exact_at(buffer, address)).is_ok()
     }
 }
 
@@ -301,6 +319,21 @@ mod tests {
         assert_eq!(after.0, start);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_may_never_come_is_not_read() {
+        let proc = ProcFs::new("/proc");
+        let target = Target::open(&proc, Pid(process::id())).unwrap();
+        let pace = Pace::new(Duration::from_secs(600), &|_| false);
+        let memory = PacedMemory::new(target.open_file("mem").unwrap(), &pace);
+        let there = [7_u8; 64];
+        let start = there.as_ptr() as u64;
+        let reads = |offset: u64, length: usize| memory.read(start + offset, &mut vec![0; length]);
+        assert!(reads(0, 64));
+        memory.avoid(vec![start + 8..start + 16, start + 32..start + 40]);
+        assert!(reads(0, 8) && reads(16, 16) && reads(40, 24));
+        assert!(!reads(0, 9) && !reads(15, 1) && !reads(16, 17) && !reads(0, 64));
     }
 
     #[test]
