@@ -47,7 +47,6 @@ mod warm;
 
 use std::{
     env,
-    panic::Location,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -55,6 +54,7 @@ use std::{
 
 use profiler_tests::{
     daemon::{Daemon, Host},
+    not_run::skip,
     output::Output,
     programs::{Running, patience, wait_for},
 };
@@ -81,16 +81,6 @@ fn host() -> Option<Host> {
             assert!(!in_ci, "nothing may be left out here: {reason}");
             None
         }
-    }
-}
-
-/// Says that a test, or a part of it, does not run, and why.
-#[track_caller]
-fn skip(reason: &str) {
-    let thread = thread::current();
-    match thread.name() {
-        Some(test) if test != "main" => println!("{test}: not run: {reason}"),
-        _ => println!("{}: not run: {reason}", Location::caller()),
     }
 }
 

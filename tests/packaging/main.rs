@@ -8,6 +8,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use profiler_tests::not_run::skip;
+
 const SERVICE: &str = include_str!("../../packaging/systemd/profiler-daemon.service");
 const SOCKET: &str = include_str!("../../packaging/systemd/profiler-daemon.socket");
 /// Exposure in tenths, of a hundred, that the service may have.
@@ -34,7 +36,7 @@ fn analyze(arguments: &[&str], folder: &Path, units: &[&str]) -> Option<(bool, S
             Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
         }
         Err(error) => {
-            println!("not run: systemd-analyze: {error}");
+            skip(&format!("systemd-analyze: {error}"));
             None
         }
     }
@@ -91,7 +93,7 @@ fn the_rules_for_prometheus_are_rules() {
     let promtool = match profiler_tests::prometheus::find("promtool") {
         Ok(promtool) => promtool,
         Err(reason) => {
-            println!("not run: {reason}");
+            skip(&reason);
             return;
         }
     };

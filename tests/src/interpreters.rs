@@ -15,6 +15,9 @@ use std::{
 /// that it is none of them.
 pub const ON_MUSL: &str = "3.11-musl";
 
+/// Written into an environment of packages when everything is there.
+pub const COMPLETE: &str = ".is-complete";
+
 /// What an interpreter is asked: its version, the letters of its ABI, and where its headers would be.
 const QUESTION: &str = "import sys
 try:
@@ -84,11 +87,11 @@ pub fn built(folder: &Path, name: &str) -> PathBuf {
 /// # Errors
 /// It is not there, and why.
 pub fn with_packages() -> Result<Interpreter, String> {
-    let program = folder().with_file_name("venvs/services/bin/python");
-    if !program.exists() {
+    let environment = folder().with_file_name("venvs/services");
+    if !environment.join(COMPLETE).is_file() {
         return Err("there are no packages: cargo xtask interpreters --packages".to_owned());
     }
-    Interpreter::ask("venvs/services", None, program)
+    Interpreter::ask("venvs/services", None, environment.join("bin/python"))
 }
 
 /// The interpreter on musl instead of the GNU C library, which `cargo xtask interpreters --musl` builds.

@@ -19,6 +19,7 @@ mod fuzz;
 mod interpreters;
 mod licences;
 mod metadata;
+mod not_run;
 mod privilege;
 mod prometheus;
 mod run;

@@ -7,12 +7,13 @@ use anyhow::Result;
 use profiler_tests::prometheus::{PACKAGES, find, folder};
 
 use crate::interpreters::debian::{Release, extract};
+use crate::not_run::NotRun;
 
 /// The release that they are taken from. They need no more of the host than a C library of its age or newer.
 const SUITE: &str = "bookworm";
 
 /// Unpacks what is not there yet, for tests that come next; says what could not be had.
-pub(crate) fn prepare() {
+pub(crate) fn prepare(not_run: &NotRun) {
     let missing = |programs: &[&str]| programs.iter().any(|program| find(program).is_err());
     let packages: Vec<&str> = PACKAGES
         .iter()
@@ -24,7 +25,7 @@ pub(crate) fn prepare() {
     }
     println!("unpacking {}", packages.join(" and "));
     if let Err(error) = unpack(&packages, &folder()) {
-        println!("no {}: {error:#}", packages.join(", no "));
+        not_run.add(&packages.join(", no "), &format!("{error:#}"));
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::binaries::Binaries;
+use crate::not_run::NotRun;
 use crate::privilege::{self, Privilege};
 use crate::steps::Steps;
 use crate::{check, command, ebpf, fuzz, interpreters, metadata, prometheus, vm, workspace};
@@ -59,6 +60,7 @@ fn asked_for(filters: &[String], name: &str) -> bool {
 /// Something failed, or the kernel ring could not run where it must.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut steps = Steps::default();
+    let not_run = NotRun::begin()?;
     let (only, filters) = arguments.selection();
     let wanted = |ring| only.is_none_or(|only| only == ring);
     if only.is_none() && filters.is_empty() {
@@ -68,14 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if only == Some(Ring::Cli) {
         steps.run("cli ring", || {
             command::run(
-                runner()
+                runner(&not_run)
                     .args(["--package=profiler-tests", "--test=cli", "--"])
                     .args(filters),
             )
         });
     }
     if wanted(Ring::Unit) {
-        steps.run("unit ring", || unit(filters));
+        steps.run("unit ring", || unit(filters, &not_run));
     }
     if only.is_none() && filters.is_empty() && privilege::in_ci() {
         match fuzz::missing() {
@@ -86,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if wanted(Ring::Kernel) {
         match Privilege::probe() {
             privilege @ (Privilege::Root | Privilege::Sudo) => {
-                steps.run("kernel ring", || kernel(privilege, filters));
+                steps.run("kernel ring", || kernel(privilege, filters, &not_run));
                 virtual_machine(&mut steps, arguments.vm, filters);
             }
             _ if privilege::in_ci() || only.is_some() => {
@@ -95,6 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             _ => steps.skip("kernel ring", "needs root, or sudo that does not ask"),
         }
     }
+    not_run.print();
     steps.finish()
 }
 
@@ -129,7 +132,7 @@ fn kernel_tests() -> Result<PathBuf> {
 }
 
 /// `cargo nextest run` where it is installed, else `cargo test`.
-fn runner() -> Command {
+fn runner(not_run: &NotRun) -> Command {
     let mut cargo = workspace::cargo();
     let mut probe = workspace::cargo();
     probe
@@ -142,18 +145,20 @@ fn runner() -> Command {
         println!("cargo-nextest is not installed; using cargo test");
         cargo.args(["test", "--locked"]);
     }
+    let (list, path) = not_run.environment();
+    cargo.env(list, path);
     cargo
 }
 
-fn unit(filters: &[String]) -> Result<()> {
+fn unit(filters: &[String], not_run: &NotRun) -> Result<()> {
     let metadata = metadata::of_workspace()?;
     if metadata::has_target(&metadata, "profiler-tests", "test", "kernel", true) {
         bail!("tests/Cargo.toml must set `test = false` for the target `kernel`: `cargo test` needs no root");
     }
     if asked_for(filters, "alertmanager") || asked_for(filters, "promtool") {
-        prometheus::prepare();
+        prometheus::prepare(not_run);
     }
-    let mut tests = runner();
+    let mut tests = runner(not_run);
     tests.env("PATH", profiler_tests::prometheus::path());
     command::run(tests.args(["--workspace", "--"]).args(filters))?;
     // nextest does not run the examples in the documentation.
@@ -164,22 +169,25 @@ fn unit(filters: &[String]) -> Result<()> {
     )
 }
 
-fn kernel(privilege: Privilege, filters: &[String]) -> Result<()> {
+fn kernel(privilege: Privilege, filters: &[String], not_run: &NotRun) -> Result<()> {
     let binaries = Binaries::build()?;
     if asked_for(filters, "python") {
-        interpreters::prepare();
+        interpreters::prepare(not_run);
     }
     if asked_for(filters, "prometheus") {
-        prometheus::prepare();
+        prometheus::prepare(not_run);
     }
     let programs = vm::compiled_programs();
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
     let environment: Vec<_> = binaries
         .environment()
         .into_iter()
-        .chain([("PROFILER_TEST_KEEP_PROGRAMS", programs.as_path())])
+        .chain([
+            ("PROFILER_TEST_KEEP_PROGRAMS", programs.as_path()),
+            not_run.environment(),
+        ])
         .collect();
-    let mut command = runner();
+    let mut command = runner(not_run);
     command.envs(environment.iter().copied());
     if privilege == Privilege::Sudo {
         // Built as the user, run as root.

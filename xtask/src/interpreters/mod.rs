@@ -9,6 +9,8 @@ use anyhow::Result;
 use profiler_tests::interpreters::{self, Found};
 use serde_json::json;
 
+use crate::not_run::NotRun;
+
 /// Which interpreters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -55,13 +57,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     let found = interpreters::all();
-    if arguments.packages
-        && let Err(error) = venvs::SERVICES.make(&found)
-    {
-        missing.push(Missing {
-            name: venvs::SERVICES.name.to_owned(),
-            reason: format!("{error:#}"),
-        });
+    if arguments.packages {
+        missing.extend(services(&found));
     }
     if arguments.json {
         println!("{:#}", as_json(&found, &missing));
@@ -71,10 +68,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks what is not there yet, for tests that come next; says what could not be had.
-pub(crate) fn prepare() {
-    for Missing { name, reason } in debian::unpack(None) {
-        println!("no interpreter {name}: {reason}");
+/// Installs what services are made of, unless that is done; gives it if it cannot be had.
+fn services(found: &Found) -> Option<Missing> {
+    let error = venvs::SERVICES.make(found).err()?;
+    Some(Missing {
+        name: format!("packages of {}", venvs::SERVICES.name),
+        reason: format!("{error:#}"),
+    })
+}
+
+/// Unpacks and installs what is not there yet, for tests that come next; says what could not be had.
+pub(crate) fn prepare(not_run: &NotRun) {
+    let mut missing = debian::unpack(None);
+    missing.extend(services(&interpreters::all()));
+    for Missing { name, reason } in missing {
+        not_run.add(&name, &reason);
     }
 }
 

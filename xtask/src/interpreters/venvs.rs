@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use profiler_tests::interpreters::{Found, Interpreter};
+use profiler_tests::interpreters::{COMPLETE, Found, Interpreter};
 
 use super::debian::quietly;
 use crate::workspace;
@@ -23,7 +23,7 @@ pub(crate) struct Environment {
 }
 
 /// Services and what they compute with.
-pub(super) const SERVICES: Environment = Environment {
+pub(crate) const SERVICES: Environment = Environment {
     name: "services",
     packages: &["fastapi", "greenlet", "gunicorn", "numpy", "uvicorn", "uvloop"],
 };
@@ -54,8 +54,7 @@ impl Environment {
     /// There is no interpreter for it, or a package cannot be had.
     pub(crate) fn make(self, found: &Found) -> Result<()> {
         let folder = self.folder();
-        // Written when everything is there.
-        let mark = folder.join(".is-complete");
+        let mark = folder.join(COMPLETE);
         if mark.is_file() {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use profiler_common::process::{Mapping, kind};
 use profiler_common::row::{CfaRule, Page, Row};
 use profiler_common::stop::StopReason;
 use profiler_common::walk::{self, MAX_STEPS, Target, Walk, flags};
+use profiler_tests::not_run::skip;
 use profiler_unwinding::{CallFrames, Limits};
 
 use crate::reference::{RBP, RIP, RSP, ReferenceModule, Registers, Step};
@@ -439,7 +440,7 @@ fn observe_rust_program(arguments: &[&str]) -> Option<Tally> {
     match built {
         Ok(status) => assert!(status.success(), "rustc: {status}"),
         Err(error) => {
-            println!("rustc does not start ({error}), left out: a Rust program");
+            skip(&format!("rustc does not start: {error}"));
             return None;
         }
     }
@@ -477,7 +478,7 @@ fn stacks_in_the_dynamic_loader_and_the_vdso() {
 #[test]
 fn stacks_of_python() {
     let Some(python) = python() else {
-        println!("not on this machine, left out: python3");
+        skip("there is no python3");
         return;
     };
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/busy.py");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use object::elf::{PF_R, PF_X, PT_GNU_EH_FRAME, PT_LOAD, SHT_NOBITS, SHT_PROGBITS};
 use profiler_common::limits::PAGE_SHIFT;
 use profiler_common::row::{Page, Row};
+use profiler_tests::not_run::skip;
 use profiler_unwinding::{CompileError, Limits, RowTable};
 
 /// Where assembled objects have their code, and how much.
@@ -327,12 +328,12 @@ pub(crate) fn real_objects() -> Vec<RealObject> {
             .find(|path| path.exists())
         {
             Some(path) => paths.push(path),
-            None => println!("not on this machine, left out: {name}"),
+            None => skip(&format!("{name} is not here")),
         }
     }
     match python() {
         Some(path) => paths.push(path),
-        None => println!("not on this machine, left out: python3"),
+        None => skip("there is no python3"),
     }
     let mut objects: Vec<_> = paths
         .into_iter()
@@ -346,7 +347,7 @@ pub(crate) fn real_objects() -> Vec<RealObject> {
             name: "[vdso]".to_owned(),
             bytes,
         }),
-        None => println!("not readable, left out: [vdso]"),
+        None => skip("[vdso] cannot be read"),
     }
     objects
 }

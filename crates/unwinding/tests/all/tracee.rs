@@ -14,6 +14,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use profiler_tests::not_run::skip;
 
 const MEMORY_PAGE: u64 = 4096;
 
@@ -61,7 +62,7 @@ impl Tracee {
                 stopped: false,
             }),
             Err(error) => {
-                println!("tracing is not allowed here ({error}), left out: {command:?}");
+                skip(&format!("{command:?} may not be traced: {error}"));
                 child.kill().unwrap();
                 child.wait().unwrap();
                 None

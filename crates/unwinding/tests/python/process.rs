@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use profiler_tests::not_run::skip;
 use profiler_unwinding::Segments;
 use profiler_unwinding::python::{InterpreterObject, Layout, Libc, ProcessMemory};
 
@@ -39,7 +40,7 @@ impl Process {
         let memory = match File::open(format!("/proc/{pid}/mem")) {
             Ok(memory) => Memory(memory),
             Err(error) => {
-                println!("the memory of other processes cannot be read here: {error}");
+                skip(&format!("the memory of other processes cannot be read: {error}"));
                 return None;
             }
         };

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use profiler_tests::interpreters;
+use profiler_tests::{interpreters, not_run::skip};
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn tables_of_the_standard_library() {
     };
     let found = interpreters::all();
     for (name, reason) in &found.broken {
-        println!("{name} is left out: {reason}");
+        skip(&format!("{name}: {reason}"));
     }
     for interpreter in &found.interpreters {
         let mut command = interpreter.command();
