@@ -51,6 +51,8 @@ pub struct Alerts {
     pub max_history: NonZeroU32,
     /// Room for the evidence of all alerts; the oldest is dropped first.
     pub max_evidence_bytes: u64,
+    /// Time between the two censuses of an alert about memory.
+    pub census_apart: Duration,
 }
 
 /// A limit, and whether readings are held against it.
@@ -299,6 +301,7 @@ impl Default for Config {
                 history: Duration::from_secs(30 * 86_400),
                 max_history: nonzero(10_000),
                 max_evidence_bytes: 64 * MIB,
+                census_apart: Duration::from_secs(60),
             },
             limits: default_limits(),
             sinks: default_sinks(),

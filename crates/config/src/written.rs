@@ -128,6 +128,7 @@ pub(crate) struct Alerts {
     history: Option<Period<DAY, { 3660 * DAY }>>,
     max_history: Option<Integer<1, 1_000_000>>,
     max_evidence_bytes: Option<Size<0, { 16 * GIB }>>,
+    census_apart: Option<Period<{ 5 * SECOND }, { 10 * MINUTE }>>,
 }
 
 impl Written {
@@ -214,6 +215,7 @@ impl Written {
             &mut config.alerts.max_evidence_bytes,
             alerts.max_evidence_bytes.map(|size| size.0),
         );
+        set(&mut config.alerts.census_apart, alerts.census_apart.map(Period::get));
     }
 }
 
@@ -282,6 +284,7 @@ impl From<&Config> for Written {
                 history: Some(config.alerts.history.into()),
                 max_history: Some(config.alerts.max_history.into()),
                 max_evidence_bytes: Some(Size(config.alerts.max_evidence_bytes)),
+                census_apart: Some(config.alerts.census_apart.into()),
             },
             limits: config.limits.iter().map(|rule| named(&rule.limit.name, rule)).collect(),
             sinks: config.sinks.iter().map(|sink| named(&sink.name, sink)).collect(),

@@ -159,6 +159,7 @@ fn a_limit_of_ones_own() {
         max_history = 5
         max_evidence_bytes = "1MiB"
     "#;
+        census_apart = "5m"
     let config = config(&[text]);
     let web = limit(&config, "web_memory");
     assert_eq!(web.subjects, Subjects::Named("web".to_owned()));
@@ -186,6 +187,7 @@ fn a_limit_of_ones_own() {
     assert_eq!(config.alerts.max_history.get(), 5);
     check_shown(&config);
 }
+    assert_eq!(config.alerts.census_apart, Duration::from_secs(300));
 
 #[test]
 fn mistakes_in_limits_are_named_with_their_line() {

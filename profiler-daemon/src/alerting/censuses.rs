@@ -2,15 +2,14 @@
 //! later, so that what it gets more of is seen.
 //!
 //! A census costs seconds of a CPU, and an alert about memory is no time to burn them: there is one such pair of censuses at a
-//! time, and none for a while after it. The largest process goes first. What is compared is of one process and of one program
-//! that it ran, and lies far enough apart to tell something.
+//! time, and none for a while after it. The largest process goes first that runs Python, as far as is known. What is compared is of
+//! one process and of one program that it ran, and lies far enough apart to tell something.
+
+mod candidates;
 
 use std::{
     io, iter,
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
     time::{Duration, SystemTime},
 };
@@ -21,8 +20,10 @@ use profiler_profile::visible;
 use profiler_readings::Subject;
 use profiler_store::state::{Encoding, Evidence as KeptEvidence};
 
+use self::candidates::{Candidate, Chance, MAX_LOOKED_AT, likeliest};
 use crate::{
     census::{CensusError, CensusHandle, Options, Taken},
+    command::EngineHandle,
     kernel::records::Pid,
     readings::Board,
 };
@@ -33,10 +34,6 @@ pub(super) const CENSUS_LINES: &str = "census_lines";
 const QUEUE: usize = 1;
 /// Time between two alerts with censuses.
 const EVERY: Duration = Duration::from_secs(600);
-/// Time between the two censuses of an alert.
-const APART: Duration = Duration::from_secs(60);
-/// Processes that are tried, until one can be counted.
-const MAX_TRIED: usize = 3;
 /// How often it is asked for a census while others are taken, and the time in between.
 const MAX_ASKED: u32 = 12;
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -56,14 +53,12 @@ const MAX_REASON_BYTES: usize = 300;
 #[derive(Debug)]
 struct Job {
     id: AlertId,
+    /// The largest first.
     candidates: Vec<Candidate>,
-}
-
-/// A process that may be counted, as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
-    pid: Pid,
-    start_ticks: u64,
+    /// Whom to ask what they run.
+    engine: EngineHandle,
+    /// Time between the two censuses.
+    apart: Duration,
 }
 
 /// What was counted for an alert.
@@ -80,24 +75,38 @@ pub(super) struct Counted {
 pub(super) struct Censuses {
     jobs: Option<SyncSender<Job>>,
     counted: Receiver<Counted>,
+    /// Whom to ask what processes run.
+    engine: EngineHandle,
     /// When the last ones were begun.
     last: Option<Duration>,
+    /// Time between the two of an alert.
+    pub(super) apart: Duration,
 }
 
 impl Censuses {
     /// Starts the thread; without censuses there is none. It ends when this is dropped, after what it is at.
-    pub(super) fn start(censuses: Option<CensusHandle>) -> io::Result<Self> {
+    pub(super) fn start(censuses: Option<CensusHandle>, engine: EngineHandle, apart: Duration) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel::<Job>(QUEUE);
         let (done, counted) = sync_channel(1);
         let is_possible = censuses.is_some();
         if let Some(censuses) = censuses {
             thread::Builder::new().name("alert-census".to_owned()).spawn(move || {
-                let counting = Counting {
-                    take: &|pid| censuses.take_blocking(pid, OPTIONS),
-                    wait: &thread::sleep,
-                };
-                for Job { id, candidates } in waiting {
-                    let counted = counting.count(&candidates);
+                for Job {
+                    id,
+                    candidates,
+                    engine,
+                    apart,
+                } in waiting
+                {
+                    let likeliest = likeliest(candidates, |pid| Chance::told_by(&engine, pid));
+                    // Whoever answers ends when nobody can ask any more: that does not take as long as two censuses.
+                    drop(engine);
+                    let counting = Counting {
+                        take: &|pid| censuses.take_blocking(pid, OPTIONS),
+                        wait: &thread::sleep,
+                        apart,
+                    };
+                    let counted = likeliest.and_then(|candidates| counting.count(&candidates));
                     let is_taken = counted.is_ok();
                     let kept = counted.unwrap_or_else(|why| missing(&why));
                     if done.send(Counted { id, is_taken, kept }).is_err() {
@@ -109,7 +118,9 @@ impl Censuses {
         Ok(Self {
             jobs: is_possible.then_some(jobs),
             counted,
+            engine,
             last: None,
+            apart,
         })
     }
 
@@ -128,11 +139,17 @@ impl Censuses {
             return Err("which processes are of a control group is not known".to_owned());
         }
         let mut candidates = board.largest_processes(subject, now);
-        candidates.truncate(MAX_TRIED);
+        candidates.truncate(MAX_LOOKED_AT);
         if candidates.is_empty() {
             return Err("no process of it is watched".to_owned());
         }
-        match jobs.try_send(Job { id, candidates }) {
+        let job = Job {
+            id,
+            candidates,
+            engine: self.engine.clone(),
+            apart: self.apart,
+        };
+        match jobs.try_send(job) {
             Ok(()) => {
                 self.last = Some(now);
                 Ok(())
@@ -170,6 +187,8 @@ fn lines_of(lines: Vec<String>) -> KeptEvidence {
 struct Counting<'a> {
     take: &'a dyn Fn(Pid) -> Result<Taken, CensusError>,
     wait: &'a dyn Fn(Duration),
+    /// Time between two censuses that are compared.
+    apart: Duration,
 }
 
 impl Counting<'_> {
@@ -181,7 +200,12 @@ impl Counting<'_> {
             match self.census(*candidate) {
                 Ok(first) => return Ok(self.compare(*candidate, first)),
                 // It is not about this process: with another it would be no better.
-                Err(error @ (CensusError::Busy | CensusError::Late { .. } | CensusError::Stopping)) => {
+                Err(
+                    error @ (CensusError::Busy
+                    | CensusError::Stuck { .. }
+                    | CensusError::Late { .. }
+                    | CensusError::Stopping),
+                ) => {
                     return Err(error.to_string());
                 }
                 Err(error) => refused = refused.or(Some(error)),
@@ -191,13 +215,13 @@ impl Counting<'_> {
     }
 
     fn compare(&self, candidate: Candidate, mut first: Taken) -> KeptEvidence {
-        if is_apart(&first) {
+        if is_apart(&first, self.apart) {
             return keep(&first, None);
         }
         // What it may be compared with is too young to tell anything.
         first.difference = None;
         first.holders = Vec::new();
-        (self.wait)(APART);
+        (self.wait)(self.apart);
         match self.census(candidate) {
             Ok(second) if second.program == first.program => keep(&against(second, &first), None),
             Ok(_) => keep(&first, Some("the process executed another program meanwhile")),
@@ -229,9 +253,9 @@ fn keep(taken: &Taken, failed: Option<&str>) -> KeptEvidence {
 }
 
 /// What a census is compared with, if that is old enough.
-fn is_apart(taken: &Taken) -> bool {
+fn is_apart(taken: &Taken, least: Duration) -> bool {
     let earlier = taken.difference.as_ref().map(|(_, earlier)| *earlier);
-    earlier.is_some_and(|earlier| taken.time.duration_since(earlier).is_ok_and(|apart| apart >= APART))
+    earlier.is_some_and(|earlier| taken.time.duration_since(earlier).is_ok_and(|apart| apart >= least))
 }
 
 /// The second census, against the first. Somebody else may have had one taken in between, which it was compared with.
@@ -296,35 +320,6 @@ fn held_by(holders: &Holders) -> Option<String> {
         .map(|step| visible(&step.to_string(), MAX_NAME_BYTES).into_owned())
         .collect();
     Some(format!(", held by {}", steps.join(" > ")))
-}
-
-impl Board {
-    /// The processes of a subject, or of the host, by what is resident: the largest first.
-    fn largest_processes(&self, subject: &Subject, now: Duration) -> Vec<Candidate> {
-        let series = self.series();
-        let is_meant = |other: &Subject, service: Option<&Arc<str>>| match subject {
-            Subject::Host => true,
-            Subject::Service(name) => service == Some(name),
-            process => other == process,
-        };
-        let latest = series.latest(now, |series| {
-            series.metric == profiler_readings::Metric::ProcessMemory
-                && is_meant(series.subject, series.owner.map(|owner| &owner.service))
-        });
-        let mut sizes: Vec<(u64, u32, u64)> = latest
-            .into_iter()
-            .filter_map(|latest| match latest.subject {
-                Subject::Process { pid, start_ticks } => Some((latest.value as u64, pid, start_ticks)),
-                _ => None,
-            })
-            .collect();
-        sizes.sort_unstable_by(|one, other| other.cmp(one));
-        let candidates = sizes.into_iter().map(|(_, pid, start_ticks)| Candidate {
-            pid: Pid(pid),
-            start_ticks,
-        });
-        candidates.collect()
-    }
 }
 
 #[cfg(test)]

@@ -97,7 +97,11 @@ impl Keeper {
             health: parts.health,
             changes,
             quiet_times: QuietTimes::new(Arc::clone(&parts.sources.store)),
-            censuses: Censuses::start(parts.sources.census.clone())?,
+            censuses: Censuses::start(
+                parts.sources.census.clone(),
+                parts.sources.engine.clone(),
+                parts.settings.census_apart,
+            )?,
             collector: Collector::start(parts.sources)?,
             teller: Teller::new(parts.dispatcher, parts.host, parts.settings.external_url),
             awaiting: BTreeMap::new(),
@@ -316,6 +320,7 @@ impl Keeper {
         }
     }
 
+                self.censuses.apart = settings.census_apart;
     fn limits(&self) -> Vec<LimitInForce> {
         let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
         for alert in self.evaluator.alerts() {

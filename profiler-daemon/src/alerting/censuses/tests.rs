@@ -1,6 +1,6 @@
 use std::{
     cell::{Cell, RefCell},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use profiler_census::{Census, TypeCount};
@@ -10,9 +10,13 @@ use profiler_store::{Owner, SeriesLimits};
 use super::*;
 use crate::{
     census::{self, Cost},
+    command,
     health::Health,
     processes::scan::ProcFs,
 };
+
+/// Time between two censuses that are compared.
+const APART: Duration = Duration::from_secs(60);
 
 fn taken(difference: Option<(Difference, SystemTime)>) -> Taken {
     Taken {
@@ -101,7 +105,7 @@ fn the_largest_process_goes_first() {
     assert_eq!(largest(&Subject::Host), [9, 8, 7]);
     assert_eq!(largest(&Subject::Process { pid: 7, start_ticks: 1 }), [7]);
     assert!(largest(&Subject::Process { pid: 7, start_ticks: 2 }).is_empty());
-    let mut none = Censuses::start(None).unwrap();
+    let mut none = Censuses::start(None, command::channel().0, APART).unwrap();
     let refused = none.begin(AlertId(1), &Subject::Host, &board, now.steady).unwrap_err();
     assert_eq!(refused, "none is taken on this host");
 }
@@ -112,7 +116,9 @@ fn what_could_not_be_counted_keeps_no_other_alert_from_a_census() {
     let mut censuses = Censuses {
         jobs: None,
         counted,
+        engine: command::channel().0,
         last: Some(Duration::ZERO),
+        apart: APART,
     };
     for (is_taken, last) in [(true, Some(Duration::ZERO)), (false, None)] {
         let kept = missing("process 7 runs no Python");
@@ -130,6 +136,7 @@ fn counted(answers: Vec<Result<Taken, CensusError>>, candidates: &[u32]) -> (Vec
     let counting = Counting {
         take: &|_pid| answers.borrow_mut().next().unwrap_or(Err(CensusError::Busy)),
         wait: &|time| waited.set(waited.get() + time),
+        apart: APART,
     };
     let candidates: Vec<Candidate> = candidates
         .iter()
@@ -245,7 +252,7 @@ fn of_a_control_group_it_is_not_known_who_is_in_it() {
     let (proc, health) = (ProcFs::new("/proc"), Arc::new(Health::new()));
     let stop = Arc::new(AtomicBool::new(true));
     let (thread, handle) = census::start(proc, health, stop).unwrap();
-    let mut censuses = Censuses::start(Some(handle)).unwrap();
+    let mut censuses = Censuses::start(Some(handle), command::channel().0, APART).unwrap();
     let board = Board::new(SeriesLimits {
         retention: Duration::from_secs(60),
         max_bytes: 1 << 20,
