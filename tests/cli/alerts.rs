@@ -417,3 +417,34 @@ fn an_alert_without_evidence_has_no_flame_graph() {
     let outcome = program::run(&daemon(), ["flamegraph", "--alert", ID, "-o", "-"]);
     refused(&outcome, 3, "no evidence is kept of it");
 }
+
+/// A process that nobody knows any more has its id at least.
+#[test]
+fn an_alert_about_a_process_says_which() {
+    let about = |name: &str, service: &str| Alert {
+        subject: Some(Subject {
+            scope: Scope::Process.into(),
+            name: name.to_owned(),
+            pid: 4242,
+            start_ticks: 7,
+            service: service.to_owned(),
+        }),
+        ..firing()
+    };
+    let daemon = with(AlertScript {
+        list: Ok(ListAlertsResponse {
+            alerts: vec![about("uvicorn", "web"), about("", "")],
+            truncated: false,
+        }),
+        ..script()
+    });
+    let text = printed(&daemon, &[]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].contains("process 4242 uvicorn "), "{text}");
+    assert!(lines[2].contains("process 4242 "), "{text}");
+    let list = document(&daemon, &["--json"]);
+    let named = ["subject", "pid", "service"].map(|key| &list["alerts"][0][key]);
+    assert_eq!(named, [&json!("process 4242 uvicorn"), &json!(4242), &json!("web")]);
+    let unknown = ["subject", "pid", "service"].map(|key| &list["alerts"][1][key]);
+    assert_eq!(unknown, [&json!("process 4242"), &json!(4242), &Value::Null]);
+}

@@ -246,6 +246,11 @@ impl SeriesStore {
         entry.owner = Some(owner.clone());
     }
 
+    /// What is known of a process, if there are series of it.
+    pub fn owner(&self, subject: &Subject) -> Option<&Owner> {
+        self.entries.get(subject)?.owner.as_ref()
+    }
+
     /// Drops what is too old. Series that are written drop their own; this is for the others.
     pub fn expire(&mut self, now: Duration) {
         let oldest = now.saturating_sub(self.limits.retention);

@@ -10,7 +10,10 @@ use std::{
 
 use profiler_alerts::{Alert, AlertId, Change, InvalidSilence, Limit, Matcher, Silence, SilenceId};
 use profiler_config::Alerts;
-use profiler_store::state::{AlertQuery, Evidence, StateError};
+use profiler_store::{
+    Owner,
+    state::{AlertQuery, Evidence, StateError},
+};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::{command::Reply, sinks::Dispatcher};
@@ -94,6 +97,8 @@ pub struct ShownAlert {
     pub alert: Alert,
     /// A silence keeps it from being told.
     pub silenced: bool,
+    /// What is known of the process that it is about.
+    pub owner: Option<Owner>,
 }
 
 /// An alert and what is kept with it.

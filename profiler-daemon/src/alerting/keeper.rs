@@ -18,7 +18,7 @@ use super::{
     censuses::{self, Censuses, Counted},
     collector::{self, Collector, Finding},
     command::{AlertWithEvidence, Command, LimitInForce, ShownAlert, ShownChange, SilenceError},
-    observe,
+    observe, owners,
     quiet::{QuietTimes, led_up, seen_late},
     report,
     teller::Teller,
@@ -173,12 +173,15 @@ impl Keeper {
         for Transition { stored, notify, .. } in &transitions {
             if *notify && !self.awaiting.contains_key(&stored.alert.id) {
                 let lines = self.lines(stored.alert.id);
-                self.teller.tell(&stored.alert, &lines);
+                self.tell(&stored.alert, &lines);
             }
         }
         // After that: a daemon that is killed in between tells twice, and not never.
         let changed: Vec<Stored> = transitions.iter().map(|transition| transition.stored.clone()).collect();
         self.keep(&changed, now);
+        for firing in transitions.iter().filter(|one| one.change == Change::Firing) {
+            owners::keep(&firing.stored.alert, &self.board, &mut self.state, now.time);
+        }
         for Transition { change, stored, .. } in transitions {
             let shown = self.show(stored.alert);
             // Nobody may be watching.
@@ -255,8 +258,13 @@ impl Keeper {
         }
     }
 
+    fn tell(&self, alert: &Alert, lines: &[String]) {
+        let owner = owners::of(alert, &self.board, &self.state);
+        self.teller.tell(alert, owner.as_ref(), lines);
+    }
+
     fn tell_first(&mut self, stored: &Stored, lines: &[String], now: Moment) {
-        self.teller.tell(&stored.alert, lines);
+        self.tell(&stored.alert, lines);
         // Only now: a daemon that is killed before it told anybody is to tell after its start.
         self.keep(std::slice::from_ref(stored), now);
     }
@@ -312,6 +320,7 @@ impl Keeper {
             Command::Unsilence { id, reply } => drop(reply.send(self.unsilence(id))),
             Command::Configure { limits, settings } => {
                 self.state.set_bounds(bounds(&settings));
+                self.censuses.apart = settings.census_apart;
                 self.teller.external_url = settings.external_url;
                 self.metrics = observe::metrics_of(limits.iter().map(AsRef::as_ref));
                 let ended = self.evaluator.set_limits(limits, now);
@@ -320,7 +329,6 @@ impl Keeper {
         }
     }
 
-                self.censuses.apart = settings.census_apart;
     fn limits(&self) -> Vec<LimitInForce> {
         let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
         for alert in self.evaluator.alerts() {
@@ -366,6 +374,7 @@ impl Keeper {
     fn show(&self, alert: Alert) -> ShownAlert {
         ShownAlert {
             silenced: !alert.phase.is_over() && self.evaluator.silence_of(&alert).is_some(),
+            owner: owners::of(&alert, &self.board, &self.state),
             alert,
         }
     }

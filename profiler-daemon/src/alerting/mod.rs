@@ -10,6 +10,7 @@ mod collector;
 mod command;
 mod keeper;
 mod observe;
+mod owners;
 mod quiet;
 mod teller;
 

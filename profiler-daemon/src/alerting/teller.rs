@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use profiler_alerts::Alert;
+use profiler_store::Owner;
 
 use crate::{
     health::PartState,
@@ -50,11 +51,12 @@ impl Teller {
         }
     }
 
-    /// Hands an alert that fires, or is over, to the sinks of its limit.
-    pub(super) fn tell(&self, alert: &Alert, lines: &[String]) {
+    /// Hands an alert that fires, or is over, to the sinks of its limit; of one about a process with what is known of that.
+    pub(super) fn tell(&self, alert: &Alert, owner: Option<&Owner>, lines: &[String]) {
         let around = Surroundings {
             host: &self.host,
             external_url: &self.external_url,
+            owner,
             stacks: lines,
         };
         if let Some(notification) = Notification::of(alert, &around) {

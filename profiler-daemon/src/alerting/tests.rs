@@ -199,7 +199,7 @@ fn census_lines(subject: &Subject) -> Vec<String> {
     let mut unanswered = Vec::new();
     let lines = loop {
         // Evidence never comes. That nobody knows what the process runs is an answer.
-        while let Ok(asked) = desk._commands.try_recv() {
+        while let Ok(asked) = desk.commands.try_recv() {
             if !matches!(asked, command::Command::ListProcesses { .. }) {
                 unanswered.push(asked);
             }
@@ -354,6 +354,8 @@ fn a_process_that_is_killed_for_want_of_memory_is_told_at_once_and_once() {
         of_it.filter_map(|series| Some(series.owner?.service.clone())).collect()
     };
     assert_eq!(owners, ["shop".into()]);
+    let owner = alerts[0].owner.as_ref().expect("it was read");
+    assert_eq!((&*owner.name, &*owner.service), ("grow.py", "shop"));
     assert_eq!(desk.run(None, 60), [Change::Resolved]);
     let reason = match desk.alerts()[0].alert.phase {
         Phase::Resolved { reason, .. } => reason,
@@ -368,6 +370,12 @@ fn a_process_that_is_killed_for_want_of_memory_is_told_at_once_and_once() {
         process: None,
     });
     assert_eq!(desk.run(None, 1), [Change::Pending, Change::Firing]);
+    // What is known of the first is known to the daemon after this one.
+    drop(desk);
+    let mut desk = Desk::open(folder.path(), Vec::new(), 80);
+    let alerts = desk.alerts().into_iter();
+    let names: Vec<Arc<str>> = alerts.filter_map(|shown| Some(shown.owner?.name)).collect();
+    assert_eq!(names, ["grow.py".into()]);
 }
 
 /// What a service has of a card is read with the card. A service comes and goes, but not because the card does.

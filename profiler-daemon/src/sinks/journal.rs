@@ -71,10 +71,6 @@ fn fields(notification: &Notification) -> Vec<(&'static str, String)> {
     };
     let annotation = |name: &str| notification.annotations.get(name).cloned().unwrap_or_default();
     let label = |name: &str| notification.labels.get(name).cloned().unwrap_or_default();
-    let service = match notification.scope.as_str() {
-        "service" => notification.subject.clone(),
-        _ => String::new(),
-    };
     let mut fields = vec![
         (
             "MESSAGE",
@@ -92,7 +88,8 @@ fn fields(notification: &Notification) -> Vec<(&'static str, String)> {
         ("PROFILER_METRIC", notification.metric.clone()),
         ("PROFILER_SCOPE", notification.scope.clone()),
         ("PROFILER_SUBJECT", notification.subject.clone()),
-        ("PROFILER_SERVICE", service),
+        ("PROFILER_SERVICE", notification.service.clone()),
+        ("PROFILER_PROCESS", notification.process.clone()),
         ("PROFILER_VALUE", annotation("value")),
         ("PROFILER_SINCE", annotation("since")),
         ("PROFILER_SHOW", annotation("show")),
@@ -146,6 +143,7 @@ mod tests {
         let mut notification = Notification::test("host", "journal", SystemTime::UNIX_EPOCH);
         notification.scope = "service".to_owned();
         notification.subject = "web".to_owned();
+        notification.service = "web".to_owned();
         notification
             .annotations
             .insert("stacks".to_owned(), "a;b 2\na;c 1".to_owned());

@@ -7,7 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
 use profiler_alerts::{Alert, AlertKind, Comparison, Phase, in_words, span_in_words};
 use profiler_profile::visible;
-use profiler_readings::Scope;
+use profiler_readings::{Scope, Subject};
+use profiler_store::Owner;
 use serde::{Deserialize, Serialize};
 
 /// Longest value of a label.
@@ -69,6 +70,8 @@ pub struct Surroundings<'a> {
     pub host: &'a str,
     /// Where people reach what this daemon shows; empty for nowhere.
     pub external_url: &'a str,
+    /// What is known of the process that it is about.
+    pub owner: Option<&'a Owner>,
     /// What used most of what crossed the limit, one stack a line, the first the most.
     pub stacks: &'a [String],
 }
@@ -90,8 +93,14 @@ pub struct Notification {
     pub metric: String,
     /// The kind of subject, such as `service`.
     pub scope: String,
-    /// Whose readings; empty for the host.
+    /// Whose readings; empty for the host, and of a process its id.
     pub subject: String,
+    /// The name of the process, where it is about one that is known.
+    #[serde(default)]
+    pub process: String,
+    /// The service that it is about, or that its process belongs to.
+    #[serde(default)]
+    pub service: String,
     /// The newest value in the unit of the metric.
     pub value: Option<f64>,
     /// The value farthest beyond the limit.
@@ -139,6 +148,16 @@ impl Notification {
             .take(MAX_STACKS)
             .map(|stack| visible(stack, MAX_STACK_BYTES).into_owned())
             .collect();
+        let owned = |name: &str| match name {
+            "" => String::new(),
+            name => visible(name, MAX_LABEL_BYTES).into_owned(),
+        };
+        let process = around.owner.map_or_else(String::new, |owner| owned(&owner.name));
+        let service = match (&alert.subject, around.owner) {
+            (Subject::Service(name), _) => owned(name),
+            (_, Some(owner)) => owned(&owner.service),
+            _ => String::new(),
+        };
         Some(Self {
             fingerprint: format!("{:016x}", label_fingerprint(&labels)),
             status,
@@ -149,7 +168,9 @@ impl Notification {
             subject: shown_subject(alert).into_owned(),
             value: alert.latest,
             worst: alert.worst,
-            annotations: annotations(alert, &link, &stacks),
+            annotations: annotations(alert, around.owner, &link, &stacks),
+            process,
+            service,
             labels,
             stacks,
             link,
@@ -185,6 +206,8 @@ impl Notification {
             metric: String::new(),
             scope: "host".to_owned(),
             subject: String::new(),
+            process: String::new(),
+            service: String::new(),
             value: None,
             worst: None,
             labels,
@@ -224,10 +247,10 @@ fn shown_subject(alert: &Alert) -> Cow<'static, str> {
     }
 }
 
-fn annotations(alert: &Alert, link: &str, stacks: &[String]) -> BTreeMap<String, String> {
+fn annotations(alert: &Alert, owner: Option<&Owner>, link: &str, stacks: &[String]) -> BTreeMap<String, String> {
     let metric = alert.limit.metric;
     let mut annotations = BTreeMap::from([
-        ("summary", visible(&summary(alert), MAX_TEXT_BYTES).into_owned()),
+        ("summary", visible(&summary(alert, owner), MAX_TEXT_BYTES).into_owned()),
         ("since", as_text::rfc3339(alert.began)),
     ]);
     if let Some(value) = alert.latest {
@@ -254,11 +277,11 @@ fn annotations(alert: &Alert, link: &str, stacks: &[String]) -> BTreeMap<String,
 }
 
 /// `host_cpu_busy_ratio of the host is 83 %, above 70 % for 30 s`.
-fn summary(alert: &Alert) -> String {
+fn summary(alert: &Alert, owner: Option<&Owner>) -> String {
     let limit = &alert.limit;
     let of_whom = match (alert.subject.scope(), shown_subject(alert)) {
         (Scope::Host, _) => "the host".to_owned(),
-        (scope, name) => format!("{} {name}", scope.name()),
+        (scope, name) => format!("{} {name}{}", scope.name(), owner.map_or_else(String::new, who)),
     };
     let what = format!("{} of {of_whom}", limit.metric.name());
     let is_over = matches!(alert.phase, Phase::Resolved { .. });
@@ -285,6 +308,15 @@ fn summary(alert: &Alert) -> String {
         span => format!(" for {}", span_in_words(span)),
     };
     format!("{what}{is}: {side} {level}{span}")
+}
+
+/// Behind the id of a process: ` (uvicorn of service web)`.
+fn who(owner: &Owner) -> String {
+    let name = visible(&owner.name, MAX_LABEL_BYTES);
+    match owner.service.is_empty() {
+        true => format!(" ({name})"),
+        false => format!(" ({name} of service {})", visible(&owner.service, MAX_LABEL_BYTES)),
+    }
 }
 
 /// Prometheus's fingerprint of a label set: FNV-1a over names and values in order, a byte 0xff after each
@@ -396,6 +428,7 @@ mod tests {
         let around = Surroundings {
             host: "node1",
             external_url: "https://profiler.example/",
+            owner: None,
             stacks: &stacks,
         };
         let holds = alert(Metric::HostCpuBusy, Subject::Host, firing());
@@ -432,6 +465,45 @@ mod tests {
         assert_ne!(over.idempotency_key(), told.idempotency_key());
     }
 
+    /// Whose id it is changes from day to day, and may not be known any more when it is over: no label tells it.
+    #[test]
+    fn an_alert_about_a_process_says_whose_it_is() {
+        let subject = Subject::Process {
+            pid: 4242,
+            start_ticks: 7,
+        };
+        let owner = |service: &str| Owner {
+            name: "uvicorn".into(),
+            service: service.into(),
+        };
+        let told = |owner: Option<&Owner>| {
+            let alert = alert(Metric::ProcessThreads, subject.clone(), firing());
+            let around = Surroundings {
+                owner,
+                ..Surroundings::default()
+            };
+            Notification::of(&alert, &around).unwrap()
+        };
+        let web = told(Some(&owner("web")));
+        assert_eq!(
+            (web.subject.as_str(), web.process.as_str(), web.service.as_str()),
+            ("4242", "uvicorn", "web")
+        );
+        let begin = "process_threads of process 4242 (uvicorn of service web) is ";
+        assert!(web.summary().starts_with(begin), "{}", web.summary());
+        let alone = told(Some(&owner("")));
+        assert!(
+            alone.summary().contains("process 4242 (uvicorn) is "),
+            "{}",
+            alone.summary()
+        );
+        let unknown = told(None);
+        assert!(unknown.summary().contains("process 4242 is "), "{}", unknown.summary());
+        assert_eq!((web.fingerprint, web.labels), (unknown.fingerprint, unknown.labels));
+        let hostile = told(Some(&owner("\x1b[2J\n")));
+        assert!(!hostile.summary().contains(char::is_control) && !hostile.service.contains(char::is_control));
+    }
+
     #[test]
     fn what_never_fired_is_not_told() {
         let dropped = Phase::Dropped {
@@ -451,6 +523,7 @@ mod tests {
         let around = Surroundings {
             host: "node1",
             external_url: "",
+            owner: None,
             stacks: &stacks,
         };
         let told = |name: &str| {

@@ -140,6 +140,7 @@ fn told(service: &str, resolved: bool) -> Arc<Notification> {
     };
     let stacks = ["web;handle;burn 812".to_owned()];
     let around = Surroundings {
+        owner: None,
         host: "node1",
         external_url: "https://profiler.example",
         stacks: &stacks,

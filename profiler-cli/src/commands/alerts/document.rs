@@ -33,6 +33,10 @@ pub(super) struct AlertDocument<'a> {
     metric: &'a str,
     severity: &'a str,
     subject: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service: &'a str,
     phase: &'static str,
     meaning: &'a str,
     begin_time: Option<String>,
@@ -48,6 +52,7 @@ pub(super) struct AlertDocument<'a> {
 
 impl<'a> From<&'a Alert> for AlertDocument<'a> {
     fn from(alert: &'a Alert) -> Self {
+        let process = alert.subject.as_ref().filter(|subject| subject.pid != 0);
         Self {
             id: &alert.id,
             fingerprint: &alert.fingerprint,
@@ -56,6 +61,8 @@ impl<'a> From<&'a Alert> for AlertDocument<'a> {
             metric: &alert.metric,
             severity: &alert.severity,
             subject: subject_name(alert),
+            pid: process.map(|process| process.pid),
+            service: process.map_or("", |process| &process.service),
             phase: phase_name(alert.phase()),
             meaning: &alert.meaning,
             begin_time: alert.begin_time.as_ref().map(ToString::to_string),

@@ -269,7 +269,7 @@ fn end_text(reason: &str) -> &str {
     }
 }
 
-/// Whom an alert is about: `host`, `service checkout`.
+/// Whom an alert is about: `host`, `service checkout`, `process 4242 uvicorn`.
 fn subject_text(alert: &Alert) -> String {
     printable(&subject_name(alert), MAX_NAME_BYTES).into_owned()
 }
@@ -282,6 +282,8 @@ fn subject_name(alert: &Alert) -> String {
     let scope = scope_name(subject.scope());
     match subject.scope() {
         Scope::Host => scope.to_owned(),
+        Scope::Process if subject.name.is_empty() => format!("{scope} {}", subject.pid),
+        Scope::Process => format!("{scope} {} {}", subject.pid, subject.name),
         _ => format!("{scope} {}", subject.name),
     }
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use profiler_alerts::{Alert, AlertId, Change, Matcher, Phase, Silence};
+use profiler_alerts::{AlertId, Change, Matcher, Phase, Silence};
 use profiler_proto::v1;
-use profiler_readings::Subject;
 use profiler_store::state::AlertQuery;
 
 use super::{InvalidRequest, readings};
@@ -34,7 +33,7 @@ pub(in crate::api) fn limit(in_force: &LimitInForce) -> v1::Limit {
 
 /// An alert.
 pub(in crate::api) fn alert(shown: &ShownAlert) -> v1::Alert {
-    let ShownAlert { alert, silenced } = shown;
+    let ShownAlert { alert, silenced, owner } = shown;
     let (phase, firing, ended) = match alert.phase {
         Phase::Pending => (v1::AlertPhase::Pending, None, None),
         Phase::Firing { since } => (v1::AlertPhase::Firing, Some(since), None),
@@ -48,7 +47,7 @@ pub(in crate::api) fn alert(shown: &ShownAlert) -> v1::Alert {
         limit: alert.limit.name.clone(),
         metric: alert.limit.metric.name().to_owned(),
         severity: alert.limit.severity.name().to_owned(),
-        subject: Some(subject(alert)),
+        subject: Some(readings::subject(&alert.subject, owner.as_ref())),
         phase: phase.into(),
         meaning: alert.limit.explain(),
         begin_time: Some(timestamp(alert.began)),
@@ -60,20 +59,6 @@ pub(in crate::api) fn alert(shown: &ShownAlert) -> v1::Alert {
         silenced: *silenced,
         labels: alert.labels().into_iter().collect(),
         unit: readings::unit(alert.limit.metric.unit()).into(),
-    }
-}
-
-fn subject(alert: &Alert) -> v1::Subject {
-    let (pid, start_ticks) = match alert.subject {
-        Subject::Process { pid, start_ticks } => (pid, start_ticks),
-        _ => (0, 0),
-    };
-    v1::Subject {
-        scope: readings::scope(alert.subject.scope()).into(),
-        name: alert.subject.to_string(),
-        pid,
-        start_ticks,
-        service: String::new(),
     }
 }
 
