@@ -110,6 +110,30 @@ pub(crate) fn first_line(path: &Path) -> Result<Secret, FileError> {
     Ok(Secret(line.to_owned()))
 }
 
+/// The first line of a file, which is `user:password`, as HTTP's basic authentication has it (RFC 7617).
+pub(crate) fn basic(path: &Path) -> Result<Secret, FileError> {
+    let line = first_line(path)?;
+    if !line.0.contains(':') {
+        return Err(contents(path, "its first line is no `user:password`"));
+    }
+    Ok(Secret(base64(line.0.as_bytes())))
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
+        let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+        for place in 0..4 {
+            let digit = ALPHABET[((bits >> (18 - 6 * place)) & 63) as usize];
+            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
 /// The lines of a file that are `Name: value`.
 pub(crate) fn headers(path: &Path) -> Result<Vec<(String, Secret)>, FileError> {
     let text = text_of(path)?;
@@ -193,6 +217,29 @@ mod tests {
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         path
+    }
+
+    #[test]
+    fn users_and_passwords_are_encoded() {
+        // Of RFC 7617, and of RFC 4648.
+        for (plain, encoded) in [
+            ("Aladdin:open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+            ("test:123\u{a3}", "dGVzdDoxMjPCow=="),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+            ("", ""),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let secret = basic(&file(folder.path(), "Aladdin:open sesame\n", 0o600)).unwrap();
+        assert_eq!(secret.expose(), "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert!(!format!("{secret:?}").contains("QWx"));
+        for (text, mode) in [("Aladdin", 0o600), ("Aladdin:open sesame", 0o644), ("\n", 0o640)] {
+            assert!(basic(&file(folder.path(), text, mode)).is_err(), "{text:?}");
+        }
     }
 
     #[test]

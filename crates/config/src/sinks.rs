@@ -63,6 +63,8 @@ pub struct Endpoint {
     pub url: String,
     /// A proxy to go through.
     pub proxy: Option<String>,
+    /// A file whose first line is `user:password` for that proxy.
+    pub proxy_auth_file: Option<PathBuf>,
     /// A file whose first line is sent as bearer token.
     pub token_file: Option<PathBuf>,
     /// A file with one `Name: value` a line, sent as headers.
@@ -104,6 +106,7 @@ pub(crate) struct WrittenSink {
     kind: Option<WrittenKind>,
     url: Option<Spanned<String>>,
     proxy: Option<Spanned<String>>,
+    proxy_auth_file: Option<Spanned<AbsolutePath>>,
     token_file: Option<Spanned<AbsolutePath>>,
     headers_file: Option<Spanned<AbsolutePath>>,
     signing_key_file: Option<Spanned<AbsolutePath>>,
@@ -130,6 +133,7 @@ struct Draft {
     kind: Option<WrittenKind>,
     url: Option<At<String>>,
     proxy: Option<At<String>>,
+    proxy_auth_file: Option<At<PathBuf>>,
     token_file: Option<At<PathBuf>>,
     headers_file: Option<At<PathBuf>>,
     signing_key_file: Option<At<PathBuf>>,
@@ -209,6 +213,9 @@ impl Draft {
         }
         set(&mut self.url, written.url, locate, |url| url);
         set(&mut self.proxy, written.proxy, locate, |url| url);
+        set(&mut self.proxy_auth_file, written.proxy_auth_file, locate, |path| {
+            path.0
+        });
         set(&mut self.token_file, written.token_file, locate, |path| path.0);
         set(&mut self.headers_file, written.headers_file, locate, |path| path.0);
         set(&mut self.signing_key_file, written.signing_key_file, locate, |path| {
@@ -255,6 +262,11 @@ impl Draft {
         let keys = [
             ("url", self.url.as_ref().map(|part| &part.origin), is_http),
             ("proxy", self.proxy.as_ref().map(|part| &part.origin), is_http),
+            (
+                "proxy_auth_file",
+                self.proxy_auth_file.as_ref().map(|part| &part.origin),
+                is_http,
+            ),
             ("token_file", self.token_file.as_ref().map(|part| &part.origin), is_http),
             (
                 "headers_file",
@@ -290,9 +302,14 @@ impl Draft {
         for part in [Some(url), self.proxy.as_ref()].into_iter().flatten() {
             check_url(&part.value).map_err(|problem| wrong(part.origin.as_ref().unwrap_or(named), problem))?;
         }
+        if let (Some(file), None) = (&self.proxy_auth_file, &self.proxy) {
+            let problem = "`proxy_auth_file` is for a `proxy`, and this sink has none";
+            return Err(wrong(file.origin.as_ref().unwrap_or(named), problem));
+        }
         Ok(Endpoint {
             url: url.value.clone(),
             proxy: self.proxy.map(|part| part.value),
+            proxy_auth_file: self.proxy_auth_file.map(|part| part.value),
             token_file: self.token_file.map(|part| part.value),
             headers_file: self.headers_file.map(|part| part.value),
             signing_key_file: self.signing_key_file.map(|part| part.value),
@@ -322,7 +339,7 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
     let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
     // What is shown of a configuration must hold no password.
     if authority.is_some_and(|authority| authority.contains('@')) {
-        return Err("an address holds no user or password: put them into a `headers_file`".to_owned());
+        return Err("an address holds no user or password: put them into a `headers_file`, those of a proxy into its `proxy_auth_file`".to_owned());
     }
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && url.len() <= MAX_TEXT_BYTES;
     match authority {
@@ -359,6 +376,7 @@ impl From<&Sink> for WrittenSink {
             let path = |path: &Option<PathBuf>| path.clone().map(|path| nowhere(AbsolutePath(path)));
             written.url = Some(nowhere(endpoint.url.clone()));
             written.proxy = endpoint.proxy.clone().map(nowhere);
+            written.proxy_auth_file = path(&endpoint.proxy_auth_file);
             written.token_file = path(&endpoint.token_file);
             written.headers_file = path(&endpoint.headers_file);
             written.signing_key_file = path(&endpoint.signing_key_file);

@@ -140,6 +140,7 @@ fn a_limit_of_ones_own() {
         kind = "webhook"
         url = "https://ops.example:8443/hook?x=1"
         proxy = "http://proxy:3128"
+        proxy_auth_file = "/etc/profiler/proxy-user"
         token_file = "/etc/profiler/token"
         headers_file = "/etc/profiler/headers"
         ca_file = "/etc/profiler/ca.pem"
@@ -158,8 +159,8 @@ fn a_limit_of_ones_own() {
         history = "7d"
         max_history = 5
         max_evidence_bytes = "1MiB"
-    "#;
         census_apart = "5m"
+    "#;
     let config = config(&[text]);
     let web = limit(&config, "web_memory");
     assert_eq!(web.subjects, Subjects::Named("web".to_owned()));
@@ -177,6 +178,7 @@ fn a_limit_of_ones_own() {
     };
     assert_eq!(ops.url, "https://ops.example:8443/hook?x=1");
     assert_eq!(ops.proxy.as_deref(), Some("http://proxy:3128"));
+    assert_eq!(ops.proxy_auth_file, Some(PathBuf::from("/etc/profiler/proxy-user")));
     assert_eq!(ops.token_file, Some(PathBuf::from("/etc/profiler/token")));
     assert_eq!(sink(&config, "ops").timeout, Duration::from_secs(3));
     let SinkTarget::Command { argv } = sink(&config, "script").target else {
@@ -185,9 +187,9 @@ fn a_limit_of_ones_own() {
     assert_eq!(argv, ["/usr/local/bin/tell", "--json"]);
     assert_eq!(config.alerts.external_url, "https://profiler.example/host1");
     assert_eq!(config.alerts.max_history.get(), 5);
+    assert_eq!(config.alerts.census_apart, Duration::from_secs(300));
     check_shown(&config);
 }
-    assert_eq!(config.alerts.census_apart, Duration::from_secs(300));
 
 #[test]
 fn mistakes_in_limits_are_named_with_their_line() {
@@ -322,6 +324,11 @@ fn mistakes_in_sinks_are_named_with_their_line() {
         &["no user or password"],
     );
     check_mistake(
+        "[sinks.x]\nkind = \"webhook\"\nurl = \"https://x/\"\nproxy_auth_file = \"/p\"\n",
+        "a.toml:4",
+        &["`proxy_auth_file` is for a `proxy`"],
+    );
+    check_mistake(
         "[sinks.x]\nkind = \"webhook\"\nurl = \"https://x/\"\ntoken_file = \"token\"\n",
         "a.toml:4",
         &["absolute path"],
@@ -427,5 +434,44 @@ proptest! {
                 assert!(line.starts_with("a.toml:"), "{line}");
             }
         }
+    }
+}
+
+/// The examples of the documentation mean something, each by itself.
+#[test]
+fn examples_are_right() {
+    let text = include_str!("../../../docs/alerts.md");
+    let mut examples: Vec<String> = Vec::new();
+    let mut is_inside = false;
+    for line in text.lines() {
+        match line.strip_prefix("    ") {
+            // Commands and units of systemd are no configuration.
+            Some(code)
+                if is_inside || code.starts_with("[limits.") || code.starts_with("[sinks.") || code == "[alerts]" =>
+            {
+                if !is_inside {
+                    examples.push(String::new());
+                }
+                is_inside = true;
+                let example = examples.last_mut().unwrap();
+                example.push_str(code);
+                example.push('\n');
+            }
+            // Two tables of one example have an empty line between them.
+            _ => is_inside = is_inside && line.is_empty(),
+        }
+    }
+    assert!(examples.len() >= 7, "{examples:#?}");
+    for example in &examples {
+        sources(&[example.as_str()])
+            .resolve()
+            .unwrap_or_else(|error| panic!("{error}:\n{example}"));
+    }
+    let all = examples.concat();
+    for kind in ["journal", "webhook", "alertmanager", "command"] {
+        assert!(
+            all.contains(&format!("kind = \"{kind}\"")),
+            "no example of the kind {kind}"
+        );
     }
 }

@@ -31,7 +31,7 @@ use tokio_rustls::{
     },
 };
 
-use super::mailbox::DeliveryError;
+use super::{mailbox::DeliveryError, peer::Peer};
 use crate::secrets::{self, FileError, Secret};
 
 /// What is read of an answer.
@@ -129,8 +129,13 @@ impl Client {
         let failed = |error: HttpError| DeliveryError::Failed {
             reason: with_causes(&error),
         };
-        let secrets = self.secrets().map_err(failed)?;
-        let (status, answer) = self.exchange(post, &secrets).await.map_err(failed)?;
+        let mut secrets = self.secrets().map_err(failed)?;
+        let for_proxy = self.proxy_secret().map_err(failed)?;
+        let (status, answer) = self
+            .exchange(post, &secrets, for_proxy.as_ref())
+            .await
+            .map_err(failed)?;
+        secrets.extend(for_proxy);
         judge(status, &answer, secrets.iter().map(|header| &header.secret))
     }
 
@@ -155,15 +160,37 @@ impl Client {
         Ok(headers)
     }
 
-    async fn exchange(&self, post: Post, secrets: &[SecretHeader]) -> Result<(StatusCode, Vec<u8>), HttpError> {
-        let address = |url: &String| HttpError::Address { url: url.clone() };
-        let uri = self.uri.as_ref().map_err(address)?;
-        let target = Peer::of(uri)?;
+    fn proxy_secret(&self) -> Result<Option<SecretHeader>, HttpError> {
+        let read = |path| -> Result<SecretHeader, HttpError> {
+            Ok(SecretHeader {
+                name: header::PROXY_AUTHORIZATION,
+                prefix: "Basic ",
+                secret: secrets::basic(path)?,
+            })
+        };
+        self.endpoint.proxy_auth_file.as_deref().map(read).transpose()
+    }
+
+    async fn exchange(
+        &self,
+        post: Post,
+        secrets: &[SecretHeader],
+        for_proxy: Option<&SecretHeader>,
+    ) -> Result<(StatusCode, Vec<u8>), HttpError> {
+        let address = |url: &str| HttpError::Address { url: url.to_owned() };
+        let uri = self.uri.as_ref().map_err(|url| address(url))?;
+        let target = Peer::of(uri).ok_or_else(|| address(&uri.to_string()))?;
         let proxy = match &self.endpoint.proxy {
-            Some(url) => Some(Peer::of(&url.parse().map_err(|_invalid| address(url))?)?),
+            Some(url) => Some(
+                url.parse::<Uri>()
+                    .ok()
+                    .as_ref()
+                    .and_then(Peer::of)
+                    .ok_or_else(|| address(url))?,
+            ),
             None => None,
         };
-        let stream = self.connect(&target, proxy.as_ref()).await?;
+        let stream = self.connect(&target, proxy.as_ref(), for_proxy).await?;
         // A proxy is told the whole address, unless the connection goes through it unseen.
         let is_forwarded = proxy.is_some() && !target.is_tls;
         let shown_uri = match uri.path_and_query() {
@@ -180,7 +207,8 @@ impl Client {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         headers.extend(post.headers);
-        for secret in secrets {
+        // Whom a connection goes to through a proxy never sees what that is shown.
+        for secret in secrets.iter().chain(for_proxy.filter(|_| is_forwarded)) {
             headers.insert(secret.name.clone(), secret.value()?);
         }
         let (mut sender, connection) = http1::handshake(stream).await?;
@@ -197,7 +225,12 @@ impl Client {
     }
 
     /// A connection to the target, or to a proxy that forwards to it.
-    async fn connect(&self, target: &Peer, proxy: Option<&Peer>) -> Result<Connection, HttpError> {
+    async fn connect(
+        &self,
+        target: &Peer,
+        proxy: Option<&Peer>,
+        for_proxy: Option<&SecretHeader>,
+    ) -> Result<Connection, HttpError> {
         let first = proxy.unwrap_or(target);
         let tcp = TcpStream::connect((first.host.as_str(), first.port)).await;
         let tcp = tcp.map_err(|source| HttpError::Connect {
@@ -210,7 +243,7 @@ impl Client {
                 stream = self.secure(stream, proxy).await?;
             }
             if target.is_tls {
-                stream = tunnel(stream, target).await?;
+                stream = tunnel(stream, target, for_proxy).await?;
             }
         }
         if target.is_tls {
@@ -263,19 +296,26 @@ impl Client {
 }
 
 /// Has a proxy pass bytes on to the target.
-async fn tunnel(stream: Box<dyn Stream>, target: &Peer) -> Result<Box<dyn Stream>, HttpError> {
+async fn tunnel(
+    stream: Box<dyn Stream>,
+    target: &Peer,
+    for_proxy: Option<&SecretHeader>,
+) -> Result<Box<dyn Stream>, HttpError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();
     driver.spawn(connection.with_upgrades());
     let whole = format!("{}:{}", target.bracketed(), target.port);
     let invalid = || HttpError::Address { url: whole.clone() };
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(Method::CONNECT)
         .uri(&whole)
         .header(header::HOST, &whole)
         .header(header::USER_AGENT, USER_AGENT)
         .body(Full::<Bytes>::default())
         .map_err(|_invalid| invalid())?;
+    if let Some(secret) = for_proxy {
+        request.headers_mut().insert(secret.name.clone(), secret.value()?);
+    }
     let response = sender.send_request(request).await?;
     let status = response.status();
     if !status.is_success() {
@@ -283,44 +323,6 @@ async fn tunnel(stream: Box<dyn Stream>, target: &Peer) -> Result<Box<dyn Stream
     }
     let upgraded = hyper::upgrade::on(response).await?;
     Ok(Box::new(TokioIo::new(upgraded)))
-}
-
-/// Whom a connection goes to.
-#[derive(Debug)]
-struct Peer {
-    is_tls: bool,
-    /// Without the brackets of an IPv6 address.
-    host: String,
-    port: u16,
-    /// As it was written.
-    authority: String,
-}
-
-impl Peer {
-    fn of(uri: &Uri) -> Result<Self, HttpError> {
-        let wrong = || HttpError::Address { url: uri.to_string() };
-        let is_tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(wrong()),
-        };
-        let authority = uri.authority().ok_or_else(wrong)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        Ok(Self {
-            is_tls,
-            host: host.to_owned(),
-            port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
-            authority: authority.as_str().to_owned(),
-        })
-    }
-
-    fn bracketed(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        }
-    }
 }
 
 /// The beginning of an answer; what does not come is not missed.

@@ -13,6 +13,7 @@ mod http;
 mod journal;
 mod mailbox;
 mod notification;
+mod peer;
 mod queue;
 mod target;
 mod webhook;

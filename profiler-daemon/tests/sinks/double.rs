@@ -21,6 +21,7 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
     Endpoint {
         url: url.to_owned(),
         proxy: None,
+        proxy_auth_file: None,
         token_file: None,
         headers_file: None,
         signing_key_file: None,

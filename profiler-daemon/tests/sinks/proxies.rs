@@ -39,6 +39,11 @@ fn reason(result: Result<(), TestError>) -> String {
 
 /// A proxy that remembers the first line of each request. It passes on bytes for `CONNECT`, and answers anything else.
 fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    proxy_for(None)
+}
+
+/// The same, for those only who show this.
+fn proxy_for(whom: Option<&'static str>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let lines = Arc::new(Mutex::new(Vec::new()));
@@ -49,6 +54,12 @@ fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
             let mut stream = stream.unwrap();
             let request = read_request(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
             own.lock().unwrap().push(request.line.clone());
+            let shown = request.headers.get("proxy-authorization").map(String::as_str);
+            if shown != whom {
+                let answer = format!("HTTP/1.1 407 Who are you\r\nConnection: close\r\n\r\nno {shown:?}");
+                stream.write_all(answer.as_bytes()).unwrap();
+                continue;
+            }
             match request.line.strip_prefix("CONNECT ") {
                 Some(rest) => {
                     let target = TcpStream::connect(rest.split(' ').next().unwrap()).unwrap();
@@ -116,6 +127,42 @@ async fn a_proxy_is_gone_through() {
             format!("CONNECT 127.0.0.1:{port} HTTP/1.1")
         ]
     );
+}
+
+/// Whoever is at the other end of a connection through it never sees what the proxy is shown.
+#[tokio::test]
+async fn a_proxy_is_told_who_asks() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("user");
+    std::fs::write(&file, "Aladdin:open sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (address, lines) = proxy_for(Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+    let receiver = Receiver::start_tls();
+    let mut plain = endpoint("http://ops.invalid/hook");
+    let mut secure = endpoint(&format!("https://127.0.0.1:{}/hook", receiver.address.port()));
+    secure.ca_file = Some(authority(&folder));
+    for endpoint in [&mut plain, &mut secure] {
+        endpoint.proxy = Some(format!("http://{address}"));
+        let error = reason(try_to_tell(&folder, endpoint.clone()).await);
+        assert!(error.contains("407 Proxy Authentication Required"), "{error}");
+        endpoint.proxy_auth_file = Some(file.clone());
+        try_to_tell(&folder, endpoint.clone()).await.unwrap();
+    }
+    assert_eq!(lines.lock().unwrap().len(), 4);
+    let told = receiver.requests();
+    assert_eq!((told.len(), told[0].line.as_str()), (1, "POST /hook HTTP/1.1"));
+    assert!(
+        !told[0].headers.contains_key("proxy-authorization"),
+        "{:?}",
+        told[0].headers
+    );
+    // A wrong password is shown nowhere, also where the proxy repeats it.
+    std::fs::write(&file, "Aladdin:close sesame\n").unwrap();
+    let error = reason(try_to_tell(&folder, plain.clone()).await);
+    assert!(error.contains("407") && error.contains("[secret]"), "{error}");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o604)).unwrap();
+    let error = reason(try_to_tell(&folder, plain).await);
+    assert!(error.contains("lets others at it"), "{error}");
 }
 
 #[tokio::test]
