@@ -3,10 +3,11 @@
 use std::{
     path::PathBuf,
     process::Command,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_config::{Pattern, Targets};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Owner, program_name, scanned, watched};
 use crate::{
@@ -272,5 +273,59 @@ fn names_pass_unharmed_and_harmless() {
     assert_eq!(
         &*owner.running(Pid(7)).unwrap().label().name,
         "\u{fffd}\u{fffd}\u{1b}]0;"
+    );
+}
+
+/// A host with far more processes than may be watched: each is looked at, and once they are known they cost next to nothing.
+#[test]
+fn thousands_of_processes_are_looked_at_and_then_left_alone() {
+    const ALL: u32 = 5_000;
+    /// One in so many is a Rust program, and half of these may be watched.
+    const RUST: u32 = 25;
+    /// Two minutes of them.
+    const POLLS: u32 = 240;
+    /// Processor time that looking at all of them may take, in a build for tests; a release takes a small part of that.
+    const MOST: Duration = Duration::from_secs(30);
+    let proc = FakeProc::new();
+    let (rust, native) = (FakeProcess::new(&rust_program()), FakeProcess::new(&native_program()));
+    for pid in 1_000..1_000 + ALL {
+        proc.set(pid, if pid % RUST == 0 { &rust } else { &native });
+    }
+    let base = Instant::now();
+    let mut owner = proc.owner(targets());
+    let cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let begun = cpu();
+    owner.scan(at(base, 0)).unwrap();
+    // As many as fit wait for the builder; the others come later.
+    let mut second = 0;
+    let known = |owner: &Owner| owner.images.values().filter(|image| image.identity().is_some()).count();
+    while known(&owner) < ALL as usize {
+        assert!(second < 3_600, "{} of {ALL} are known", known(&owner));
+        settle(&mut owner, at(base, second * SECOND_NS));
+        second += 1;
+    }
+    let looking = cpu() - begun;
+    assert_eq!(watched(&owner).len(), 100);
+    let refused = owner
+        .images
+        .values()
+        .filter(|image| image.watch.refused.is_some())
+        .count();
+    assert_eq!(refused, 100, "those beyond what may be watched say so");
+    assert_eq!(
+        (owner.images.len(), owner.tallies().refused_processes),
+        (ALL as usize, 0)
+    );
+    assert!(looking < MOST, "{looking:?}");
+
+    let begun = cpu();
+    for half in 0..POLLS {
+        owner.poll(at(base, second * SECOND_NS + u64::from(half) * SECOND_NS / 2));
+    }
+    let resting = cpu() - begun;
+    println!("{looking:?} to look at them, {resting:?} for two minutes after that");
+    assert!(
+        resting / POLLS < looking / 10,
+        "each of {POLLS} polls costs as much as looking at a good part of them: {resting:?} after {looking:?}"
     );
 }
