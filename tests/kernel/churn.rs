@@ -5,19 +5,19 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use profiler_tests::{
     daemon::{Daemon, Host},
-    programs::{Running, send_signal, wait_for},
+    programs::{Running, patience, send_signal, wait_for},
 };
 use rustix::process::Signal;
 
 use crate::{
     FAST_HZ, Profile, SAMPLES_WITHIN, host, only,
-    profile::{Stack, share},
-    profile_of, profile_once, profile_when, skip, start, wait_until_watched,
+    profile::{Frame, Stack, share},
+    profile_of, profile_once, profile_once_known, profile_when, skip, start, wait_until_watched,
 };
 
 /// Samples that show how a storm is seen.
@@ -27,6 +27,8 @@ const ROOTED_PERCENT: f64 = 75.0;
 /// Until this share is rooted, more samples are waited for: what is asked of each function's stacks is less.
 const SETTLED_PERCENT: f64 = ROOTED_PERCENT + 5.0;
 const LOST_PERCENT: f64 = 1.0;
+/// How often a storm is watched and left out again.
+const STORM_TURNS: usize = 8;
 
 #[test]
 fn a_storm_of_forks_is_named_by_what_each_child_does() {
@@ -110,6 +112,39 @@ fn a_library_in_the_place_of_another_makes_no_wrong_stack() {
         });
         assert_eq!(wrong, 0, "samples of {hot} with frames of the other library");
     }
+}
+
+#[test]
+fn code_that_is_moved_has_its_own_name_or_none() {
+    let Some(host) = host() else { return };
+    let program = host.c("remaps", "remaps", &[]);
+    let daemon = host.daemon(&only(FAST_HZ, "remaps"));
+    let remaps = start(&program, &["move"]);
+    let before = profile_once(&daemon, remaps.pid(), ENOUGH_SAMPLES, is_settled);
+    assert_all_whole(&before, "hot_moved", &["work_before_move"]);
+    send_signal(remaps.pid(), Signal::USR1);
+    assert_eq!(remaps.line(Duration::from_secs(30)).as_deref(), Some("moved"));
+    let after = profile_once_known(&daemon, remaps.pid(), ENOUGH_SAMPLES);
+    println!("{}: {:?}", after.summary, after.stopped);
+    let is_nameless = |frame: &Frame| frame.kind == "unnamed";
+    let is_right = |frame: &Frame| ["hot_moved", "work_after_move"].iter().any(|name| frame.is(name));
+    let wrong = |stack: &&Stack| {
+        stack
+            .user_leaf()
+            .is_some_and(|leaf| !is_nameless(leaf) && !is_right(leaf))
+    };
+    assert_eq!(after.stacks.iter().find(wrong).map(|stack| format!("{stack:?}")), None);
+    assert_eq!(after.samples_of("work_before_move"), 0, "{:?}", after.stacks);
+    // What could not be named is no whole stack either, and says why.
+    let nameless = after.count(|stack| stack.user_leaf().is_none_or(is_nameless));
+    let stopped: u64 = after.stopped.values().sum();
+    assert_eq!(after.rooted + stopped, after.samples);
+    assert!(
+        nameless <= stopped,
+        "{nameless} of {}: {:?}",
+        after.samples,
+        after.stopped
+    );
 }
 
 #[test]
@@ -241,6 +276,55 @@ fn a_cpu_that_goes_and_comes_back_is_sampled_again() {
     of_service(&other, parent.pid(), "work_in_child", ENOUGH_SAMPLES / 5);
 }
 
+#[test]
+fn a_storm_that_is_over_leaves_no_entries() {
+    let Some(host) = host() else { return };
+    let list = host.rust("bpf_programs");
+    let (calm, stormy) = (host.rust("deep"), storm(&host, "forks", "hot_fork", &[]));
+    let (calm_path, stormy_path) = (calm.display().to_string(), stormy.display().to_string());
+    let both = only(FAST_HZ, &format!("{calm_path}\", \"{stormy_path}"));
+    let daemon = host.daemon(&both);
+    let calm = start(&calm, &[]);
+    let mut parent = start(&stormy, &["forks"]);
+    let wait_until_left_out = || {
+        wait_for("end of the watch", Duration::from_secs(20), || {
+            (daemon.process(parent.pid())["watch_state"] == "not_watched").then_some(())
+        });
+    };
+    // Where the kernel copies an entry at a fork of which the daemon has not heard when it removes the parent's, nobody
+    // asked for the child's.
+    for _ in 0..STORM_TURNS {
+        wait_until_watched(&daemon, parent.pid());
+        daemon.reload(&only(FAST_HZ, &calm_path));
+        wait_until_left_out();
+        daemon.reload(&both);
+    }
+    wait_until_watched(&daemon, parent.pid());
+    let entries = |map: &str| {
+        let output = Command::new(&list)
+            .args(["entries", &daemon.pid().to_string()])
+            .output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix(map)?.trim().parse::<u64>().ok());
+        count.unwrap_or_else(|| panic!("no {map} in {text:?}"))
+    };
+    println!("in the storm {} processes have entries", entries("PROCESSES"));
+    assert!(entries("PROCESSES") >= 2);
+    parent.stop();
+    let mut left = 0;
+    let end = Instant::now() + patience(Duration::from_secs(20));
+    while Instant::now() < end && left != 1 {
+        thread::sleep(Duration::from_millis(50));
+        left = entries("PROCESSES");
+    }
+    assert_eq!(left, 1, "only {} runs", calm.pid());
+    assert!(entries("TEMPLATES") <= 2, "of two programs");
+}
+
 /// The switch of the second CPU, which is on-line again when this goes away.
 struct OfflineCpu(PathBuf);
 
@@ -281,14 +365,14 @@ fn once_known(daemon: &Daemon, pid: u32) -> Profile {
     profile_once(daemon, pid, ENOUGH_SAMPLES, is_settled)
 }
 
-fn storm(host: &Host, name: &str, hot: &str, flags: &[&str]) -> PathBuf {
+pub(crate) fn storm(host: &Host, name: &str, hot: &str, flags: &[&str]) -> PathBuf {
     let hot = format!("-DHOT={hot}");
     host.c("storm", name, &[&[hot.as_str()], flags].concat())
 }
 
 /// All samples of the service that a process is of, once there are some of a function.
 #[track_caller]
-fn of_service(daemon: &Daemon, pid: u32, function: &str, samples: u64) -> Profile {
+pub(crate) fn of_service(daemon: &Daemon, pid: u32, function: &str, samples: u64) -> Profile {
     let look = || {
         let process = daemon.process(pid);
         let service = process["service"].as_str().filter(|name| !name.is_empty())?;
