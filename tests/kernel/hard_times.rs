@@ -16,7 +16,9 @@ use profiler_tests::{
 use rustix::process::Signal;
 
 use crate::{
-    FAST_HZ, SAMPLES_WITHIN, failed_parts, from_environment, host, only, profile_once, profile_once_known, start,
+    FAST_HZ, SAMPLES_WITHIN,
+    churn::{of_service, storm},
+    failed_parts, from_environment, host, only, profile_once, profile_once_known, start,
 };
 
 /// How often a daemon is killed, unless `PROFILER_TEST_KILLS` says otherwise.
@@ -34,7 +36,8 @@ fn daemons_killed_at_any_moment_leave_nothing() {
     let program = host.rust("deep");
     let list = host.rust("bpf_programs");
     let deep = start(&program, &[]);
-    let config = only(FAST_HZ, "deep");
+    let mut storm = start(&storm(&host, "forks", "hot_fork", &[]), &["forks"]);
+    let config = only(FAST_HZ, "deep\", \"forks");
     let socket = host.path("killed.sock");
     let before = loaded(&list);
     for kill in 0..from_environment("PROFILER_TEST_KILLS", KILLS) {
@@ -48,6 +51,9 @@ fn daemons_killed_at_any_moment_leave_nothing() {
     });
     let next = host.spawn(DaemonOptions::new(&config).on_socket(&socket)).ready();
     assert!(!loaded(&list).is_subset(&before), "programs of a daemon are seen");
+    let forks = of_service(&next, storm.pid(), "work_in_child", 500);
+    println!("the storm: {}", forks.summary);
+    storm.stop();
     profile_once(&next, deep.pid(), 500, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
     assert_eq!(failed_parts(&next), [""; 0]);
 }
@@ -62,11 +68,17 @@ fn a_stopped_daemon_goes_on_and_counts_what_it_missed() {
     let before = daemon.status();
     let stopped = Instant::now();
     send_signal(daemon.pid(), Signal::STOP);
+    let newcomer = start(&program, &[]);
     thread::sleep(Duration::from_secs(
         from_environment("PROFILER_TEST_STOP_SECONDS", STOP_SECONDS).into(),
     ));
     send_signal(daemon.pid(), Signal::CONT);
-    profile_once(&daemon, deep.pid(), 500, |profile| profile.rooted_share() >= 99.0).assert_rooted(99.0);
+    for (which, pid) in [("known", deep.pid()), ("started meanwhile", newcomer.pid())] {
+        let profile = profile_once(&daemon, pid, 500, |profile| profile.rooted_share() >= 99.0);
+        println!("{which}:");
+        profile.assert_rooted(99.0);
+        assert!(profile.samples_of("stay_busy") > 0, "{which}: {}", profile.summary);
+    }
     // The programs in the kernel went on. What they delivered is in the store, and what the rings did not hold is counted.
     let after = daemon.status();
     let grown = |section: &str, key: &str| {

@@ -49,6 +49,11 @@ member_sees_stacks() {
     flame_graph_as member && grep -q 'main.*;' /tmp/member.folded
 }
 
+# Profiles are kept by the time of day, samples are taken by another clock.
+member_sees_stacks_after() {
+    date --set="$1" && member_sees_stacks
+}
+
 stranger_is_refused() {
     flame_graph_as stranger
     [ $? -eq 4 ] && [ ! -s /tmp/stranger.folded ]
@@ -128,6 +133,8 @@ service() {
     step "a member of the group gets a flame graph" member_sees_stacks
     step "anybody else is refused" stranger_is_refused
     step "a command is told of an alert" command_is_told
+    step "the clock is set forward" member_sees_stacks_after "+2 hours"
+    step "and back" member_sees_stacks_after "-2 hours"
     profiler-cli status
     [ "$level" -le 2 ] || step "a level that refuses it is named" default_level_is_named
     step "the service stops" systemctl stop profiler-daemon.service profiler-daemon.socket
