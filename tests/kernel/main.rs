@@ -15,6 +15,7 @@ mod alerts;
 mod budget;
 mod census;
 mod churn;
+mod discovery;
 mod field;
 mod full_disk;
 mod generated_code;
