@@ -2,18 +2,24 @@
 //! reads, and connections that say nothing. The daemon answers the next caller, goes on sampling, and keeps nothing of theirs.
 
 use std::{
+    collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
+    sync::LazyLock,
     time::Duration,
 };
 
-use profiler_proto::v1::{
-    LeaseWatchRequest, ListProcessesRequest, ProfileSelector, QueryProfileRequest, WatchProcessRequest,
-    profile_selector::Target,
+use profiler_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{
+        CompareProfilesRequest, GetRangeRequest, LeaseWatchRequest, ProfileSelector, QueryProfileRequest,
+        profile_selector::Target,
+    },
 };
 use profiler_tests::{daemon::Daemon, programs::wait_for};
 use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 
 use crate::{FAST_HZ, MEMORY_CAP_BYTES, failed_parts, host, only, profile_once, start};
 
@@ -27,19 +33,16 @@ const SILENT_CONNECTIONS: usize = 2_000;
 const PATIENCE: Duration = Duration::from_millis(60);
 /// Descriptors that come and go in a daemon at rest.
 const SLACK: usize = 4;
-/// Everything that can be called, and one method that does not exist.
-const METHODS: [&str; 9] = [
-    "/profiler.v1.ProfileService/QueryProfile",
-    "/profiler.v1.ProfileService/QueryPprof",
-    "/profiler.v1.ProcessService/ListProcesses",
-    "/profiler.v1.StatusService/GetStatus",
-    "/profiler.v1.WatchService/WatchProcess",
-    "/profiler.v1.WatchService/LeaseWatch",
+/// What can be called that is not of our contract, and a method that does not exist.
+const OTHER_METHODS: [&str; 4] = [
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/profiler.v1.ProfileService/Nothing",
+    "/profiler.v1.NoService/QueryProfile",
 ];
-const QUERY: &str = METHODS[0];
+const QUERY: &str = "/profiler.v1.ProfileService/QueryProfile";
+/// Levels of messages in messages that are made up.
+const DEPTH: usize = 4;
 
 /// Types and flags of frames (RFC 9113, section 6).
 const DATA: u8 = 0;
@@ -116,6 +119,101 @@ fn silent_connections_are_let_go() {
     drop(silent);
 }
 
+/// What can be called, and with what.
+struct Contract {
+    methods: Vec<Method>,
+    /// By their full names.
+    messages: BTreeMap<String, DescriptorProto>,
+}
+
+struct Method {
+    path: String,
+    /// The full name of its message; of a method of others nothing that is known here.
+    request: String,
+}
+
+/// As the daemon serves it: what is added to it is called here too.
+static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
+    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let mut contract = Contract {
+        methods: Vec::new(),
+        messages: BTreeMap::new(),
+    };
+    for file in set.file {
+        let package = file.package.unwrap_or_default();
+        for service in file.service {
+            let service_name = service.name.unwrap_or_default();
+            contract.methods.extend(service.method.into_iter().map(|method| Method {
+                path: format!("/{package}.{service_name}/{}", method.name.unwrap_or_default()),
+                request: method.input_type.unwrap_or_default(),
+            }));
+        }
+        for message in file.message_type {
+            let name = format!(".{package}.{}", message.name.as_deref().unwrap_or_default());
+            contract.messages.insert(name, message);
+        }
+    }
+    assert!(contract.methods.iter().any(|method| method.path == QUERY));
+    contract.methods.extend(OTHER_METHODS.map(|path| Method {
+        path: path.to_owned(),
+        request: String::new(),
+    }));
+    contract
+});
+
+impl Contract {
+    /// A message of this name with some of its fields, each with a value of its type that nobody would send.
+    fn made_up(&self, name: &str, pid: u32, random: &mut Random, depth: usize) -> Vec<u8> {
+        const NUMBERS: [u64; 6] = [0, 1, 2, u32::MAX as u64, i64::MAX as u64, u64::MAX];
+        const TEXTS: [&str; 5] = ["", "deep", "host_cpu_busy_ratio", "0123456789abcdef", "\x1b[2J<b>&\0"];
+        let mut bytes = Vec::new();
+        let Some(message) = self.messages.get(name) else {
+            return bytes;
+        };
+        for field in &message.field {
+            if random.below(3) == 0 {
+                continue;
+            }
+            let (wire, value) = match field.r#type() {
+                Type::Message if depth == 0 => continue,
+                Type::Message => {
+                    let name = field.type_name.as_deref().unwrap_or_default();
+                    (2, self.made_up(name, pid, random, depth - 1))
+                }
+                Type::String | Type::Bytes => (2, TEXTS[random.below(TEXTS.len())].into()),
+                Type::Double | Type::Fixed64 | Type::Sfixed64 => (1, random.next().to_le_bytes().into()),
+                Type::Float | Type::Fixed32 | Type::Sfixed32 => (5, (random.next() as u32).to_le_bytes().into()),
+                _ => {
+                    let number = match random.below(3) {
+                        0 => u64::from(pid),
+                        1 => random.next(),
+                        _ => NUMBERS[random.below(NUMBERS.len())],
+                    };
+                    (0, varint(number))
+                }
+            };
+            let number = field.number.unwrap_or_default() as u64;
+            bytes.extend(varint((number << 3) | wire));
+            if wire == 2 {
+                bytes.extend(varint(value.len() as u64));
+            }
+            bytes.extend(value);
+        }
+        bytes
+    }
+}
+
+/// A number as messages have it: seven bits a byte, the lowest first.
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 128 {
+        bytes.push(number as u8 | 128);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
 /// Connections that are left open while others come: fewer than are let in.
 const MAX_KEPT: usize = 40;
 /// Connections that ask for answers and do not read them.
@@ -123,17 +221,19 @@ const UNREAD_CONNECTIONS: usize = 30;
 
 type Harm = fn(&mut Caller, u32, &mut Random);
 
-/// Messages of any bytes to every method, some of them cut from real ones, with lengths that are not theirs.
+/// Messages of any bytes to every method, and made-up ones of the kind that it takes, some of them damaged, with lengths that
+/// are not theirs.
 fn fuzzed_messages(caller: &mut Caller, pid: u32, random: &mut Random) {
     caller.greet(&[]);
     for request in 0..PER_CONNECTION {
+        let method = &CONTRACT.methods[random.below(CONTRACT.methods.len())];
         let mut message = match random.below(4) {
-            0 => selector(pid, i64::MIN, i64::MAX),
-            1 => WatchProcessRequest { pid }.encode_to_vec(),
-            2 => ListProcessesRequest { pid: Some(pid) }.encode_to_vec(),
-            _ => random.bytes(64),
+            0 => random.bytes(64),
+            1 => selector(pid, i64::MIN, i64::MAX),
+            _ => CONTRACT.made_up(&method.request, pid, random, DEPTH),
         };
-        for _ in 0..random.below(4) {
+        // Half of them whole.
+        for _ in 0..random.below(8).saturating_sub(3) {
             if let Some(byte) = (!message.is_empty()).then(|| random.below(message.len())) {
                 message[byte] = random.next() as u8;
             }
@@ -147,7 +247,7 @@ fn fuzzed_messages(caller: &mut Caller, pid: u32, random: &mut Random) {
         let mut body = vec![compressed];
         body.extend(claimed.to_be_bytes());
         body.extend(message);
-        caller.headers(request, METHODS[random.below(METHODS.len())], 0);
+        caller.headers(request, &method.path, 0);
         caller.data(request, &body, END_STREAM);
     }
 }
@@ -166,9 +266,32 @@ fn giant_ranges(caller: &mut Caller, pid: u32, random: &mut Random) {
     caller.greet(&[]);
     for request in 0..PER_CONNECTION {
         let (start, end) = (TIMES[random.below(TIMES.len())], TIMES[random.below(TIMES.len())]);
-        let (method, message) = match random.below(3) {
-            0 => (METHODS[1], selector(random.next() as u32, start, end)),
+        let (method, message) = match random.below(5) {
+            0 => (
+                "/profiler.v1.ProfileService/QueryPprof",
+                selector(random.next() as u32, start, end),
+            ),
             1 => (
+                "/profiler.v1.ProfileService/CompareProfiles",
+                CompareProfilesRequest {
+                    before: Some(span(pid, start, end)),
+                    after: Some(span(pid, end, start)),
+                    ..CompareProfilesRequest::default()
+                }
+                .encode_to_vec(),
+            ),
+            2 => (
+                "/profiler.v1.MetricsService/GetRange",
+                GetRangeRequest {
+                    start_time: time(start),
+                    end_time: time(end),
+                    step: Some(prost_types::Duration { seconds: 0, nanos: 1 }),
+                    quantiles: vec![0.5, f64::NAN, 1.0],
+                    ..GetRangeRequest::default()
+                }
+                .encode_to_vec(),
+            ),
+            3 => (
                 "/profiler.v1.WatchService/LeaseWatch",
                 LeaseWatchRequest {
                     pid,
@@ -190,7 +313,8 @@ fn giant_ranges(caller: &mut Caller, pid: u32, random: &mut Random) {
 fn half_open(caller: &mut Caller, pid: u32, random: &mut Random) {
     caller.greet(&[]);
     for request in 0..PER_CONNECTION {
-        caller.headers(request, METHODS[random.below(METHODS.len())], 0);
+        let method = &CONTRACT.methods[random.below(CONTRACT.methods.len())];
+        caller.headers(request, &method.path, 0);
         let body = message_of(&selector(pid, 0, 1));
         let part = random.below(body.len());
         caller.data(request, &body[..part], 0);
@@ -229,16 +353,22 @@ fn unread_answers(caller: &mut Caller, pid: u32, _random: &mut Random) {
     }
 }
 
-fn selector(pid: u32, start: i64, end: i64) -> Vec<u8> {
-    let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
-    let selector = ProfileSelector {
+fn time(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
+}
+
+fn span(pid: u32, start: i64, end: i64) -> ProfileSelector {
+    ProfileSelector {
         target: Some(Target::Pid(pid)),
         kind: 1,
         start_time: time(start),
         end_time: time(end),
-    };
+    }
+}
+
+fn selector(pid: u32, start: i64, end: i64) -> Vec<u8> {
     QueryProfileRequest {
-        selector: Some(selector),
+        selector: Some(span(pid, start, end)),
         view: None,
     }
     .encode_to_vec()
