@@ -39,7 +39,7 @@ impl Usage {
     pub(super) fn read(proc: &Path, pid: u32) -> Result<Self> {
         let folder = proc.join(pid.to_string());
         let mut usage = Self {
-            daemon_cpu: cpu_time(&read(folder.join("stat"))?)?,
+            daemon_cpu: cpu_time_of(proc, pid)?,
             ..Self::default()
         };
         let status = read(folder.join("status"))?;
@@ -86,6 +86,11 @@ fn field(text: &str, name: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     rest.split_whitespace().next()?.parse().ok()
+}
+
+/// CPU time that process `pid` under `proc` has used so far.
+pub(super) fn cpu_time_of(proc: &Path, pid: u32) -> Result<Duration> {
+    cpu_time(&read(proc.join(pid.to_string()).join("stat"))?)
 }
 
 /// User and system time from `/proc/PID/stat`; the name in parentheses may hold anything.

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use super::agent::{Statistics, Usage};
 use super::report;
+use super::spread::Spread;
 use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
 use crate::session::Session;
@@ -24,8 +25,6 @@ use crate::session::Session;
 const IDLE: &str = "500";
 /// Pairs of a round with and a round without the daemon, which take turns to be first.
 const ROUNDS: usize = 12;
-/// Student's t of 95 % for so many pairs.
-const STUDENT_T: f64 = 2.201;
 /// Length of a round.
 const SECONDS: &str = "4";
 /// Until the daemon has looked at everything, and until it has taken the last samples.
@@ -212,14 +211,19 @@ fn print_rates(without: &[Round], with: &[Round]) {
     let length: f64 = SECONDS.parse().unwrap_or(1.0);
     for (when, rounds) in [("without the daemon", without), ("with it", with)] {
         let rates = Spread::of(rounds.iter().map(|round| round.spawns / length));
-        report::at_least(&format!("spawns a second {when}, mean"), "1/s", rates.mean, SPAWNS_PER_SECOND);
+        report::at_least(
+            &format!("spawns a second {when}, mean"),
+            "1/s",
+            rates.mean,
+            SPAWNS_PER_SECOND,
+        );
     }
     println!("  each round without: {}", list(without));
     println!("  each round with:    {}", list(with));
     let pairs = with.iter().zip(without);
     let ratio = Spread::of(pairs.map(|(with, without)| with.spawns * 100.0 / without.spawns));
     report::fact("spawn rate with the daemon, mean of pairs", "% of without", ratio.mean);
-    report::fact("  95 % interval: more or less by", "points", ratio.error() * STUDENT_T);
+    report::fact("  95 % interval: more or less by", "points", ratio.interval());
     let bare = Spread::of(without.iter().map(|round| round.spawns));
     report::at_most(
         "spawn rate lost, against the spread without",
@@ -227,32 +231,6 @@ fn print_rates(without: &[Round], with: &[Round]) {
         100.0 - ratio.mean,
         bare.deviation * 100.0 / bare.mean,
     );
-}
-
-/// Mean and standard deviation of some values.
-#[derive(Clone, Copy, Debug)]
-struct Spread {
-    count: f64,
-    mean: f64,
-    deviation: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let count = values.clone().count() as f64;
-        let mean = values.clone().sum::<f64>() / count;
-        let squares: f64 = values.map(|value| (value - mean).powi(2)).sum();
-        Self {
-            count,
-            mean,
-            deviation: (squares / (count - 1.0)).sqrt(),
-        }
-    }
-
-    /// Standard error of the mean.
-    fn error(&self) -> f64 {
-        self.deviation / self.count.sqrt()
-    }
 }
 
 fn list(rounds: &[Round]) -> String {
@@ -272,14 +250,6 @@ mod tests {
             (6000.0, 1.5, 2.25)
         );
         assert!(Round::parse("6000 1.5\n").is_err());
-    }
-
-    #[test]
-    fn a_spread_is_that_of_a_sample() {
-        let spread = Spread::of([2.0, 4.0, 4.0, 6.0].into_iter());
-        assert!((spread.mean - 4.0).abs() < 1e-9);
-        assert!((spread.deviation - (8.0_f64 / 3.0).sqrt()).abs() < 1e-9);
-        assert!((spread.error() - spread.deviation / 2.0).abs() < 1e-9);
     }
 
     #[test]

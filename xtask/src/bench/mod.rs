@@ -4,13 +4,16 @@ mod accuracy;
 mod agent;
 mod churn;
 mod cost;
+mod cost_python;
 mod evidence;
 mod memory;
 mod python;
 mod python_truth;
 mod readings;
 mod report;
+mod service;
 mod soak;
+mod spread;
 mod start;
 mod torch;
 mod truth;
@@ -72,7 +75,8 @@ impl Name {
 pub(crate) struct Arguments {
     /// Only this one.
     name: Option<Name>,
-    /// Of `truth`: a program in Python instead of the one in Rust, at the default rate; it takes minutes.
+    /// Of `truth` and `cost`: programs in Python instead of those in Rust, and of `cost` also what a web service loses; it takes
+    /// minutes.
     #[arg(long)]
     python: bool,
     /// How long to soak.
@@ -95,8 +99,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .name
         .map_or("bench".to_owned(), |name| format!("bench {}", name.text()));
     if arguments.python {
-        if !matches!(arguments.name, Some(Name::Truth)) {
-            bail!("--python belongs to `bench truth`");
+        if !matches!(arguments.name, Some(Name::Truth | Name::Cost)) {
+            bail!("--python belongs to `bench truth` and `bench cost`");
         }
         verb.push_str(" --python");
     }
@@ -117,6 +121,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return torch::run(&binaries, &interrupt);
     }
     if arguments.python {
+        if matches!(arguments.name, Some(Name::Cost)) {
+            cost_python::run(&binaries, &interrupt)?;
+            return service::run(&binaries, &interrupt);
+        }
         return python_truth::run(&binaries, &interrupt);
     }
     let wanted = |name: &str| arguments.name.is_none_or(|only| only.text() == name);
