@@ -4,7 +4,7 @@ mod alerts;
 mod error;
 mod growth;
 mod memory;
-mod remote;
+pub(crate) mod remote;
 
 use std::{io, path::Path, sync::Mutex, time::Duration};
 

@@ -53,6 +53,11 @@ fn wrong_usage() {
         ),
         (&["flamegraph", "--pid=-1"], &["from 1 to 2147483647"]),
         (&["flamegraph", "--pid", "abc"], &["a process id is a number"]),
+        (&["status", "--ca-file", "/x"], &["--ca-file", "--address"]),
+        (
+            &["--certificate-file", "/x", "ps"],
+            &["--certificate-file", "--address"],
+        ),
         (&["flamegraph"], &["--pid <PID>|--service <NAME>"]),
         (
             &["flamegraph", "--pid", "1", "--service", "a"],

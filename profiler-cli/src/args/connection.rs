@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, ValueHint};
 
-use crate::span::parse_duration;
+use crate::{error::CliError, span::parse_duration};
 
 /// Over the options that every verb has.
 const CONNECTION_HEADING: &str = "Connection";
@@ -61,7 +61,7 @@ pub(crate) struct Remote {
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) certificate_file: Option<PathBuf>,
     /// Its key, in PEM, if it is not in the same file
-    #[arg(long, global = true, requires = "certificate_file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -71,6 +71,72 @@ impl Connection {
         match &self.remote.address {
             Some(address) => address.clone(),
             None => self.socket.display().to_string(),
+        }
+    }
+
+    /// Whether all of it is of use. Only known once all of it was read: what belongs together may stand before and after the verb.
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        let Remote {
+            address,
+            ca_file,
+            certificate_file,
+            key_file,
+            ..
+        } = &self.remote;
+        let of_an_address = [
+            ("--ca-file", ca_file),
+            ("--certificate-file", certificate_file),
+            ("--key-file", key_file),
+        ];
+        let given = of_an_address.iter().find(|(_, file)| file.is_some());
+        let problem = match given {
+            Some((option, _)) if address.is_none() => {
+                format!("{option} is for a daemon at an --address; without one the daemon is asked over its socket")
+            }
+            Some(_) if key_file.is_some() && certificate_file.is_none() => {
+                "--key-file is the key of a certificate: --certificate-file is missing".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(CliError::Usage { message: problem })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::args::Args;
+
+    fn problem(arguments: &str) -> Option<String> {
+        let args = Args::try_parse_from(arguments.split(' ')).unwrap();
+        args.connection.check().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_shown_to_an_address_needs_one() {
+        const AT: &str = "profiler-cli --address https://x:1";
+        for (arguments, named) in [
+            ("profiler-cli --socket /s status --ca-file a", "--ca-file"),
+            (
+                "profiler-cli --socket /s --certificate-file a status",
+                "--certificate-file",
+            ),
+            ("profiler-cli --socket /s --key-file a status", "--key-file"),
+            (format!("{AT} status --key-file a").as_str(), "--certificate-file"),
+        ] {
+            let problem = problem(arguments).expect(arguments);
+            assert!(problem.contains(named), "{arguments}: {problem}");
+        }
+        for arguments in [
+            "profiler-cli --socket /s status",
+            // Its name may stand in the environment of everyone.
+            "profiler-cli --socket /s --token-file a status",
+            format!("{AT} status --ca-file a").as_str(),
+            format!("{AT} --certificate-file a status --key-file b").as_str(),
+            "profiler-cli --ca-file a status --address https://x:1",
+        ] {
+            assert_eq!(problem(arguments), None, "{arguments}");
         }
     }
 }

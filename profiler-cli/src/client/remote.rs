@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use super::{ClientError, innermost, within};
@@ -49,6 +50,20 @@ pub(super) async fn connect(
     })
     .await?;
     Ok((channel, credentials))
+}
+
+/// A warning, where a token would be shown to whoever listens on the way.
+pub(crate) fn warning(remote: &Remote) -> Option<String> {
+    let (address, _) = (remote.address.as_ref()?, remote.token_file.as_ref()?);
+    let uri: Uri = address.parse().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = host
+        .parse::<IpAddr>()
+        .map_or(host == "localhost", |host| host.is_loopback());
+    let is_open = uri.scheme_str() == Some("http") && !is_loopback;
+    is_open.then(|| {
+        format!("the token goes to {host} unencrypted, for everyone on the way to read: the daemon can serve https://")
+    })
 }
 
 fn endpoint(address: &str, remote: &Remote) -> Result<Endpoint, ClientError> {
@@ -131,6 +146,29 @@ mod tests {
         assert!(refused("ftp://x:1", &remote).contains("neither https:// nor http://"));
         assert!(refused("https://profiler.example", &remote).contains("names no port"));
         assert!(refused("http://", &remote).contains("http://"));
+    }
+
+    #[test]
+    fn a_token_is_not_sent_openly_without_a_word() {
+        let warning = |address: &str, token: Option<&str>| {
+            warning(&Remote {
+                address: Some(address.to_owned()),
+                token_file: token.map(PathBuf::from),
+                ..Remote::default()
+            })
+        };
+        let open = warning("http://profiler.example:9898", Some("token")).unwrap();
+        assert!(open.contains("profiler.example unencrypted"), "{open}");
+        assert!(warning("http://[2001:db8::1]:9898", Some("token")).is_some());
+        assert_eq!(warning("http://profiler.example:9898", None), None);
+        for address in [
+            "https://profiler.example:9898",
+            "http://127.0.0.2:9898",
+            "http://[::1]:9898",
+            "http://localhost:9898",
+        ] {
+            assert_eq!(warning(address, Some("token")), None, "{address}");
+        }
     }
 
     #[test]

@@ -12,17 +12,27 @@ mod ps;
 mod status;
 mod top;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use crate::{
     args::{Args, Connection, Verb},
-    client::{Client, ClientError},
+    client::{Client, ClientError, remote},
     error::CliError,
+    output::{NOTE_STYLE, printable},
 };
+
+/// Longest warning shown.
+const MAX_WARNING_BYTES: usize = 500;
 
 /// Does what the command line asks for.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let connection = &args.connection;
+    connection.check()?;
+    if let Some(warning) = remote::warning(&connection.remote) {
+        let (style, line) = (NOTE_STYLE, printable(&warning, MAX_WARNING_BYTES));
+        // Without a stderr there is nobody to warn.
+        drop(writeln!(anstream::stderr(), "{style}warning:{style:#} {line}"));
+    }
     match &args.verb {
         Verb::Flamegraph(args) => flamegraph::run(connection, args).await,
         Verb::Diff(args) => diff::run(connection, args).await,
