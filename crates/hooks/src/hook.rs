@@ -1,6 +1,6 @@
 //! What a hook says: what it does, to whom it may do it, and how carefully.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use profiler_alerts::span_in_words;
 
@@ -86,6 +86,22 @@ pub enum Reach {
 }
 
 impl Kind {
+    /// Those that are told by their names alone.
+    pub const PLAIN: [Self; 12] = [
+        Self::Capture,
+        Self::Command,
+        Self::Webhook,
+        Self::PythonCollect,
+        Self::PythonScript,
+        Self::Nice,
+        Self::IoPriority,
+        Self::Affinity,
+        Self::MemoryReclaim,
+        Self::MemoryHigh,
+        Self::CpuWeight,
+        Self::CpuMax,
+    ];
+
     /// What it acts on.
     pub fn reach(self) -> Reach {
         match self {
@@ -148,6 +164,29 @@ impl fmt::Display for Kind {
             Self::Signal(number) => write!(f, "signal {number}"),
             _ => f.write_str(self.name()),
         }
+    }
+}
+
+/// A text that names no kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no kind of hook is called so")]
+pub struct UnknownKind;
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    /// Reads what is shown of a kind.
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let known = match name {
+            "request" => Favor::ALL
+                .into_iter()
+                .find(|favor| favor.name() == rest)
+                .map(Self::Request),
+            "signal" => rest.parse().ok().map(Self::Signal),
+            _ => Self::PLAIN.into_iter().find(|kind| kind.name() == text),
+        };
+        known.ok_or(UnknownKind)
     }
 }
 
@@ -302,26 +341,32 @@ mod tests {
 
     #[test]
     fn only_settings_are_put_back_and_only_capture_does_nothing() {
-        let kinds = [
-            Kind::Capture,
-            Kind::Command,
-            Kind::Webhook,
-            Kind::Request(Favor::FlushCaches),
-            Kind::PythonCollect,
-            Kind::PythonScript,
-            Kind::Signal(1),
-            Kind::Nice,
-            Kind::IoPriority,
-            Kind::Affinity,
-            Kind::MemoryReclaim,
-            Kind::MemoryHigh,
-            Kind::CpuWeight,
-            Kind::CpuMax,
-        ];
-        for kind in kinds {
+        let others = [Kind::Request(Favor::FlushCaches), Kind::Signal(1)];
+        for kind in Kind::PLAIN.into_iter().chain(others) {
             assert!(kind.needs_actuator() || !kind.leaves_setting(), "{kind}");
             assert_eq!(kind.acts(), kind != Kind::Capture, "{kind}");
             assert!(kind.reach() != Reach::Group || kind.needs_actuator(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn kinds_are_read_as_they_are_shown() {
+        let favors = Favor::ALL.map(Kind::Request);
+        let others = favors.into_iter().chain([Kind::Signal(1), Kind::Signal(255)]);
+        for kind in Kind::PLAIN.into_iter().chain(others) {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        for text in [
+            "",
+            "request",
+            "request ",
+            "signal",
+            "signal 256",
+            "signal -1",
+            "nice 10",
+            "Nice",
+        ] {
+            assert_eq!(text.parse::<Kind>(), Err(UnknownKind), "{text}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub use effect::{Effect, Side, Snapshot, Verdict, Watched};
 pub use engine::{Answer, Engine, Order, PausedBy, Settings};
 pub use glob::{glob, glob_anywhere};
 pub use guard::{check, check_again};
-pub use hook::{AllowList, Favor, Hook, Kind, Reach};
+pub use hook::{AllowList, Favor, Hook, Kind, Reach, UnknownKind};
 pub use phase::{Mode, Outcome, Phase, Stage};
 pub use refusal::Refusal;
 pub use run::{Boot, Cause, Chosen, Run, RunId, Step};

@@ -125,6 +125,36 @@ fn whole_seconds(span: Duration) -> Duration {
 }
 
 impl Refusal {
+    /// Those that say nothing but their names.
+    pub const PLAIN: [Self; 26] = [
+        Self::UnknownHook,
+        Self::AlreadyProposed,
+        Self::TooManyAlerts,
+        Self::TooManyWait,
+        Self::WaitedTooLong,
+        Self::AlertOver,
+        Self::Changed,
+        Self::TooManyChanges,
+        Self::StillChanged,
+        Self::NothingToChange,
+        Self::Nobody,
+        Self::TooSmall,
+        Self::WrongKind,
+        Self::FirstProcess,
+        Self::KernelThread,
+        Self::Ourselves,
+        Self::Protected,
+        Self::UnknownProgram,
+        Self::NoAllowList,
+        Self::UnitNotAllowed,
+        Self::ExecutableNotAllowed,
+        Self::SignalNotAllowed,
+        Self::SignalNotCaught,
+        Self::GroupTooWide,
+        Self::GroupNotWhole,
+        Self::Reused,
+    ];
+
     /// Its name in JSON and metrics.
     pub fn name(&self) -> &'static str {
         match self {

@@ -38,21 +38,8 @@ fn hook(kind: Kind) -> Hook {
 }
 
 fn every_kind() -> Vec<Kind> {
-    let mut kinds = vec![
-        Kind::Capture,
-        Kind::Command,
-        Kind::Webhook,
-        Kind::PythonCollect,
-        Kind::PythonScript,
-        Kind::Signal(10),
-        Kind::Nice,
-        Kind::IoPriority,
-        Kind::Affinity,
-        Kind::MemoryReclaim,
-        Kind::MemoryHigh,
-        Kind::CpuWeight,
-        Kind::CpuMax,
-    ];
+    let mut kinds = Kind::PLAIN.to_vec();
+    kinds.push(Kind::Signal(10));
     kinds.extend(Favor::ALL.map(Kind::Request));
     kinds
 }

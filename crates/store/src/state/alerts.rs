@@ -6,7 +6,10 @@ use profiler_alerts::{Alert, AlertId, AlertKind, EndReason, Fingerprint, Held, P
 use profiler_readings::Subject;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
-use super::{Bounds, State, StateError, from_ns, to_ns, wire};
+use super::{
+    Bounds, State, StateError, from_ns, to_ns,
+    wire::{self, bad},
+};
 
 /// Most alerts in one answer: a page of a thousand, and one that tells that there are more.
 const MAX_ANSWER: usize = 1001;
@@ -189,13 +192,6 @@ fn span_from_ns(ns: i64) -> std::time::Duration {
     std::time::Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
 }
 
-fn bad(what: &'static str, value: &str) -> StateError {
-    StateError::BadRow {
-        what,
-        value: value.to_owned(),
-    }
-}
-
 fn read(row: &Row<'_>) -> Result<Stored, StateError> {
     let limit = wire::read_limit(row.get("limit_name")?, &row.get::<_, String>("limit_json")?)?;
     let kind: String = row.get("kind")?;
@@ -244,20 +240,6 @@ fn read_phase(row: &Row<'_>) -> Result<Phase, StateError> {
 
 fn read_subject(row: &Row<'_>) -> Result<Subject, StateError> {
     let (scope, name): (String, String) = (row.get("scope")?, row.get("subject")?);
-    let number = || name.parse::<u32>().map_err(|_not_a_number| bad("a number", &name));
-    Ok(match scope.as_str() {
-        "host" => Subject::Host,
-        "core" => Subject::Core(number()?),
-        "disk" => Subject::Disk(name.into()),
-        "network" => Subject::Network(name.into()),
-        "filesystem" => Subject::Filesystem(name.into()),
-        "service" => Subject::Service(name.into()),
-        "process" => Subject::Process {
-            pid: number()?,
-            start_ticks: row.get::<_, i64>("start_ticks")?.cast_unsigned(),
-        },
-        "cgroup" => Subject::ControlGroup(name.into()),
-        "gpu" => Subject::Gpu(name.into()),
-        _ => return Err(bad("a scope", &scope)),
-    })
+    let start_ticks = row.get::<_, i64>("start_ticks")?.cast_unsigned();
+    wire::read_subject(&scope, name, start_ticks)
 }

@@ -1,4 +1,4 @@
-//! What outlives the daemon: alerts, silences and evidence, in one small SQLite file.
+//! What outlives the daemon: alerts, silences, evidence and runs of hooks, in one small SQLite file.
 //!
 //! In: alerts as they change, silences, what is kept with alerts, and what sinks were not told yet. Out: the same after a restart, and a history. The only
 //! part of this crate that does I/O. What cannot be kept does not stop anything: a file that is no database any more is set
@@ -10,6 +10,7 @@ mod database;
 mod error;
 mod evidence;
 mod file;
+mod hooks;
 mod outbox;
 mod schema;
 mod silences;
@@ -27,6 +28,7 @@ use std::{
 pub use alerts::AlertQuery;
 pub use error::StateError;
 pub use evidence::{Encoding, Evidence, EvidenceEntry};
+pub use hooks::{HookRuns, RunBounds, RunQuery};
 pub use outbox::{KeptNotification, Outbox};
 use profiler_alerts::Stored;
 

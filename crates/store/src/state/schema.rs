@@ -5,7 +5,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use super::StateError;
 
 /// What leads from each layout to the next; the first makes the tables of an empty file. Only ever added to.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE alert (
         number       INTEGER PRIMARY KEY AUTOINCREMENT,
         id           INTEGER NOT NULL UNIQUE,
@@ -53,7 +54,22 @@ const MIGRATIONS: [&str; 1] = ["
         sink         TEXT NOT NULL,
         payload      BLOB NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE hook_run (
+        id           INTEGER PRIMARY KEY,
+        hook         TEXT NOT NULL,
+        alert        INTEGER,
+        refused      INTEGER NOT NULL,
+        owed         INTEGER NOT NULL,
+        began_ns     INTEGER NOT NULL,
+        ended_ns     INTEGER,
+        run          TEXT NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX hook_run_by_alert ON hook_run (hook, alert) WHERE alert IS NOT NULL;
+    CREATE INDEX hook_run_by_end ON hook_run (ended_ns);
+",
+];
 
 /// Brings the file to the present layout.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StateError> {

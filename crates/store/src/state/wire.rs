@@ -1,8 +1,9 @@
-//! How limits and matchers are written: JSON in a column.
+//! How limits, matchers and subjects are written: JSON in a column, and names.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use profiler_alerts::{Comparison, Level, Limit, Matcher, Severity, Subjects};
+use profiler_readings::Subject;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
@@ -34,11 +35,31 @@ struct WrittenMatcher {
     negated: bool,
 }
 
-fn bad(what: &'static str, value: &str) -> StateError {
+pub(super) fn bad(what: &'static str, value: &str) -> StateError {
     StateError::BadRow {
         what,
         value: value.to_owned(),
     }
+}
+
+/// The subject that is shown so.
+pub(super) fn read_subject(scope: &str, name: String, start_ticks: u64) -> Result<Subject, StateError> {
+    let number = || name.parse::<u32>().map_err(|_not_a_number| bad("a number", &name));
+    Ok(match scope {
+        "host" => Subject::Host,
+        "core" => Subject::Core(number()?),
+        "disk" => Subject::Disk(name.into()),
+        "network" => Subject::Network(name.into()),
+        "filesystem" => Subject::Filesystem(name.into()),
+        "service" => Subject::Service(name.into()),
+        "process" => Subject::Process {
+            pid: number()?,
+            start_ticks,
+        },
+        "cgroup" => Subject::ControlGroup(name.into()),
+        "gpu" => Subject::Gpu(name.into()),
+        _ => return Err(bad("a scope", scope)),
+    })
 }
 
 fn to_ms(span: Duration) -> u64 {
