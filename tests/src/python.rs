@@ -139,6 +139,16 @@ impl<'a> Scripts<'a> {
         command
     }
 
+    /// What in a configuration of the daemon makes all that run scripts of this folder one service, and nothing else: others may run
+    /// the same script.
+    pub fn as_service(&self, name: &str) -> String {
+        let scripts = self.path_inside("*");
+        format!(
+            "[[targets.services]]\nname = \"{name}\"\ncommand_lines = [\"* {}\"]\n",
+            scripts.display()
+        )
+    }
+
     /// Starts one of the scripts and waits until it is ready.
     ///
     /// # Panics
