@@ -37,6 +37,7 @@ Examples:
   profiler-cli flamegraph --pid 4242 --from 2026-03-01T12:00:00Z --to 2026-03-01T12:01:00Z
   profiler-cli flamegraph --service api --gil        what Python threads hold the lock for
   profiler-cli flamegraph --pid 4242 --kind memory   what its memory has grown by since it is watched
+  profiler-cli flamegraph --pid 4242 --kind memory --exact --duration 30s
   profiler-cli flamegraph --alert 3f2a9c0b7d5e8146    what grew when an alert began
   profiler-cli flamegraph --pid 4242 --format folded | sort -k2 -n | tail
   profiler-cli flamegraph --pid 4242 -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
@@ -47,7 +48,14 @@ A process that the daemon watches by itself shows its last minute at once. Any o
 With --kind memory the widths are bytes: of pages that were touched first in the span and are still there, with the stack that \
 touched them. Without a span it begins when the process was first watched. It tells which code the memory was given to, not which \
 code keeps it: an allocator that hands out again what was freed touches no new page, so that a leak can show under whoever \
-touched its pages before. Pages are chosen by chance and stand for the others; the last line says how sure the sum is.";
+touched its pages before. Pages are chosen by chance and stand for the others; the last line says how sure the sum is.
+
+\
+With --exact, which needs --pid and is of the time from now on, the widths are bytes that the process asked of the kernel by mmap, \
+by mremap that makes a mapping larger and by brk that moves up, 128 KiB or more at once; the innermost frame says how. Each call \
+counts, whether its memory is touched or not, and what is given back (munmap) is not set against it: the bytes are asked for, not \
+held. Calls of 32-bit code are not seen. Meanwhile each system call of each process on the host takes a little longer; that is why \
+it is for ten minutes at most, and of one process at a time.";
 
 const PS_EXAMPLES: &str = "\
 Examples:
@@ -175,6 +183,9 @@ pub(crate) struct FlamegraphArgs {
     pub(crate) kind: Kind,
     #[command(flatten)]
     pub(crate) memory: MemoryViewArgs,
+    /// Of memory: each call that asks the kernel for 128 KiB or more, recorded from now on
+    #[arg(long, requires = "pid", conflicts_with_all = ["last", "from", "to", "value", "pages", "gil"])]
+    pub(crate) exact: bool,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
     /// Of an alert, only what ran while it began: not the difference
@@ -216,7 +227,7 @@ pub(crate) struct TargetArgs {
     #[arg(long, short, value_name = "NAME")]
     pub(crate) service: Option<String>,
     /// The whole host when an alert began, and what differs from the quiet time before
-    #[arg(long, value_name = "ID", conflicts_with_all = ["duration", "last", "from", "to", "kind", "value", "pages", "native_python", "gil", "threads"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["duration", "last", "from", "to", "kind", "value", "pages", "exact", "native_python", "gil", "threads"])]
     pub(crate) alert: Option<String>,
 }
 

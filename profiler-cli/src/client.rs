@@ -13,8 +13,8 @@ use profiler_proto::v1::{
     CompareProfilesRequest, Comparison, GetConfigRequest, GetConfigResponse, GetRangeRequest, GetRangeResponse,
     GetSnapshotRequest, GetSnapshotResponse, GetStatusRequest, GetStatusResponse, ListMetricsRequest,
     ListProcessesRequest, MetricDescription, Process, Profile, ProfileSelector, ProfileView, QueryPprofRequest,
-    QueryPprofResponse, QueryProfileRequest, ReadingSelector, WatchProcessRequest, WatchProcessResponse,
-    WatchReadingsRequest, WatchReadingsResponse, metrics_service_client::MetricsServiceClient,
+    QueryPprofResponse, QueryProfileRequest, ReadingSelector, WatchMappingsRequest, WatchProcessRequest,
+    WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse, metrics_service_client::MetricsServiceClient,
     process_service_client::ProcessServiceClient, profile_service_client::ProfileServiceClient,
     status_service_client::StatusServiceClient, watch_service_client::WatchServiceClient,
 };
@@ -99,6 +99,12 @@ impl Client {
     pub(crate) async fn watch_process(&self, pid: u32) -> Result<Streaming<WatchProcessResponse>, ClientError> {
         let mut client = WatchServiceClient::new(self.channel.clone());
         self.call(client.watch_process(WatchProcessRequest { pid })).await
+    }
+
+    /// The same, and takes its calls for memory.
+    pub(crate) async fn watch_mappings(&self, pid: u32) -> Result<Streaming<WatchProcessResponse>, ClientError> {
+        let mut client = WatchServiceClient::new(self.channel.clone());
+        self.call(client.watch_mappings(WatchMappingsRequest { pid })).await
     }
 
     /// The merged profile of a selection.

@@ -23,8 +23,10 @@ use crate::{
     waker::Waker,
 };
 
+mod mapped;
 mod summary;
 
+pub use mapped::{MappedError, MappedStatus};
 pub use summary::{InterpreterState, InterpreterSummary, Member, ProcessSummary, Runtime, WatchState};
 
 /// Commands that may wait for the loop at one time.
@@ -67,6 +69,15 @@ pub enum Command {
     EndWatch {
         /// The id given with [`Lease::Stream`].
         id: WatchId,
+    },
+    /// Take the calls by which the process of a stream asks for memory, until the stream ends.
+    TakeMapped {
+        /// The id given with [`Lease::Stream`].
+        id: WatchId,
+        /// The process.
+        pid: Pid,
+        /// Answered when they are taken.
+        reply: Reply<Result<(), MappedError>>,
     },
     /// How far the watch of a stream has come.
     WatchProgress {
@@ -247,6 +258,8 @@ pub struct EngineStatus {
     pub faults: FaultCounts,
     /// Faults that were delivered and lost before they were named, by reason.
     pub faults_lost: BTreeMap<String, u64>,
+    /// What was taken of calls for memory.
+    pub mapped: MappedStatus,
 }
 
 impl EngineStatus {

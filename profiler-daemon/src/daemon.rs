@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use profiler_config::Config;
@@ -38,6 +38,11 @@ use crate::{
 use self::{stages::Stages, threads::end};
 
 const PROC_ROOT: &str = "/proc";
+/// How long exact stacks of calls for memory are kept, and in how much memory: who asked for them takes them at once.
+const MAPPED_LIMITS: profiler_store::Limits = profiler_store::Limits {
+    retention: Duration::from_secs(15 * 60),
+    max_bytes: 8 << 20,
+};
 
 /// Why the daemon cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +112,7 @@ pub async fn run(
     let engine = engine.waking(waker.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let oom_kills = Arc::new(OomKills::default());
-    let memory = SharedMemory::default();
+    let (memory, mapped) = (SharedMemory::default(), Arc::new(Mutex::new(Store::new(MAPPED_LIMITS))));
     let stages = Stages {
         config: &config,
         health: &health,
@@ -116,6 +121,7 @@ pub async fn run(
         engine: &engine,
         oom_kills: &oom_kills,
         memory: &memory,
+        mapped: &mapped,
         stop: &stop,
         manager,
     };
@@ -153,7 +159,7 @@ pub async fn run(
         census,
         Arc::clone(&health),
     );
-    let context = Arc::new(context.with_memory(Arc::clone(&memory)));
+    let context = Arc::new(context.with_memory(Arc::clone(&memory), mapped));
     let served = tokio::select! {
         served = api::serve(socket, reloader.config.tcp.clone(), context, access, shutdown) => served,
         never = async {

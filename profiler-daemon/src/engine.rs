@@ -4,9 +4,11 @@
 //! kernel's rings and its own waker; what would take long is done by the threads of the builder and of the symbols.
 
 mod losses;
+mod mapped;
 mod memory;
 mod outlet;
 mod rate;
+mod starting;
 mod status;
 
 use std::{
@@ -20,20 +22,23 @@ use std::{
 };
 
 use losses::Losses;
+use mapped::Taking;
 use outlet::Outlet;
 use profiler_common::{counters::Counter, stop::StopReason};
+use starting::StartingWatch;
 use tokio::sync::mpsc;
 
 use crate::{
     budget::Restraint,
-    command::{Command, FlushError, Reply, WatchError, WatchStart},
+    command::{Command, FlushError, Reply},
     health::Health,
-    kernel::{FaultBatch, KernelTables, SampleBatch, Sampler, SamplingCounts, records::Pid},
+    kernel::{FaultBatch, KernelTables, SampleBatch, Sampler, SamplingCounts},
     memory::{MemoryHandle, OomKills},
     processes::{Clock, Now, Processes},
     stacks::{
         aggregate::Aggregator,
         faults::{FaultAggregator, FaultWindow},
+        mapped::{MappedAggregator, MappedWindow},
         moment::Moment,
         window::StackWindow,
     },
@@ -46,8 +51,6 @@ const TURN: Duration = Duration::from_millis(100);
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Time between two attempts to give back what the walker used; each waits for a grace period.
 const RECLAIM: Duration = Duration::from_secs(10);
-/// Longest that the answer to a watch waits for the rows of the process, so that what is recorded from then on is whole.
-const LOADING: Duration = Duration::from_secs(1);
 /// Windows that may wait to be named.
 pub const NAMING_QUEUE: usize = 2;
 /// Reason of loss: the naming of earlier windows takes too long.
@@ -64,6 +67,8 @@ pub struct Naming {
     pub window: StackWindow,
     /// The page faults of the same time, if there were any.
     pub faults: Option<FaultWindow>,
+    /// The calls for memory of the same time, if there were any.
+    pub mapped: Option<MappedWindow>,
     /// Answered when it can be queried.
     pub waiting: Vec<Reply<Result<(), FlushError>>>,
 }
@@ -79,6 +84,8 @@ pub struct EngineParts {
     pub window: Aggregator,
     /// The page faults of that window.
     pub faults: FaultAggregator,
+    /// The calls for memory of that window.
+    pub mapped: MappedAggregator,
     /// Processes that were ended for want of memory.
     pub oom_kills: Arc<OomKills>,
     /// Who keeps the pages that were touched.
@@ -106,6 +113,7 @@ pub struct Engine {
     /// Lost since the start, in the daemon.
     losses: Losses,
     fault_losses: Losses,
+    mapped: Taking,
     lifecycle_lost: u64,
     window_ends: Instant,
     upkeep_due: Instant,
@@ -118,15 +126,6 @@ pub struct Engine {
     flushes: Vec<Reply<Result<(), FlushError>>>,
     /// What is given up now.
     restraint: Restraint,
-}
-
-/// A watch that begins as soon as the rows of its process are there.
-#[derive(Debug)]
-struct StartingWatch {
-    pid: Pid,
-    reply: Reply<Result<WatchStart, WatchError>>,
-    start: WatchStart,
-    deadline: Instant,
 }
 
 impl Engine {
@@ -147,6 +146,7 @@ impl Engine {
             stops: BTreeMap::new(),
             losses: Losses::default(),
             fault_losses: Losses::default(),
+            mapped: Taking::default(),
             lifecycle_lost: 0,
             told: BTreeMap::new(),
             starting: Vec::new(),
@@ -208,24 +208,6 @@ impl Engine {
         }
     }
 
-    /// Answers watches whose processes have their rows, or have waited long enough. A window ends first: what is sampled
-    /// from now on can be told from what was before.
-    fn begin_watches(&mut self, now: Instant) {
-        let processes = &self.parts.processes;
-        let (waiting, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut self.starting)
-            .into_iter()
-            .partition(|watch| now < watch.deadline && processes.is_loading(watch.pid));
-        self.starting = waiting;
-        if ready.is_empty() {
-            return;
-        }
-        self.take();
-        self.end_window(Vec::new());
-        for StartingWatch { reply, start, .. } in ready {
-            send(reply, Ok(start));
-        }
-    }
-
     /// Logs an error that may repeat each turn, once a minute.
     fn note(&mut self, what: &str, error: &dyn std::fmt::Display) {
         let text = format!("{what}: {error}");
@@ -242,6 +224,7 @@ impl Engine {
         let mut batch = std::mem::take(&mut self.batch);
         self.parts.sampler.drain_samples(&mut batch);
         self.parts.sampler.drain_faults(&mut self.fault_batch);
+        self.parts.sampler.drain_mapped(&mut self.mapped.batch);
         self.take_records();
         self.take_victims();
         let EngineParts {
@@ -256,6 +239,7 @@ impl Engine {
         });
         self.batch = batch;
         self.take_faults();
+        self.take_mapped();
     }
 
     fn take_records(&mut self) {
@@ -288,9 +272,11 @@ impl Engine {
         self.losses.count(&window.lost);
         // Also one without samples: that nothing ran is what busier times are compared with.
         let faults = self.end_fault_window();
+        let mapped = self.end_mapped_window();
         let naming = Naming {
             window,
             faults,
+            mapped,
             waiting,
         };
         let Some(naming) = self.outlet.send(naming) else {
@@ -299,6 +285,7 @@ impl Engine {
         let Naming {
             window,
             faults,
+            mapped,
             waiting,
         } = naming;
         // In the next windows, so that profiles say what is missing from them: who asks for a span is to hear what was lost in it,
@@ -308,6 +295,9 @@ impl Engine {
             for (reason, count) in self.fault_losses.carry(faults.window.lost) {
                 self.parts.faults.add_lost(reason, *count);
             }
+        }
+        if let Some(mapped) = mapped {
+            self.carry_mapped(mapped);
         }
         let samples: u64 = window.processes.iter().flat_map(|process| process.stops.values()).sum();
         self.parts.window.add_lost(LOST_NAMING_BACKLOG, samples);
@@ -342,21 +332,18 @@ impl Engine {
                 let start = processes.watch(pid, until, now);
                 processes.poll(now);
                 match start {
-                    Ok(start) => {
-                        let deadline = Instant::now() + LOADING;
-                        self.starting.push(StartingWatch {
-                            pid,
-                            reply,
-                            start,
-                            deadline,
-                        });
-                    }
+                    Ok(start) => self.starting.push(StartingWatch::new(pid, reply, start)),
                     Err(error) => send(reply, Err(error)),
                 }
             }
             Command::EndWatch { id } => {
                 processes.end_watch(id, now);
                 processes.poll(now);
+                self.end_mapped(id);
+            }
+            Command::TakeMapped { id, pid, reply } => {
+                let begun = self.begin_mapped(id, pid);
+                send(reply, begun);
             }
             Command::WatchProgress { id, reply } => send(reply, processes.watch_progress(id)),
             Command::Configure {

@@ -8,7 +8,7 @@ pub use crate::api::fuzzing::{check_lease, check_pid, check_query, profile_messa
 use crate::{
     kernel::{
         self, MalformedRecord,
-        records::{Lifecycle, RawFault, RawSample},
+        records::{Lifecycle, RawFault, RawMapped, RawSample},
     },
     processes::scan::{self, Credentials, MapsScan, ProcStat},
 };
@@ -21,6 +21,11 @@ pub fn decode_sample<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<R
 /// The chosen page fault in a record of a ring; see `kernel::faults`.
 pub fn decode_fault<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawFault<'a>> {
     kernel::decode_fault(record, frames)
+}
+
+/// The call for memory in a record of a ring; see `kernel::mapped`.
+pub fn decode_mapped<'a>(record: &'a [u8], frames: &'a mut Vec<u64>) -> Option<RawMapped<'a>> {
+    kernel::decode_mapped(record, frames)
 }
 
 /// The meaning of the body of one of perf's records; see `kernel::lifecycle`.

@@ -1,6 +1,7 @@
 //! The thread that names windows and stores them.
 
 mod caches;
+mod mapped;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,6 +43,8 @@ pub struct Namer {
     pub store: SharedStore,
     /// Where page faults go.
     pub memory: MemoryHandle,
+    /// Where calls for memory go.
+    pub mapped: SharedStore,
     /// Set when nobody can ask for profiles any more.
     pub stop: Arc<AtomicBool>,
 }
@@ -57,6 +60,7 @@ impl Namer {
         while let Ok(Naming {
             window,
             faults,
+            mapped,
             waiting,
         }) = windows.recv()
             && !self.stop.load(Ordering::Acquire)
@@ -69,12 +73,20 @@ impl Namer {
             }
             self.tell(symbols, &mut told);
             let late = SystemTime::now().duration_since(profile.end).unwrap_or_default();
-            self.store
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert_late(profile, processes::uptime(), late.min(MAX_LATE));
+            self.store.lock().unwrap_or_else(PoisonError::into_inner).insert_late(
+                profile,
+                processes::uptime(),
+                late.min(MAX_LATE),
+            );
             if let Some(faults) = faults {
                 self.memory.window(name_faults(symbols, faults));
+            }
+            if let Some(mapped) = mapped {
+                let profile = mapped::name(symbols, &mapped);
+                self.mapped
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(profile, processes::uptime());
             }
             for reply in waiting {
                 if reply.send(Ok(())).is_err() {

@@ -10,7 +10,7 @@ use profiler_unwinding::RowTable;
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, EngineStatus, FlushError, WatchError},
+    command::{Command, EngineStatus, FlushError, MappedError, WatchError},
     kernel::records::Pid,
     processes::{
         Now, Processes,
@@ -58,6 +58,7 @@ pub fn answer(
             Command::ListProcesses { pid, reply } => reply.send(processes.list(pid)).is_ok(),
             Command::ListMembers { reply } => reply.send(processes.members()).is_ok(),
             Command::Watch { reply, .. } => reply.send(Err(WatchError::Unsupported { reason })).is_ok(),
+            Command::TakeMapped { reply, .. } => reply.send(Err(MappedError::Refused { reason })).is_ok(),
             Command::EndWatch { .. } | Command::Restrain(_) => true,
             Command::WatchProgress { reply, .. } => reply.send(None).is_ok(),
             Command::Configure { targets, reply, .. } => {

@@ -16,7 +16,8 @@ use profiler_proto::v1::{
     GetStatusResponse, LeaseWatchRequest, LeaseWatchResponse, ListGrowthRequest, ListGrowthResponse,
     ListMetricsRequest, ListMetricsResponse, ListProcessesRequest, ListProcessesResponse, MetricDescription, Process,
     Profile, ProfileSelector, QueryPprofRequest, QueryPprofResponse, QueryProfileRequest, QueryProfileResponse,
-    Reading, ReadingSelector, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest, WatchReadingsResponse,
+    Reading, ReadingSelector, WatchMappingsRequest, WatchProcessRequest, WatchProcessResponse, WatchReadingsRequest,
+    WatchReadingsResponse,
     alert_service_server::AlertServiceServer,
     growth_service_server::GrowthServiceServer,
     memory_service_server::MemoryServiceServer,
@@ -90,6 +91,8 @@ pub(crate) enum WatchStep {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) watched: Vec<u32>,
+    /// Those of them whose calls for memory were asked for.
+    pub(crate) mappings: Vec<u32>,
     pub(crate) queries: Vec<Query>,
     pub(crate) comparisons: Vec<CompareProfilesRequest>,
     pub(crate) readings: Vec<ReadingQuery>,
@@ -351,6 +354,17 @@ impl WatchService for Service {
             shared.seen().open_watches -= 1;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type WatchMappingsStream = ReceiverStream<Result<WatchProcessResponse, Status>>;
+
+    async fn watch_mappings(
+        &self,
+        request: Request<WatchMappingsRequest>,
+    ) -> Result<Response<Self::WatchMappingsStream>, Status> {
+        let pid = request.get_ref().pid;
+        self.0.seen().mappings.push(pid);
+        self.watch_process(Request::new(WatchProcessRequest { pid })).await
     }
 
     async fn lease_watch(&self, _: Request<LeaseWatchRequest>) -> Result<Response<LeaseWatchResponse>, Status> {

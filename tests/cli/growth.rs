@@ -4,9 +4,9 @@ use profiler_proto::v1::{MemoryQuality, Profile, Quality, SampleKind};
 use serde_json::Value;
 
 use crate::{
-    fake_daemon::{FakeDaemon, Script},
-    messages::{discovered, profile, quality},
-    program,
+    fake_daemon::{FakeDaemon, Script, WatchStep},
+    messages::{discovered, profile, quality, report},
+    program::{self, Outcome},
 };
 
 /// The profile of the fixtures in mebibytes, and how well they are known.
@@ -116,4 +116,83 @@ fn who_holds_a_lock_is_no_question_of_memory() {
     );
     assert_eq!(outcome.code, Some(2));
     assert!(outcome.stderr.contains("--gil is of CPU time"), "{}", outcome.stderr);
+}
+
+/// Runs `flamegraph --kind memory --exact` with more options against a daemon whose process exits soon.
+fn exact(profile: Profile, options: &[&str]) -> (FakeDaemon, Outcome) {
+    let daemon = FakeDaemon::start(Script {
+        processes: Ok(vec![discovered()]),
+        profile: Ok(profile),
+        watch: Ok(vec![WatchStep::Report(report(9, true)), WatchStep::End]),
+        ..Script::default()
+    });
+    let arguments = ["flamegraph", "--pid", "4242", "--kind", "memory", "--exact"];
+    let outcome = program::run(&daemon, [&arguments[..], options].concat());
+    (daemon, outcome)
+}
+
+#[test]
+fn calls_for_memory_are_recorded_and_told_one_by_one() {
+    let mapped = Profile {
+        quality: Some(Quality {
+            memory: Some(MemoryQuality {
+                first_touch_bytes: 65 << 20,
+                pages: 65,
+                ..MemoryQuality::default()
+            }),
+            lost_samples: [("over_quota".to_owned(), 5)].into(),
+            ..quality()
+        }),
+        ..grown(SampleKind::MemoryMapped)
+    };
+    let (daemon, outcome) = exact(mapped, &["--format", "svg"]);
+    let outcome = outcome.expect_success();
+    let seen = daemon.seen();
+    // Although the daemon watches it by itself.
+    assert_eq!((&seen.watched[..], &seen.mappings[..]), (&[4242][..], &[4242][..]));
+    let selector = seen.queries[0].selector.clone();
+    assert_eq!(selector.kind, i32::from(SampleKind::MemoryMapped));
+    assert!(selector.start_time.is_some() && selector.end_time.is_some());
+    let expected = "65.0 MiB asked for in 65 calls, 70 seen = 65 delivered + 5 lost (5 over_quota), ";
+    assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .text()
+            .contains("memory asked for here, given back or not: 65.0 MiB")
+    );
+
+    let nothing = Profile {
+        nodes: Vec::new(),
+        quality: Some(Quality::default()),
+        ..grown(SampleKind::MemoryMapped)
+    };
+    let (_, outcome) = exact(nothing, &["--format", "svg"]);
+    assert_eq!(outcome.code, Some(3));
+    let expected = "it asked the kernel for no 128 KiB or more at once during the recording";
+    assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+}
+
+#[test]
+fn exact_stacks_are_of_one_process_from_now_on() {
+    let daemon = daemon(SampleKind::MemoryMapped);
+    for (arguments, said) in [
+        (&["--pid", "4242", "--exact"][..], "add --kind memory"),
+        (
+            &["--service", "checkout", "--kind", "memory", "--exact"],
+            "cannot be used with",
+        ),
+        (
+            &["--pid", "4242", "--kind", "memory", "--exact", "--last", "5m"],
+            "cannot be used with",
+        ),
+        (
+            &["--pid", "4242", "--kind", "memory", "--exact", "--duration", "1h"],
+            "--exact is for 10 min 0 s at most, not for 1 h 0 min",
+        ),
+    ] {
+        let outcome = program::run(&daemon, [&["flamegraph"], arguments].concat());
+        assert_eq!(outcome.code, Some(2), "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(said), "{arguments:?}: {}", outcome.stderr);
+    }
+    assert!(daemon.seen().mappings.is_empty());
 }

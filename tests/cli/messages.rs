@@ -1,9 +1,9 @@
 //! What a daemon would answer: one service with a stack of each kind of frame, and a status with a bit of everything.
 
 use profiler_proto::v1::{
-    ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, MemoryProfileStatus, Node, Part,
-    PartState, Process, Profile, ProfiledProcess, Quality, ReadingsStatus, Runtime, SampleKind, SamplingStatus,
-    StoreStatus, WatchProcessResponse, WatchState,
+    ApiStatus, BudgetState, BudgetStatus, Cost, Frame, FrameKind, GetStatusResponse, MappedCallsStatus,
+    MemoryProfileStatus, Node, Part, PartState, Process, Profile, ProfiledProcess, Quality, ReadingsStatus, Runtime,
+    SampleKind, SamplingStatus, StoreStatus, WatchProcessResponse, WatchState,
 };
 use prost_types::{Duration, Timestamp};
 
@@ -229,6 +229,21 @@ fn cost() -> Cost {
     }
 }
 
+/// What was taken of calls for memory.
+fn mapped_calls() -> MappedCallsStatus {
+    MappedCallsStatus {
+        pid: PID,
+        seen: 1_240,
+        delivered: 1_200,
+        lost: [("over_quota".to_owned(), 40)].into(),
+        runs: 3_000_000,
+        time: Some(Duration {
+            seconds: 0,
+            nanos: 120_000_000,
+        }),
+    }
+}
+
 /// The status of a daemon in which one part is not active.
 pub(crate) fn status() -> GetStatusResponse {
     let part = |name: &str, state: PartState, reason: &str, remedy: &str| Part {
@@ -272,6 +287,7 @@ pub(crate) fn status() -> GetStatusResponse {
             stacks: 90,
             thinned_pages: 7,
         }),
+        mapped_calls: Some(mapped_calls()),
         cost: Some(cost()),
         budget: Some(budget()),
         store: Some(StoreStatus {

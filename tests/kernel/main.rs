@@ -16,6 +16,7 @@ mod budget;
 mod census;
 mod churn;
 mod discovery;
+mod exact;
 mod field;
 mod full_disk;
 mod generated_code;

@@ -173,8 +173,7 @@ pub const fn in_pages(bytes: u64) -> u64 {
 /// By how much something has grown, in whole pages; 0 if it has not.
 #[inline(always)]
 pub const fn growth(before: u64, after: u64) -> u64 {
-    let (before, after) = (in_pages(before), in_pages(after));
-    if after > before { after - before } else { 0 }
+    in_pages(after).saturating_sub(in_pages(before))
 }
 
 /// What the program counts, per CPU. Each call of the process that counts is [`MappedCounter::Seen`] and one of the outcomes.

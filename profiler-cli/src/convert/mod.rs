@@ -157,6 +157,7 @@ fn memory_kind(kind: v1::SampleKind) -> Option<(PageKind, Measure)> {
         v1::SampleKind::FileFirstTouch => Some((PageKind::File, Measure::FirstTouch)),
         v1::SampleKind::CopiedGrowth => Some((PageKind::Copied, Measure::Growth)),
         v1::SampleKind::CopiedFirstTouch => Some((PageKind::Copied, Measure::FirstTouch)),
+        v1::SampleKind::MemoryMapped => Some((PageKind::Anonymous, Measure::Mapped)),
     }
 }
 

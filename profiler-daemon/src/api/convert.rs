@@ -19,7 +19,7 @@ use profiler_proto::v1;
 use profiler_store::{Span, Target};
 use prost_types::Timestamp;
 
-pub(super) use self::reports::{budget, cost, memory_profile, part, sampling, store};
+pub(super) use self::reports::{budget, cost, mapped_calls, memory_profile, part, sampling, store};
 use crate::{
     command::{InterpreterState, InterpreterSummary, ProcessSummary, Runtime, WatchProgress, WatchState},
     kernel::records::Pid,
@@ -124,7 +124,7 @@ pub(super) fn query(selector: Option<v1::ProfileSelector>, now: SystemTime) -> R
 /// What is asked of memory; `None` if something else is.
 pub(super) fn memory_kind(selector: Option<&v1::ProfileSelector>) -> Option<(PageKind, Measure)> {
     match v1::SampleKind::try_from(selector?.kind).ok()? {
-        v1::SampleKind::Unspecified | v1::SampleKind::Cpu => None,
+        v1::SampleKind::Unspecified | v1::SampleKind::Cpu | v1::SampleKind::MemoryMapped => None,
         v1::SampleKind::MemoryGrowth => Some((PageKind::Anonymous, Measure::Growth)),
         v1::SampleKind::MemoryFirstTouch => Some((PageKind::Anonymous, Measure::FirstTouch)),
         v1::SampleKind::FileGrowth => Some((PageKind::File, Measure::Growth)),
@@ -134,9 +134,17 @@ pub(super) fn memory_kind(selector: Option<&v1::ProfileSelector>) -> Option<(Pag
     }
 }
 
+/// Whether calls for memory are asked for.
+pub(super) fn is_mapped(selector: Option<&v1::ProfileSelector>) -> bool {
+    selector.is_some_and(|selector| selector.kind == i32::from(v1::SampleKind::MemoryMapped))
+}
+
 /// The other way round.
 fn sample_kind(pages: Option<&PageQuality>) -> v1::SampleKind {
     let Some(pages) = pages else { return v1::SampleKind::Cpu };
+    if pages.measure == Measure::Mapped {
+        return v1::SampleKind::MemoryMapped;
+    }
     let is_gross = pages.measure == Measure::FirstTouch;
     match (pages.kind, is_gross) {
         (PageKind::Anonymous, false) => v1::SampleKind::MemoryGrowth,

@@ -23,10 +23,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use profiler_store::Store;
+use profiler_store::{Limits, Store};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -46,6 +46,12 @@ const MAX_QUERIES: usize = 2;
 const MAX_READING_STREAMS: usize = 16;
 /// Streams of alerts at one time.
 const MAX_ALERT_STREAMS: usize = 16;
+
+/// Of a store that keeps nothing.
+const NOTHING: Limits = Limits {
+    retention: Duration::ZERO,
+    max_bytes: 0,
+};
 
 /// The store as the API and the stage that fills it share it. Held only while windows are picked or put in.
 pub type SharedStore = Arc<Mutex<Store>>;
@@ -88,6 +94,8 @@ pub struct Context {
     alerting: AlertingHandle,
     census: CensusHandle,
     memory: SharedMemory,
+    /// Calls for memory that were asked for.
+    mapped: SharedStore,
     flush: flush::Flush,
     queries: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -120,6 +128,7 @@ impl Context {
             alerting,
             census,
             memory: SharedMemory::default(),
+            mapped: Arc::new(Mutex::new(Store::new(NOTHING))),
             flush: flush::Flush::default(),
             queries: Arc::new(Semaphore::new(MAX_QUERIES)),
             watches: Arc::new(Semaphore::new(MAX_STREAM_WATCHES)),
@@ -133,10 +142,15 @@ impl Context {
         }
     }
 
-    /// The same, with what is known of memory.
+    /// The same, with what is known of memory, and of calls for it.
     #[must_use]
-    pub fn with_memory(self, memory: SharedMemory) -> Self {
-        Self { memory, ..self }
+    pub fn with_memory(self, memory: SharedMemory, mapped: SharedStore) -> Self {
+        Self { memory, mapped, ..self }
+    }
+
+    /// What is kept of calls for memory.
+    fn mapped(&self) -> MutexGuard<'_, Store> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store. A thread that panicked while it held the lock left whole windows behind.

@@ -12,7 +12,7 @@ use super::{access::AccessDenied, convert::InvalidRequest};
 use crate::{
     alerting::{AlertingError, SilenceError},
     census::CensusError,
-    command::{EngineError, FlushError, ProcessError, WatchError},
+    command::{EngineError, FlushError, MappedError, ProcessError, WatchError},
     kernel::records::Pid,
     memory::MemoryError,
     sinks::TestError,
@@ -32,6 +32,11 @@ pub(super) enum ApiError {
     Watch(#[from] WatchError),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error(transparent)]
+    Mapped(#[from] MappedError),
+    /// A stream has taken calls for memory for as long as it may.
+    #[error("exact stacks are taken for {} s at most", limit.as_secs())]
+    MappingsTooLong { limit: Duration },
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -138,13 +143,15 @@ impl ApiError {
             Self::Process(ProcessError::PermissionDenied { .. }) | Self::NotWatched { .. } | Self::Periods(_) => {
                 Code::FailedPrecondition
             }
-            Self::Memory(MemoryError::Busy) => Code::ResourceExhausted,
-            Self::NoMemoryProfile { .. } => Code::FailedPrecondition,
+            Self::Memory(MemoryError::Busy) | Self::Mapped(MappedError::Taken { .. }) => Code::ResourceExhausted,
+            Self::NoMemoryProfile { .. } | Self::Mapped(MappedError::Refused { .. }) => Code::FailedPrecondition,
             Self::Engine(_) | Self::Flush(_) | Self::Stopping | Self::Memory(MemoryError::Ended) => Code::Unavailable,
             Self::TooMany { .. } | Self::TooLarge { .. } | Self::TooManyReadings { .. } | Self::Unread { .. } => {
                 Code::ResourceExhausted
             }
-            Self::Slow { .. } | Self::Memory(MemoryError::Late { .. }) => Code::DeadlineExceeded,
+            Self::Slow { .. } | Self::MappingsTooLong { .. } | Self::Memory(MemoryError::Late { .. }) => {
+                Code::DeadlineExceeded
+            }
             Self::Render(_) | Self::Internal { .. } => Code::Internal,
         }
     }

@@ -35,7 +35,8 @@ use crate::{
     reload,
     sinks::{self, Dispatcher},
     stacks::{
-        aggregate::Aggregator, codes::PythonCodes, faults::FaultAggregator, limits::WindowLimits, moment::Moment,
+        aggregate::Aggregator, codes::PythonCodes, faults::FaultAggregator, limits::WindowLimits,
+        mapped::MappedAggregator, moment::Moment,
     },
     unsampled::{self, NoWalker},
     waker::Waker,
@@ -51,6 +52,8 @@ pub(super) struct Stages<'a> {
     pub(super) oom_kills: &'a Arc<OomKills>,
     /// Set once there is one.
     pub(super) memory: &'a SharedMemory,
+    /// Calls for memory, while somebody asks for them.
+    pub(super) mapped: &'a SharedStore,
     pub(super) stop: &'a Arc<AtomicBool>,
     pub(super) manager: ServiceManager,
 }
@@ -197,6 +200,7 @@ impl Stages<'_> {
         let codes = PythonCodes::start(ProcFs::new(PROC_ROOT)).map_err(start_error)?;
         let now = Moment::now();
         let fault_stacks = Aggregator::new(Duration::ZERO, WindowLimits::of_faults(), now, codes.beside());
+        let mapped_stacks = Aggregator::new(Duration::ZERO, WindowLimits::of_faults(), now, codes.beside());
         let (memory_keeper, memory) = MemoryKeeper::new(MemoryParts {
             proc: ProcFs::new(PROC_ROOT),
             retention: self.config.store.retention,
@@ -211,6 +215,7 @@ impl Stages<'_> {
         let parts = EngineParts {
             window: Aggregator::new(period, WindowLimits::default(), now, codes),
             faults: FaultAggregator::new(fault_stacks),
+            mapped: MappedAggregator::new(mapped_stacks),
             oom_kills: Arc::clone(self.oom_kills),
             memory: memory.clone(),
             health: Arc::clone(self.health),
@@ -227,6 +232,7 @@ impl Stages<'_> {
             health: Arc::clone(self.health),
             store: Arc::clone(self.store),
             memory: memory.clone(),
+            mapped: Arc::clone(self.mapped),
             stop: Arc::clone(self.stop),
         };
         let is_first = self.memory.set(memory).is_ok();

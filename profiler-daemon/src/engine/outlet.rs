@@ -104,6 +104,7 @@ mod tests {
         Naming {
             window: window(number),
             faults: None,
+            mapped: None,
             waiting: Vec::new(),
         }
     }

@@ -29,6 +29,7 @@ impl Engine {
         add("malformed_sample", malformed_samples);
         add("malformed_lifecycle_record", malformed_records);
         add("malformed_fault", sampler.malformed_faults());
+        add("malformed_call_for_memory", sampler.malformed_mapped());
         let unheard = sampler.fault_counts().get(FaultCounter::EventLost);
         add("oom_kill_lost", unheard + self.parts.oom_kills.dropped());
         add("process_refused", tallies.refused_processes);
@@ -62,6 +63,7 @@ impl Engine {
             watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
             faults: sampler.fault_counts(),
             faults_lost: lost_in_daemon(self.fault_losses.totals()),
+            mapped: self.mapped_status(),
         }
     }
 }

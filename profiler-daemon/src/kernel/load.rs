@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::{
     btf::{BtfError, Structures},
     faults::{self, Faults},
+    mapped::Mapped,
     offsets,
 };
 
@@ -256,6 +257,7 @@ pub(super) struct Loaded {
     /// Offsets that this kernel does not have, as `struct.member`.
     pub(super) missing_offsets: Vec<String>,
     pub(super) faults: Faults,
+    pub(super) mapped: Mapped,
 }
 
 /// Checks the host, creates the maps and loads the programs; attaches those that follow processes. `forced` chooses the
@@ -291,6 +293,7 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
         tracing.attach().map_err(refused(name))?;
     }
     let faults = Faults::load(&mut object, walker_loop, salt)?;
+    let mapped = Mapped::new(&mut object, walker_loop)?;
     let missing_offsets = found
         .into_iter()
         .filter(|offset| offset.value.is_none())
@@ -301,6 +304,7 @@ pub(super) fn load(forced: Option<WalkerLoop>) -> Result<Loaded, LoadError> {
         walker_loop,
         missing_offsets,
         faults,
+        mapped,
     })
 }
 

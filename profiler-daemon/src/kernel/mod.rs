@@ -12,6 +12,7 @@ mod faults;
 mod heap;
 mod lifecycle;
 mod load;
+mod mapped;
 mod offsets;
 mod pagemap;
 mod peer_groups;
@@ -36,6 +37,9 @@ pub use lifecycle::MalformedRecord;
 #[cfg(feature = "fuzzing")]
 pub(crate) use lifecycle::parse as parse_lifecycle;
 pub use load::{LoadError, WalkerLoop, host_name, kernel_release};
+#[cfg(feature = "fuzzing")]
+pub(crate) use mapped::decode as decode_mapped;
+pub use mapped::{MappedCounts, MappedRefused};
 pub use pagemap::{PageState, Pagemap, PagemapError};
 pub use peer_groups::peer_groups;
 pub use sample_rings::SampleBatch;

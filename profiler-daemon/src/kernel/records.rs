@@ -1,6 +1,7 @@
 //! What comes out of the kernel: lifecycle records and samples, as typed values with validated contents.
 
 use profiler_common::{
+    mapped::MappedKind,
     process::Relocation,
     python::{PythonEntry, PythonStop},
     stop::StopReason,
@@ -193,6 +194,17 @@ pub struct RawSample<'a> {
     pub has_gil: Option<bool>,
     /// How addresses were translated, if the user stack was walked with the mappings of another process.
     pub relocation: Option<Relocation>,
+}
+
+/// A call that asks the kernel for memory, borrowed from a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RawMapped<'a> {
+    /// Bytes asked for, in whole pages.
+    pub bytes: u64,
+    /// How.
+    pub kind: MappedKind,
+    /// Who asked, and when.
+    pub sample: RawSample<'a>,
 }
 
 /// A chosen page fault, borrowed from a batch.

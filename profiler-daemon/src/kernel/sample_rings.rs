@@ -50,17 +50,21 @@ impl SampleBatch {
         }
     }
 
+    /// The records as they are.
+    pub(super) fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[*start..*end])
+    }
+
     /// Looks at each sample; returns how many contradict themselves.
     pub(super) fn decode(&self, mut take: impl FnMut(RawSample<'_>)) -> u64 {
         let mut malformed = 0;
         let mut frames = Vec::with_capacity(FRAME_SLOTS);
-        let mut start = 0;
-        for end in &self.ends {
-            match decode(&self.bytes[start..*end], &mut frames) {
+        for record in self.records() {
+            match decode(record, &mut frames) {
                 Some(sample) => take(sample),
                 None => malformed += 1,
             }
-            start = *end;
         }
         malformed
     }

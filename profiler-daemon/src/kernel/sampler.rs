@@ -21,6 +21,7 @@ use super::{
     faults::Faults,
     lifecycle::{LifecycleRing, MalformedRecord},
     load::{self, LoadError, Loaded, WalkerLoop, take_map},
+    mapped::Mapped,
     perf_event::CpuClock,
     records::{Lifecycle, LifecycleEvent, RawSample},
     sample_rings::{self, SampleBatch},
@@ -81,6 +82,7 @@ pub struct Sampler {
     ring_map: ArrayOfMaps<MapData, MapData>,
     counters: PerCpuArray<MapData, CounterValues>,
     pub(super) faults: Faults,
+    pub(super) mapped: Mapped,
     /// What the programs say of rare cases.
     diagnostics: Option<EbpfLogger<&'static dyn log::Log>>,
     malformed_samples: u64,
@@ -130,6 +132,7 @@ impl Sampler {
             walker_loop,
             missing_offsets,
             faults,
+            mapped,
         } = loaded;
         let sampler = Self {
             object,
@@ -145,6 +148,7 @@ impl Sampler {
             ring_map,
             counters,
             faults,
+            mapped,
             diagnostics,
             malformed_samples: 0,
             malformed_lifecycle: 0,
@@ -262,7 +266,7 @@ impl Sampler {
                 unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(ring)) }
             }))
             .chain(self.faults.descriptors())
-            .chain([also.as_fd()])
+            .chain([self.mapped.descriptor(), also.as_fd()])
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
             .collect();
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;

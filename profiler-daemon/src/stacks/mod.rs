@@ -5,6 +5,7 @@ pub mod codes;
 pub mod faults;
 pub mod held_file;
 pub mod limits;
+pub mod mapped;
 pub(crate) mod merge;
 pub mod moment;
 mod python_frames;

@@ -7,8 +7,8 @@ use std::{
 
 use profiler_daemon::{
     command::{
-        Command, EngineStatus, FlushError, Lease, ProcessError, ProcessSummary, Runtime, WatchError, WatchId,
-        WatchProgress, WatchStart, WatchState,
+        Command, EngineStatus, FlushError, Lease, MappedError, ProcessError, ProcessSummary, Runtime, WatchError,
+        WatchId, WatchProgress, WatchStart, WatchState,
     },
     kernel::records::Pid,
 };
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Watch(Pid, Option<WatchId>),
+    TakeMapped(Pid, WatchId),
     End(WatchId),
 }
 
@@ -26,6 +27,7 @@ pub(crate) enum Seen {
 pub(crate) struct Script {
     pub(crate) processes: Vec<ProcessSummary>,
     pub(crate) watch: Result<WatchStart, WatchError>,
+    pub(crate) mapped: Result<(), MappedError>,
     pub(crate) progress: Option<WatchProgress>,
     pub(crate) flush: Result<(), FlushError>,
     /// Time that a flush takes.
@@ -42,6 +44,7 @@ impl Default for Script {
         Self {
             processes: Vec::new(),
             watch: Ok(WatchStart { already_watched: false }),
+            mapped: Ok(()),
             progress: Some(WatchProgress::default()),
             flush: Ok(()),
             flush_time: Duration::ZERO,
@@ -119,6 +122,11 @@ async fn answer(command: Command, script: &Shared) {
         // Nothing is sampled.
         Command::Restrain(_) => {}
         Command::ListMembers { reply } => drop(reply.send(Vec::new())),
+        Command::TakeMapped { id, pid, reply } => {
+            let mut script = script.lock();
+            script.seen.push(Seen::TakeMapped(pid, id));
+            drop(reply.send(script.mapped.clone()));
+        }
         Command::EndWatch { id } => script.lock().seen.push(Seen::End(id)),
         Command::WatchProgress { reply, .. } => drop(reply.send(script.lock().progress)),
         Command::Configure { reply, .. } => drop(reply.send(())),

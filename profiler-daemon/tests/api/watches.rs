@@ -3,14 +3,19 @@
 use std::{path::PathBuf, time::Duration};
 
 use profiler_daemon::{
-    command::{WatchError, WatchProgress, WatchStart},
+    command::{MappedError, WatchError, WatchProgress, WatchStart},
     kernel::records::Pid,
 };
-use profiler_proto::v1::{LeaseWatchRequest, WatchProcessRequest, watch_service_client::WatchServiceClient};
+use profiler_proto::v1::{
+    LeaseWatchRequest, WatchMappingsRequest, WatchProcessRequest, watch_service_client::WatchServiceClient,
+};
 use tokio_stream::StreamExt;
 use tonic::Code;
 
-use crate::{double::Seen, server::Server};
+use crate::{
+    double::{Script, Seen},
+    server::Server,
+};
 
 #[tokio::test]
 async fn progress_until_the_process_exits() {
@@ -125,6 +130,57 @@ async fn a_watch_ends_even_if_the_queue_is_full_by_then() {
         })
         .await;
     drop(places);
+}
+
+#[tokio::test]
+async fn calls_for_memory_are_taken_while_their_stream_is_open() {
+    let server = Server::start();
+    let mut client = WatchServiceClient::new(server.client().await);
+    let request = WatchMappingsRequest { pid: 7 };
+    let stream = client.watch_mappings(request).await.unwrap();
+    let seen = server.script.lock().seen.clone();
+    let [Seen::Watch(Pid(7), Some(watched)), Seen::TakeMapped(Pid(7), taken)] = seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(watched, taken);
+    drop(stream);
+    let has_ended = |script: &Script| script.seen.last() == Some(&Seen::End(taken));
+    server.script.until("it has ended", has_ended).await;
+}
+
+#[tokio::test]
+async fn calls_for_memory_that_are_refused_leave_no_watch() {
+    let server = Server::start();
+    let mut client = WatchServiceClient::new(server.client().await);
+    let taken = MappedError::Taken { pid: Pid(9) };
+    let refused = MappedError::Refused {
+        reason: "no such tracepoint".to_owned(),
+    };
+    for (error, code) in [(taken, Code::ResourceExhausted), (refused, Code::FailedPrecondition)] {
+        server.script.lock().mapped = Err(error.clone());
+        let status = client
+            .watch_mappings(WatchMappingsRequest { pid: 7 })
+            .await
+            .unwrap_err();
+        assert_eq!((status.code(), status.message()), (code, error.to_string().as_str()));
+        server
+            .script
+            .until("the watch has ended", |script| {
+                matches!(script.seen.last(), Some(Seen::End(_)))
+            })
+            .await;
+    }
+    server.script.lock().watch = Err(WatchError::NoSuchProcess { pid: Pid(7) });
+    let status = client
+        .watch_mappings(WatchMappingsRequest { pid: 7 })
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let status = client
+        .watch_mappings(WatchMappingsRequest { pid: 0 })
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -1653,7 +1653,8 @@ pub struct MemoryQuality {
     pub growth_bytes: u64,
     #[prost(uint64, tag = "2")]
     pub growth_error_bytes: u64,
-    /// Bytes of them that were touched.
+    /// Bytes of them that were touched. Of SAMPLE_KIND_MEMORY_MAPPED those asked for, and nothing else is told but the calls as
+    /// `pages`.
     #[prost(uint64, tag = "3")]
     pub first_touch_bytes: u64,
     /// Bytes still there of pages of the other kinds.
@@ -1686,6 +1687,10 @@ pub enum SampleKind {
     /// The two for pages that were there and were copied when they were written to, as after a fork.
     CopiedGrowth = 7,
     CopiedFirstTouch = 8,
+    /// Bytes asked of the kernel by mmap, by mremap that makes a mapping larger and by brk that moves up, 128 KiB or more at once;
+    /// the innermost frame says how. Each call counts, what is given back does not: it is no growth. Only while WatchMappings is
+    /// asked for the process.
+    MemoryMapped = 9,
 }
 impl SampleKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1702,6 +1707,7 @@ impl SampleKind {
             Self::FileFirstTouch => "SAMPLE_KIND_FILE_FIRST_TOUCH",
             Self::CopiedGrowth => "SAMPLE_KIND_COPIED_GROWTH",
             Self::CopiedFirstTouch => "SAMPLE_KIND_COPIED_FIRST_TOUCH",
+            Self::MemoryMapped => "SAMPLE_KIND_MEMORY_MAPPED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1715,6 +1721,7 @@ impl SampleKind {
             "SAMPLE_KIND_FILE_FIRST_TOUCH" => Some(Self::FileFirstTouch),
             "SAMPLE_KIND_COPIED_GROWTH" => Some(Self::CopiedGrowth),
             "SAMPLE_KIND_COPIED_FIRST_TOUCH" => Some(Self::CopiedFirstTouch),
+            "SAMPLE_KIND_MEMORY_MAPPED" => Some(Self::MemoryMapped),
             _ => None,
         }
     }
@@ -4511,6 +4518,8 @@ pub struct GetStatusResponse {
     pub readings: ::core::option::Option<ReadingsStatus>,
     #[prost(message, optional, tag = "12")]
     pub memory_profile: ::core::option::Option<MemoryProfileStatus>,
+    #[prost(message, optional, tag = "13")]
+    pub mapped_calls: ::core::option::Option<MappedCallsStatus>,
 }
 /// One part of the daemon.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4607,6 +4616,26 @@ pub struct MemoryProfileStatus {
     /// Pages given up to keep within bounds: the others count for more.
     #[prost(uint64, tag = "10")]
     pub thinned_pages: u64,
+}
+/// Calls that ask the kernel for memory, taken while WatchMappings is asked. The program is not in the kernel otherwise.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MappedCallsStatus {
+    /// The process whose calls are taken; 0 if nobody asks.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Calls of 128 KiB or more, and those of them that were delivered. The others are lost.
+    #[prost(uint64, tag = "2")]
+    pub seen: u64,
+    #[prost(uint64, tag = "3")]
+    pub delivered: u64,
+    /// Lost in the kernel, or after they were delivered, by reason.
+    #[prost(btree_map = "string, uint64", tag = "4")]
+    pub lost: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, u64>,
+    /// Runs of the program, one for each system call on the host, and time in them; none without the kernel's statistics.
+    #[prost(uint64, tag = "5")]
+    pub runs: u64,
+    #[prost(message, optional, tag = "6")]
+    pub time: ::core::option::Option<::prost_types::Duration>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cost {
@@ -5226,6 +5255,11 @@ pub struct WatchProcessResponse {
     pub exited: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMappingsRequest {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseWatchRequest {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
@@ -5357,6 +5391,34 @@ pub mod watch_service_client {
                 .insert(GrpcMethod::new("profiler.v1.WatchService", "WatchProcess"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The same, and takes each call by which the process asks the kernel for 128 KiB of memory or more: what
+        /// SAMPLE_KIND_MEMORY_MAPPED is of. For ten minutes at most, after which the stream ends with DEADLINE_EXCEEDED. Of one process
+        /// at a time, or RESOURCE_EXHAUSTED: meanwhile each system call of each process on the host takes a little longer.
+        /// FAILED_PRECONDITION if the calls cannot be taken on this host.
+        pub async fn watch_mappings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchMappingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchProcessResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/profiler.v1.WatchService/WatchMappings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("profiler.v1.WatchService", "WatchMappings"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Watches a process for a limited time without a stream. Repeating it prolongs the lease.
         pub async fn lease_watch(
             &mut self,
@@ -5411,6 +5473,23 @@ pub mod watch_service_server {
             request: tonic::Request<super::WatchProcessRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchProcessStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchMappings method.
+        type WatchMappingsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchProcessResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same, and takes each call by which the process asks the kernel for 128 KiB of memory or more: what
+        /// SAMPLE_KIND_MEMORY_MAPPED is of. For ten minutes at most, after which the stream ends with DEADLINE_EXCEEDED. Of one process
+        /// at a time, or RESOURCE_EXHAUSTED: meanwhile each system call of each process on the host takes a little longer.
+        /// FAILED_PRECONDITION if the calls cannot be taken on this host.
+        async fn watch_mappings(
+            &self,
+            request: tonic::Request<super::WatchMappingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchMappingsStream>,
             tonic::Status,
         >;
         /// Watches a process for a limited time without a stream. Repeating it prolongs the lease.
@@ -5530,6 +5609,52 @@ pub mod watch_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchProcessSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/profiler.v1.WatchService/WatchMappings" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchMappingsSvc<T: WatchService>(pub Arc<T>);
+                    impl<
+                        T: WatchService,
+                    > tonic::server::ServerStreamingService<super::WatchMappingsRequest>
+                    for WatchMappingsSvc<T> {
+                        type Response = super::WatchProcessResponse;
+                        type ResponseStream = T::WatchMappingsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchMappingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WatchService>::watch_mappings(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchMappingsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

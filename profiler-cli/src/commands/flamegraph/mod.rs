@@ -28,12 +28,15 @@ use crate::{
     commands::connect,
     error::CliError,
     output::{Destination, Format, NOTE_STYLE, printable},
+    span::span_text,
 };
 
 /// What is shown of a process that is watched already.
 const DEFAULT_LAST: Duration = Duration::from_secs(60);
 /// How long a process is recorded that is not.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+/// How long calls for memory are recorded at most. The daemon ends it a little later by itself.
+const MAX_EXACT: Duration = Duration::from_secs(600);
 /// The reason that the daemon gives for a process that it watches by itself.
 const DISCOVERED: &str = "discovered";
 /// What opens a file in a desktop.
@@ -49,6 +52,9 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         (None, Destination::File(path)) => Format::of_file(path)?,
         (None, Destination::Stdout | Destination::NewFile) => Format::Svg,
     };
+    if args.exact {
+        check_exact(args)?;
+    }
     if args.kind == Kind::Memory && args.view.gil {
         return Err(CliError::Usage {
             message: "--gil is of CPU time: a page is touched by whoever is given it".to_owned(),
@@ -65,6 +71,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
     let plan = match (asked, args.duration) {
         (Some(span), _) => Plan::Show(span),
         (None, Some(duration)) => Plan::Record(duration),
+        (None, None) if args.exact => Plan::Record(DEFAULT_DURATION),
         (None, None) if target.processes.iter().any(is_shown_at_once) => Plan::Show(match args.kind {
             Kind::Cpu => Span::last(DEFAULT_LAST),
             Kind::Memory => Span::EVERYTHING,
@@ -83,7 +90,7 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
         Plan::Show(span) => query(span).fetch(None).await?,
         Plan::Record(duration) => {
             let mut interrupt = Interrupt::new()?;
-            let recording = Recording::take(&client, &target, duration, &mut interrupt).await?;
+            let recording = Recording::take(&client, &target, duration, args.exact, &mut interrupt).await?;
             let span = Span {
                 start: Some(recording.start),
                 end: Some(recording.end),
@@ -98,8 +105,24 @@ pub(crate) async fn run(connection: &Connection, args: &FlamegraphArgs) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether exact stacks can be asked for in this way.
+fn check_exact(args: &FlamegraphArgs) -> Result<(), CliError> {
+    let message = match args.duration {
+        _ if args.kind != Kind::Memory => "--exact is of memory: add --kind memory".to_owned(),
+        Some(duration) if duration > MAX_EXACT => {
+            let (asked, most) = (span_text(duration), span_text(MAX_EXACT));
+            format!("--exact is for {most} at most, not for {asked}: it costs each system call on the host")
+        }
+        _ => return Ok(()),
+    };
+    Err(CliError::Usage { message })
+}
+
 /// What is asked for.
 fn sample_kind(args: &FlamegraphArgs) -> SampleKind {
+    if args.exact {
+        return SampleKind::MemoryMapped;
+    }
     match (args.kind, args.memory.pages, args.memory.value) {
         (Kind::Cpu, ..) => SampleKind::Cpu,
         (Kind::Memory, Pages::Anonymous, MemoryValue::Growth) => SampleKind::MemoryGrowth,

@@ -186,6 +186,7 @@ impl Query<'_> {
                 "none of its {} samples is of a thread that is known to have held an interpreter's lock",
                 thousands(samples)
             ),
+            _ if self.kind == SampleKind::MemoryMapped => exact_hint(quality),
             _ if self.kind != SampleKind::Cpu => memory_hint(recording, quality),
             _ => hint(self.span, recording, quality),
         };
@@ -204,6 +205,15 @@ async fn shown<T>(answer: impl Future<Output = T>) -> T {
     }
     let _progress = Progress::wait("waiting until the daemon has named the samples");
     answer.await
+}
+
+/// What it means that no call for memory was taken.
+fn exact_hint(quality: &Quality) -> String {
+    let hint = "it asked the kernel for no 128 KiB or more at once during the recording";
+    match quality.lost.values().any(|count| *count > 0) {
+        true => format!("no call for memory could be taken ({quality})"),
+        false => hint.to_owned(),
+    }
 }
 
 /// What it means that no memory was touched, or none is left.

@@ -44,17 +44,23 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Records the target for `duration`, or until Ctrl-C, or until its process exits.
+    /// Records the target for `duration`, or until Ctrl-C, or until its process exits; with `exact`, its calls for memory too.
     pub(super) async fn take(
         client: &Client,
         target: &Target,
         duration: Duration,
+        exact: bool,
         interrupt: &mut Interrupt,
     ) -> Result<Self, CliError> {
         let start = SystemTime::now();
         let mut watch = match target.pid() {
             Some(pid) => {
-                let opening = async { Ok(client.watch_process(pid).await?) };
+                let opening = async {
+                    Ok(match exact {
+                        true => client.watch_mappings(pid).await?,
+                        false => client.watch_process(pid).await?,
+                    })
+                };
                 Some(interrupt.guard(opening).await?)
             }
             None => None,

@@ -8,7 +8,7 @@ use profiler_proto::v1::{
 };
 use serde::Serialize;
 
-use super::{budget_name, span, state_name};
+use super::{budget_name, mapped::MappedCallsDocument, span, state_name};
 
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
@@ -19,6 +19,7 @@ pub(super) struct Document<'a> {
     parts: Vec<PartDocument<'a>>,
     sampling: SamplingDocument,
     memory_profile: MemoryProfileDocument,
+    mapped_calls: MappedCallsDocument,
     cost: CostDocument,
     budget: BudgetDocument,
     store: StoreDocument,
@@ -181,6 +182,7 @@ impl<'a> From<&'a GetStatusResponse> for Document<'a> {
             parts: status.parts.iter().map(part).collect(),
             sampling: status.sampling.clone().unwrap_or_default().into(),
             memory_profile: status.memory_profile.clone().unwrap_or_default().into(),
+            mapped_calls: status.mapped_calls.clone().unwrap_or_default().into(),
             cost: status.cost.unwrap_or_default().into(),
             budget: status.budget.clone().unwrap_or_default().into(),
             store: status.store.unwrap_or_default().into(),

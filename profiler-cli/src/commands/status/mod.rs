@@ -1,6 +1,7 @@
 //! `status`: what the daemon does, what it lost and what it costs.
 
 mod document;
+mod mapped;
 
 use std::{
     collections::BTreeMap,
@@ -94,6 +95,9 @@ fn write_report(out: &mut impl Write, status: &GetStatusResponse, now: SystemTim
     }
     if let Some(memory) = &status.memory_profile {
         write_memory_profile(out, memory)?;
+    }
+    if let Some(calls) = &status.mapped_calls {
+        mapped::write(out, calls)?;
     }
     if let Some(cost) = &status.cost {
         write_cost(out, cost, up)?;

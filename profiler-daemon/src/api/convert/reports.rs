@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::memory::FaultCounter;
+use profiler_common::{mapped::MappedCounter, memory::FaultCounter};
 use profiler_proto::v1;
 use profiler_store::Status as StoreStatus;
 use prost_types::Timestamp;
@@ -13,7 +13,7 @@ use crate::{
         Report,
         policy::{Caps, State},
     },
-    command::EngineStatus,
+    command::{EngineStatus, MappedStatus},
     health::{Descriptors, OwnCost, Part, PartState},
     kernel::{KernelCost, possible_cpus},
     memory::KeptStatus,
@@ -98,6 +98,29 @@ pub(in crate::api) fn memory_profile(engine: &EngineStatus, kept: KeptStatus) ->
     }
 }
 
+/// What was taken of calls for memory, and what became of the others.
+pub(in crate::api) fn mapped_calls(status: &MappedStatus) -> v1::MappedCallsStatus {
+    let counts = &status.counts;
+    let of_kernel = counts
+        .counters
+        .iter()
+        .filter(|(counter, count)| counter.is_loss() && **count > 0);
+    let of_kernel = of_kernel.map(|(counter, count)| (counter.name(), *count));
+    let of_daemon = status.lost.iter().map(|(reason, count)| (reason.as_str(), *count));
+    let mut lost: BTreeMap<String, u64> = BTreeMap::new();
+    for (reason, count) in of_kernel.chain(of_daemon) {
+        *lost.entry(reason.to_owned()).or_default() += count;
+    }
+    v1::MappedCallsStatus {
+        pid: counts.pid.map_or(0, |pid| pid.0),
+        seen: counts.get(MappedCounter::Seen),
+        delivered: counts.get(MappedCounter::Delivered),
+        lost,
+        runs: counts.runs,
+        time: Some(duration(counts.time)),
+    }
+}
+
 /// What the daemon costs in user space and in the kernel.
 pub(in crate::api) fn cost(own: OwnCost, descriptors: Descriptors, kernel: &KernelCost) -> v1::Cost {
     v1::Cost {
@@ -156,6 +179,26 @@ mod tests {
     use profiler_store::GrowthStatus;
 
     use super::*;
+    use crate::kernel::records::Pid;
+
+    #[test]
+    fn calls_lost_anywhere_are_told_with_their_reasons() {
+        let mut status = MappedStatus::default();
+        status.counts.pid = Some(Pid(7));
+        for (counter, count) in [
+            (MappedCounter::Seen, 20),
+            (MappedCounter::Delivered, 15),
+            (MappedCounter::OverQuota, 5),
+            (MappedCounter::Busy, 0),
+        ] {
+            status.counts.counters.insert(counter, count);
+        }
+        status.lost = [("window_full".to_owned(), 2)].into();
+        let told = mapped_calls(&status);
+        assert_eq!((told.pid, told.seen, told.delivered), (7, 20, 15));
+        let lost = [("over_quota".to_owned(), 5), ("window_full".to_owned(), 2)];
+        assert_eq!(told.lost, lost.into());
+    }
 
     #[test]
     fn faults_lost_anywhere_are_told_with_their_reasons() {

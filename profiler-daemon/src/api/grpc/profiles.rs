@@ -1,9 +1,12 @@
 //! Answers queries for profiles.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use profiler_profile::{
-    Measure, PageKind, Profile,
+    Measure, PageKind, PageQuality, Profile,
     render::{RenderError, pprof},
 };
 use profiler_proto::v1::{
@@ -23,6 +26,25 @@ use crate::{
     processes::uptime,
 };
 
+/// What was sampled of the profiles that are kept as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Time on a CPU.
+    Cpu,
+    /// Calls for memory.
+    Mapped,
+}
+
+impl Source {
+    /// What a selector is about, and the selector as it is then read.
+    fn of(selector: Option<ProfileSelector>) -> (Self, Option<ProfileSelector>) {
+        match convert::is_mapped(selector.as_ref()) {
+            true => (Self::Mapped, as_cpu(selector)),
+            false => (Self::Cpu, selector),
+        }
+    }
+}
+
 /// Largest answer. A client must allow as much; the default of most is 4 MiB.
 pub(in crate::api) const MAX_RESPONSE_BYTES: usize = 128 << 20;
 
@@ -36,6 +58,7 @@ impl Profiles {
     /// Answers with what `encode` makes of the merged profile.
     async fn query<T: Send + 'static>(
         &self,
+        source: Source,
         selector: Option<ProfileSelector>,
         view: Option<ProfileView>,
         encode: impl FnOnce(Profile) -> Result<T, ApiError> + Send + 'static,
@@ -45,12 +68,19 @@ impl Profiles {
         let not_sampling = self.up_to_now(query.recent).await?;
         let permit = self.permit().await?;
         let selection = {
-            let mut store = self.context.store();
+            let mut store = match source {
+                Source::Cpu => self.context.store(),
+                Source::Mapped => self.context.mapped(),
+            };
             store.expire(uptime());
             store.select(query.target.clone(), query.span)
         };
         // The permit goes with the work: a client that leaves does not end it.
-        let (answer, permit) = blocking(move || Ok((selection.merge()?, permit))).await?;
+        let (mut answer, permit) = blocking(move || Ok((selection.merge()?, permit))).await?;
+        if source == Source::Mapped {
+            answer.profile.period = Duration::ZERO;
+            answer.profile.quality.pages = Some(of_calls(&answer.profile));
+        }
         if answer.found != Found::Samples {
             if let Some(error) = not_sampling {
                 return Err(error.into());
@@ -73,12 +103,7 @@ impl Profiles {
         kind: PageKind,
         encode: impl FnOnce(Profile, Profile) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        // The rest of it is as for CPU time.
-        let selector = selector.map(|selector| ProfileSelector {
-            kind: SampleKind::Cpu.into(),
-            ..selector
-        });
-        let query = convert::query(selector, SystemTime::now())?;
+        let query = convert::query(as_cpu(selector), SystemTime::now())?;
         let view = convert::view(view);
         let not_sampling = self.up_to_now(query.recent).await?;
         let not_recorded = self.why_no_memory();
@@ -180,6 +205,24 @@ impl Profiles {
     }
 }
 
+/// The rest of a selector is as for CPU time.
+fn as_cpu(selector: Option<ProfileSelector>) -> Option<ProfileSelector> {
+    selector.map(|selector| ProfileSelector {
+        kind: SampleKind::Cpu.into(),
+        ..selector
+    })
+}
+
+/// What a profile of calls for memory is of.
+fn of_calls(profile: &Profile) -> PageQuality {
+    PageQuality {
+        measure: Measure::Mapped,
+        first_touch: profile.samples(),
+        pages: profile.quality.samples,
+        ..PageQuality::default()
+    }
+}
+
 /// Runs what keeps a CPU busy apart from the tasks that serve connections.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -222,7 +265,10 @@ fn encode_pprof(profile: Profile) -> Result<QueryPprofResponse, ApiError> {
     let response = QueryPprofResponse {
         pprof: bytes,
         quality: Some(convert::quality(&profile.quality)),
-        samples: profile.samples(),
+        samples: match profile.measure().is_bytes() {
+            true => profile.quality.samples,
+            false => profile.samples(),
+        },
     };
     check_size(response.encoded_len())?;
     Ok(response)
@@ -256,7 +302,8 @@ impl ProfileService for Profiles {
             };
             return Ok(Response::new(self.query_memory(selector, view, kind, encode).await?));
         }
-        Ok(Response::new(self.query(selector, view, encode_tree).await?))
+        let (source, selector) = Source::of(selector);
+        Ok(Response::new(self.query(source, selector, view, encode_tree).await?))
     }
 
     async fn query_pprof(&self, request: Request<QueryPprofRequest>) -> Result<Response<QueryPprofResponse>, Status> {
@@ -267,8 +314,10 @@ impl ProfileService for Profiles {
                 self.query_memory(selector, view, kind, encode_memory_pprof).await?,
             ));
         }
-        Ok(Response::new(self.query(selector, view, encode_pprof).await?))
+        let (source, selector) = Source::of(selector);
+        Ok(Response::new(self.query(source, selector, view, encode_pprof).await?))
     }
+
     async fn compare_profiles(
         &self,
         request: Request<CompareProfilesRequest>,

@@ -51,6 +51,7 @@ impl Reports {
             (Ok(engine), Some(memory)) => Some(convert::memory_profile(engine, memory.status())),
             _ => None,
         };
+        let mapped_calls = engine.as_ref().ok().map(|engine| convert::mapped_calls(&engine.mapped));
         let engine = engine.unwrap_or_default();
         let budget = context.health.budget.report();
         GetStatusResponse {
@@ -74,6 +75,7 @@ impl Reports {
             )),
             watched_processes: engine.watched_processes,
             memory_profile,
+            mapped_calls,
             api: Some(ApiStatus {
                 connections: u32::try_from(peer::open_connections(&context.connections)).unwrap_or(u32::MAX),
                 refused_connections: context.refused_connections.load(Ordering::Relaxed),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use profiler_proto::v1::{
-    LeaseWatchRequest, LeaseWatchResponse, WatchProcessRequest, WatchProcessResponse,
+    LeaseWatchRequest, LeaseWatchResponse, WatchMappingsRequest, WatchProcessRequest, WatchProcessResponse,
     watch_service_server::WatchService,
 };
 use tokio::{
@@ -24,6 +24,11 @@ use crate::{
 
 /// Time between two messages of a stream.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long exact stacks of calls for memory are taken at most: who records for ten minutes has some seconds left to ask for them.
+const MAX_MAPPINGS_TIME: Duration = Duration::from_secs(610);
+
+/// What a stream sends.
+type Progress = ReceiverStream<Result<WatchProcessResponse, Status>>;
 
 /// The service.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ struct Stream {
     watch: StreamWatch,
     start: WatchStart,
     began: Instant,
+    /// When the watch may last no longer, if ever.
+    ends: Option<Instant>,
     messages: mpsc::Sender<Result<WatchProcessResponse, Status>>,
 }
 
@@ -86,6 +93,33 @@ impl Watches {
         Ok((watch, start))
     }
 
+    /// The same, with the calls by which the process asks for memory.
+    async fn begin_mappings(&self, pid: Pid) -> Result<(StreamWatch, WatchStart), ApiError> {
+        // Ends with the error, if there is one.
+        let (watch, start) = self.begin(pid).await?;
+        let id = watch.id;
+        self.context
+            .engine
+            .ask(|reply| Command::TakeMapped { id, pid, reply })
+            .await??;
+        Ok((watch, start))
+    }
+
+    /// Sends progress for as long as somebody listens, and until `ends`.
+    fn stream(&self, (watch, start): (StreamWatch, WatchStart), ends: Option<Instant>) -> Response<Progress> {
+        let (messages, receiver) = mpsc::channel(1);
+        let stream = Stream {
+            context: Arc::clone(&self.context),
+            watch,
+            start,
+            began: Instant::now(),
+            ends,
+            messages,
+        };
+        tokio::spawn(stream.run(self.stop.clone()));
+        Response::new(ReceiverStream::new(receiver))
+    }
+
     async fn lease(&self, request: LeaseWatchRequest) -> Result<LeaseWatchResponse, ApiError> {
         let pid = convert::pid(request.pid)?;
         let duration = convert::lease(request.duration)?;
@@ -104,6 +138,14 @@ impl Watches {
 impl Stream {
     /// Sends progress until the process or the client is gone, or the daemon ends.
     async fn run(self, mut stop: watch::Receiver<bool>) {
+        let ends = self.ends;
+        let end = async move {
+            match ends {
+                Some(end) => tokio::time::sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end);
         let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = WatchProgress::default();
@@ -111,6 +153,10 @@ impl Stream {
             tokio::select! {
                 _ = interval.tick() => {}
                 () = self.messages.closed() => return,
+                () = &mut end => {
+                    self.send(Err(ApiError::MappingsTooLong { limit: MAX_MAPPINGS_TIME }.into())).await;
+                    return;
+                }
                 () = server::stopped(&mut stop) => {
                     self.send(Err(ApiError::Stopping.into())).await;
                     return;
@@ -145,7 +191,8 @@ impl Stream {
 
 #[tonic::async_trait]
 impl WatchService for Watches {
-    type WatchProcessStream = ReceiverStream<Result<WatchProcessResponse, Status>>;
+    type WatchProcessStream = Progress;
+    type WatchMappingsStream = Progress;
 
     async fn watch_process(
         &self,
@@ -153,17 +200,17 @@ impl WatchService for Watches {
     ) -> Result<Response<Self::WatchProcessStream>, Status> {
         peer::require(&request, Role::Profile).map_err(ApiError::from)?;
         let pid = convert::pid(request.get_ref().pid).map_err(ApiError::from)?;
-        let (watch, start) = self.begin(pid).await?;
-        let (messages, receiver) = mpsc::channel(1);
-        let stream = Stream {
-            context: Arc::clone(&self.context),
-            watch,
-            start,
-            began: Instant::now(),
-            messages,
-        };
-        tokio::spawn(stream.run(self.stop.clone()));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(self.stream(self.begin(pid).await?, None))
+    }
+
+    async fn watch_mappings(
+        &self,
+        request: Request<WatchMappingsRequest>,
+    ) -> Result<Response<Self::WatchMappingsStream>, Status> {
+        peer::require(&request, Role::Profile).map_err(ApiError::from)?;
+        let pid = convert::pid(request.get_ref().pid).map_err(ApiError::from)?;
+        let begun = self.begin_mappings(pid).await?;
+        Ok(self.stream(begun, Some(Instant::now() + MAX_MAPPINGS_TIME)))
     }
 
     async fn lease_watch(&self, request: Request<LeaseWatchRequest>) -> Result<Response<LeaseWatchResponse>, Status> {
