@@ -22,7 +22,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    FAST_HZ, host, only,
+    FAST_HZ, from_environment, host, only,
     python::{of_version, wait_until_active},
 };
 
@@ -34,14 +34,21 @@ const SERVICE: &str = "surge";
 const BURN: &str = "burn";
 const LIMIT: &str = "busy";
 const EVALUATION: Duration = Duration::from_secs(1);
-/// How much a machine that is busy with others may be late.
-const LATE: Duration = Duration::from_secs(10);
 /// How long a change may take to be told, with evidence, on such a machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// What else would be told comes in this time: two evaluations, which have a command started at once.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Three times there and back.
-const SWINGS: Duration = Duration::from_secs(10);
+/// How often a load swings there and back while its alert fires, unless `PROFILER_TEST_SWINGS` says otherwise; in ten minutes it
+/// does 200 times.
+const SWINGS: u32 = 3;
+/// How long that takes once.
+const SWING: Duration = Duration::from_secs(3);
+/// Of so many swings one is seen at least in readings that are a second apart.
+const SEEN_SWINGS: u32 = 8;
+/// How often the service begins to burn, unless `PROFILER_TEST_ALERTS` says otherwise.
+const ALERTS: u32 = 1;
+/// Of this a breach is told apart.
+const QUIET: Duration = Duration::from_secs(8);
 const BURNING: Signal = Signal::USR1;
 const SWINGING: Signal = Signal::USR2;
 const RESTING: Signal = Signal::HUP;
@@ -242,8 +249,7 @@ fn a_service_that_begins_to_burn_is_named_with_its_function() {
     let daemon = scene.daemon();
     wait_until_active(&daemon, steady.running.pid());
     assert_eq!(daemon.process(steady.running.pid())["service"], STEADY);
-    // Of this the breach is told apart.
-    thread::sleep(Duration::from_secs(8));
+    thread::sleep(QUIET);
     assert_eq!(alerts(&daemon), Vec::<Value>::new());
     scene.tell(BURNING);
     let firing = scene.wait_until_told(1);
@@ -264,7 +270,13 @@ fn a_service_that_begins_to_burn_is_named_with_its_function() {
         .unwrap();
     println!("it fired after {waited:?}");
     assert!(waited + EVALUATION / 10 >= HOLD_FOR, "{shown:#}");
-    assert!(waited <= HOLD_FOR + 2 * EVALUATION + LATE, "{shown:#}");
+    // A machine that stood still for a while made readings come late, which they count.
+    let status = daemon.status();
+    let missed = u32::try_from(status["readings"]["missed_rounds"].as_u64().unwrap()).unwrap();
+    assert!(
+        waited <= HOLD_FOR + 2 * EVALUATION + missed * EVALUATION,
+        "{missed} missed: {shown:#}"
+    );
     assert_difference(&daemon, id);
 
     scene.tell(RESTING);
@@ -272,6 +284,19 @@ fn a_service_that_begins_to_burn_is_named_with_its_function() {
     assert_eq!(text(&resolved["annotations"], "end"), "recovered");
     scene.assert_told(&[(id, "firing"), (id, "resolved")]);
     assert_eq!(fired(&daemon), named(id, "resolved"));
+
+    // Again and again: what burnt before may be in the quiet time, and who did not is none the worse for it.
+    for again in 1..from_environment("PROFILER_TEST_ALERTS", ALERTS) as usize {
+        thread::sleep(QUIET);
+        scene.tell(BURNING);
+        let firing = scene.wait_until_told(2 * again + 1);
+        assert_eq!((text(&firing, "status"), text(&firing, "subject")), ("firing", SERVICE));
+        assert_no_accusation(&firing["stacks"], STEADY);
+        scene.tell(RESTING);
+        let resolved = scene.wait_until_told(2 * again + 2);
+        assert_eq!(text(&resolved, "status"), "resolved");
+        println!("{again}: {}", firing["stacks"][0]);
+    }
 }
 
 #[test]
@@ -305,9 +330,9 @@ fn an_alert_fires_on_when_the_daemon_is_killed() {
     assert_eq!(fired(&next), named(id, "resolved"));
 }
 
-/// How often the reading went from beyond the level to the clear level lately.
-fn crossings(daemon: &Daemon) -> usize {
-    let last = format!("{}s", TOLD_WITHIN.as_secs());
+/// How often the reading went from beyond the level to the clear level in the time until now.
+fn crossings(daemon: &Daemon, time: Duration) -> usize {
+    let last = format!("{}s", time.as_secs());
     let document = daemon.json(&[
         "metrics",
         "service_cpu_cores",
@@ -326,6 +351,20 @@ fn crossings(daemon: &Daemon) -> usize {
     sides.windows(2).filter(|pair| pair[0] && !pair[1]).count()
 }
 
+/// Waits while the load swings so often, and sees that it does.
+#[track_caller]
+fn wait_for_swings(daemon: &Daemon, swings: u32) {
+    let (mut left, mut seen) = (SWING * swings, 0);
+    while !left.is_zero() {
+        let time = left.min(TOLD_WITHIN);
+        thread::sleep(time);
+        seen += crossings(daemon, time);
+        left -= time;
+    }
+    println!("{seen} of {swings} swings are seen");
+    assert!(seen >= (swings / SEEN_SWINGS) as usize, "{seen} of {swings} swings");
+}
+
 #[test]
 fn a_load_that_swings_around_a_limit_is_one_alert() {
     const HOLD_FOR: Duration = Duration::from_secs(8);
@@ -335,15 +374,17 @@ fn a_load_that_swings_around_a_limit_is_one_alert() {
     let daemon = scene.daemon();
     scene.tell(SWINGING);
     wait_for("a reading that is beyond and clear by turns", TOLD_WITHIN, || {
-        (crossings(&daemon) >= 2).then_some(())
+        (crossings(&daemon, TOLD_WITHIN) >= 2).then_some(())
     });
+    let swings = from_environment("PROFILER_TEST_SWINGS", SWINGS);
+    wait_for_swings(&daemon, swings / 2);
     assert_eq!(fired(&daemon), []);
 
     scene.tell(BURNING);
     let firing = scene.wait_until_told(1);
     let id = text(&firing, "id");
     scene.tell(SWINGING);
-    thread::sleep(SWINGS - SETTLED);
+    wait_for_swings(&daemon, swings);
     scene.assert_told(&[(id, "firing")]);
     assert_eq!(fired(&daemon), named(id, "firing"));
 
