@@ -32,12 +32,13 @@ pub(super) const FREE_THREADED: Recipe = Recipe {
     configure: "./configure --disable-gil --without-ensurepip --disable-test-modules",
 };
 
-/// The compiler is of `musl-tools`. The multiarch name that it gives is that of glibc, which is taken for a mistake.
+/// The compiler is of `musl-tools`. The multiarch name that it gives is that of glibc, whose headers would be taken then.
 pub(super) const MUSL: Recipe = Recipe {
     name: ON_MUSL,
     program: "python3.11",
     source: ("bookworm", "python3.11"),
-    configure: "printf '#!/bin/sh\\n[ \"$1\" = --print-multiarch ] || exec musl-gcc \"$@\"\\n' >musl-cc && chmod 755 musl-cc && \
+    configure: "printf '#!/bin/sh\\ncase $1 in *-print-multiarch) echo x86_64-linux-musl ;; *) exec musl-gcc \"$@\" ;; esac\\n' \
+                >musl-cc && chmod 755 musl-cc && \
                 ./configure CC=\"$PWD/musl-cc\" --without-ensurepip --disable-test-modules",
 };
 
