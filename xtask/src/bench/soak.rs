@@ -1,7 +1,7 @@
 //! Whether the daemon stays as it is while processes come and go: memory, descriptors and lost samples over minutes.
 //!
 //! In: a daemon beside 500 idle processes, a churn of brief ones, storms of exec, and a program that loads and unloads
-//! plugins. Out: a line a minute, and the slope of what may not grow.
+//! plugins. Out: a line every ten seconds, and the slope of what may not grow.
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,7 @@ use super::agent::Usage;
 use super::report;
 use crate::binaries::Binaries;
 use crate::children::{Interrupt, Running};
+use crate::command;
 use crate::session::Session;
 
 const IDLE: usize = 500;
@@ -31,6 +32,9 @@ const SETTLING: f64 = 0.25;
 const RESIDENT_MB_PER_HOUR: f64 = 1.0;
 const KERNEL_MB_PER_HOUR: f64 = 0.1;
 const DESCRIPTORS_PER_HOUR: f64 = 1.0;
+/// Budget of the entries of the kernel's maps beyond those of watched processes, the last quarter against the first: a process
+/// may come or go between the two looks.
+const ENTRIES_GAINED: f64 = 3.0;
 const LOST_PERCENT: f64 = 0.1;
 /// Budget of the most memory at the start over that of the rest.
 const PEAK_OVER_STEADY: f64 = 1.3;
@@ -42,6 +46,8 @@ struct Reading {
     resident_bytes: u64,
     kernel_bytes: u64,
     descriptors: usize,
+    /// Of the kernel's maps from which somebody must remove them.
+    entries: u64,
     watched: u64,
     samples: u64,
     rooted: u64,
@@ -51,17 +57,18 @@ struct Reading {
 pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> Result<()> {
     let folder = TempDir::with_prefix("profiler-soak-").context("cannot make a folder")?;
     let session = Session::start(binaries, &configuration(folder.path()), interrupt)?;
+    let list = programs::compile_rust(folder.path(), "bpf_programs", &[]);
     let _company = company(folder.path())?;
     let (start, length) = (Instant::now(), Duration::from_secs(minutes * 60));
     println!("soak: {minutes} minutes beside {IDLE} idle processes, brief ones, storms of exec, and dlopen");
     println!(
-        "{:>8} {:>12} {:>10} {:>6} {:>8} {:>10} {:>8}",
-        "seconds", "resident kB", "kernel kB", "fds", "watched", "samples", "lost"
+        "{:>8} {:>12} {:>10} {:>6} {:>8} {:>8} {:>10} {:>8}",
+        "seconds", "resident kB", "kernel kB", "fds", "entries", "watched", "samples", "lost"
     );
     let mut readings = Vec::new();
     while start.elapsed() < length {
         interrupt.sleep(READING_EVERY)?;
-        let reading = match Reading::take(&session, start.elapsed()) {
+        let reading = match Reading::take(&session, &list, start.elapsed()) {
             Ok(reading) => reading,
             Err(error) => {
                 // An hour is not thrown away for its last ten seconds.
@@ -70,11 +77,12 @@ pub(super) fn run(binaries: &Binaries, minutes: u64, interrupt: &Interrupt) -> R
             }
         };
         println!(
-            "{:>8.0} {:>12} {:>10} {:>6} {:>8} {:>10} {:>8}",
+            "{:>8.0} {:>12} {:>10} {:>6} {:>8} {:>8} {:>10} {:>8}",
             reading.hours * 3600.0,
             reading.resident_bytes / 1024,
             reading.kernel_bytes / 1024,
             reading.descriptors,
+            reading.entries,
             reading.watched,
             reading.samples,
             reading.lost
@@ -113,7 +121,7 @@ fn company(folder: &Path) -> Result<Vec<Running>> {
 }
 
 impl Reading {
-    fn take(session: &Session, elapsed: Duration) -> Result<Self> {
+    fn take(session: &Session, list: &Path, elapsed: Duration) -> Result<Self> {
         let pid = session.daemon_pid();
         let usage = Usage::read(Path::new("/proc"), pid)?;
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the daemon's descriptors")?;
@@ -131,12 +139,38 @@ impl Reading {
             resident_bytes: usage.resident_bytes,
             kernel_bytes: usage.kernel_bytes,
             descriptors: descriptors.count(),
+            entries: entries(list, pid)?,
             watched: number(&status["watched_processes"], "watched_processes")?,
             samples: number(&sampling["run_outcomes"]["delivered"], "delivered samples")?,
             rooted: sampling["stop_reasons"]["root"].as_u64().unwrap_or(0),
             lost: lost.values().filter_map(Value::as_u64).sum(),
         })
     }
+}
+
+/// Entries of the maps in which nothing gives way by itself: of processes and of programs.
+fn entries(list: &Path, pid: u32) -> Result<u64> {
+    let printed = command::output(Command::new(list).args(["entries", &pid.to_string()]))?;
+    entries_in(&printed)
+}
+
+fn entries_in(printed: &str) -> Result<u64> {
+    let counts = printed.lines().map(|line| {
+        let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok());
+        count.with_context(|| format!("{line:?} counts no entries"))
+    });
+    let counts: Vec<u64> = counts.collect::<Result<_>>()?;
+    if counts.is_empty() {
+        bail!("the daemon holds no hash map");
+    }
+    Ok(counts.iter().sum())
+}
+
+/// What is gained from the first quarter of some readings to the last, each by its mean.
+fn gained(readings: &[Reading], value: impl Fn(&Reading) -> f64) -> f64 {
+    let quarter = readings.len().div_ceil(4);
+    let mean = |part: &[Reading]| part.iter().map(&value).sum::<f64>() / part.len() as f64;
+    mean(&readings[readings.len() - quarter..]) - mean(&readings[..quarter])
 }
 
 fn print(readings: &[Reading]) -> Result<()> {
@@ -180,6 +214,13 @@ fn print(readings: &[Reading]) -> Result<()> {
         slope_of(|reading| reading.descriptors as f64),
         DESCRIPTORS_PER_HOUR,
     );
+    report::fact("entries of maps", "1/h", slope_of(|reading| reading.entries as f64));
+    report::at_most(
+        "entries beyond those watched, gained",
+        "count",
+        gained(settled, |reading| reading.entries as f64 - reading.watched as f64),
+        ENTRIES_GAINED,
+    );
     report::fact("watched processes", "1/h", slope_of(|reading| reading.watched as f64));
     report::fact("samples", "count", samples as f64);
     let rooted = (last.rooted - first.rooted) as f64 * 100.0 / samples as f64;
@@ -215,6 +256,33 @@ mod tests {
     fn only_its_own_company_is_watched() {
         let text = configuration(Path::new("/tmp/soak-x"));
         assert!(text.contains("include = [\"/tmp/soak-x/*\"]"), "{text}");
+    }
+
+    #[test]
+    fn entries_are_those_of_all_maps() {
+        assert_eq!(entries_in("PROCESSES 512\nTEMPLATES 3\n").unwrap(), 515);
+        for wrong in ["", "PROCESSES\n", "PROCESSES many\n"] {
+            assert!(entries_in(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_gained_is_told_however_long_it_takes() {
+        let reading = |entries| Reading {
+            hours: 0.0,
+            resident_bytes: 0,
+            kernel_bytes: 0,
+            descriptors: 0,
+            entries,
+            watched: 500,
+            samples: 0,
+            rooted: 0,
+            lost: 0,
+        };
+        let readings: Vec<Reading> = (0..8).map(|at| reading(500 + at / 2)).collect();
+        let beyond = |reading: &Reading| reading.entries as f64 - reading.watched as f64;
+        assert!((gained(&readings, beyond) - 3.0).abs() < 1e-9);
+        assert!(gained(&readings[..1], beyond).abs() < 1e-9);
     }
 
     #[test]
