@@ -208,14 +208,20 @@ impl Written {
         tcp.apply(&mut config.tcp);
         set(&mut config.log.format, log.format);
         set(&mut config.log.level, log.level);
-        set(&mut config.alerts.external_url, alerts.external_url.map(|url| url.0));
-        set(&mut config.alerts.history, alerts.history.map(Period::get));
-        set(&mut config.alerts.max_history, alerts.max_history.map(Integer::get));
+        alerts.apply(&mut config.alerts);
+    }
+}
+
+impl Alerts {
+    fn apply(self, alerts: &mut crate::Alerts) {
+        set(&mut alerts.external_url, self.external_url.map(|url| url.0));
+        set(&mut alerts.history, self.history.map(Period::get));
+        set(&mut alerts.max_history, self.max_history.map(Integer::get));
         set(
-            &mut config.alerts.max_evidence_bytes,
-            alerts.max_evidence_bytes.map(|size| size.0),
+            &mut alerts.max_evidence_bytes,
+            self.max_evidence_bytes.map(|size| size.0),
         );
-        set(&mut config.alerts.census_apart, alerts.census_apart.map(Period::get));
+        set(&mut alerts.census_apart, self.census_apart.map(Period::get));
     }
 }
 
