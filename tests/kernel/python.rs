@@ -114,6 +114,8 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
     let Some(host) = host() else { return };
     println!("{} {}", interpreter.name, interpreter.version);
     let minor = interpreter.version.minor;
+    // The library that starts threads there has no unwind tables: native stacks end in it.
+    let has_roots = !interpreter.name.ends_with(interpreters::ON_MUSL);
     let scripts = Scripts::of(interpreter);
     let mut shapes = shapes.to_vec();
     match scripts.compile_native() {
@@ -145,7 +147,9 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
             Some((profile, verdict, depths))
         },
         |(_, verdict, depths)| {
-            verdict.with_frames() >= samples && verdict.right_percent() >= Some(99.0) && depths.are_rooted()
+            verdict.with_frames() >= samples
+                && verdict.right_percent() >= Some(99.0)
+                && (depths.are_rooted() || !has_roots)
         },
     );
     println!("{} samples at {hz} Hz: {verdict:?}", verdict.with_frames());
@@ -156,7 +160,7 @@ fn shapes_of(interpreter: &Interpreter, shapes: &[&'static str]) {
     assert_eq!(verdict.strange, 0, "{verdict:?}");
     assert!(verdict.right_percent() >= Some(99.0), "{verdict:?}");
     assert!(depths.too_deep <= depths.deep, "{depths:?}: {}", profile["quality"]);
-    assert!(depths.are_rooted(), "{depths:?}: {}", profile["quality"]);
+    assert!(depths.are_rooted() || !has_roots, "{depths:?}: {}", profile["quality"]);
     // The frames of the interpreter are folded away unless they are asked for.
     let kinds = |profile: &Value| {
         let frames = profile["frames"].as_array().unwrap().clone();
