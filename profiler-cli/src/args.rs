@@ -184,7 +184,7 @@ pub(crate) struct FlamegraphArgs {
     #[command(flatten)]
     pub(crate) memory: MemoryViewArgs,
     /// Of memory: each call that asks the kernel for 128 KiB or more, recorded from now on
-    #[arg(long, requires = "pid", conflicts_with_all = ["last", "from", "to", "value", "pages", "gil"])]
+    #[arg(long, conflicts_with_all = ["service", "last", "from", "to", "value", "pages", "gil"])]
     pub(crate) exact: bool,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
