@@ -230,13 +230,14 @@ impl Tally {
             let goes_on = walk::step(&mut walk, &mut target);
             self.frames += 1;
             self.deepest = self.deepest.max(walk.frames);
-            if let Some(module) = code.modules.get(walk.mapping_hint as usize).copied().flatten() {
-                let mapping = &code.tables.mappings[walk.mapping_hint as usize];
-                let interrupted = before.flags & flags::INTERRUPTED != 0;
-                let link_address = before
-                    .ip
-                    .wrapping_sub(u64::from(!interrupted))
-                    .wrapping_sub(mapping.bias);
+            let interrupted = before.flags & flags::INTERRUPTED != 0;
+            let address = before.ip.wrapping_sub(u64::from(!interrupted));
+            // Of an address in no mapping there is only the mapping of the frame before.
+            let mapping = code.tables.mappings.get(walk.mapping_hint as usize);
+            let mapping = mapping.filter(|mapping| (mapping.start..mapping.end).contains(&address));
+            let module = code.modules.get(walk.mapping_hint as usize).copied().flatten();
+            if let (Some(module), Some(mapping)) = (module, mapping) {
+                let link_address = address.wrapping_sub(mapping.bias);
                 let reference = module.step(link_address, &registers, &|address| tracee.read(address));
                 // Where the book has no function, the rows are deduced from the code.
                 let is_deduced = goes_on && matches!(reference, Step::NoFunction);
