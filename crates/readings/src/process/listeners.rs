@@ -24,6 +24,9 @@ const FIRST_LOOK_WITHIN: Duration = Duration::from_secs(4);
 /// nothing is told.
 const PRECISION: Duration = Duration::from_millis(1500);
 const PRECISION_PART: u32 = 10;
+/// What the program executed is heard of with the next list of processes or the one after. Until then it may be another that
+/// listens.
+const CERTAIN_AFTER: Duration = Duration::from_millis(1500);
 /// The next look is after this part of the age, so that what is found late is looked for less often.
 const PART_OF_AGE: u32 = 30;
 /// Most descriptors of a process that are looked at.
@@ -40,6 +43,13 @@ pub(super) enum Listening {
     NotYet {
         /// When that was, since boot.
         looked: Duration,
+    },
+    /// It listens, if no execution is heard of that was before.
+    Found {
+        /// When that was seen, since boot.
+        looked: Duration,
+        /// How long it took.
+        delay: Duration,
     },
     /// It listened after so much time.
     After(Duration),
@@ -58,7 +68,7 @@ impl Listening {
                 *self = Self::Untold;
                 false
             }
-            Self::After(_) | Self::Untold => false,
+            Self::Found { .. } | Self::After(_) | Self::Untold => false,
         }
     }
 
@@ -71,9 +81,23 @@ impl Listening {
         };
         *self = match listens {
             false => Self::NotYet { looked: now },
-            true if is_known => Self::After(age),
+            true if is_known => Self::Found {
+                looked: now,
+                delay: age,
+            },
             true => Self::Untold,
         };
+    }
+
+    /// How long it took until it listened, once: when that is certain.
+    pub(super) fn news(&mut self, now: Duration) -> Option<Duration> {
+        match *self {
+            Self::Found { looked, delay } if now.saturating_sub(looked) >= CERTAIN_AFTER => {
+                *self = Self::After(delay);
+                Some(delay)
+            }
+            _ => None,
+        }
     }
 
     /// How long it took until it listened, if that is known.
@@ -165,15 +189,22 @@ mod tests {
         assert_eq!(late, Listening::Untold, "it may have listened for five seconds");
         let mut at_once = listening;
         at_once.note(true, 10 * SECOND, 13 * SECOND);
-        assert_eq!(at_once.delay(), Some(3 * SECOND), "at most");
+        assert_eq!(
+            (at_once.news(14 * SECOND), at_once.delay()),
+            (None, None),
+            "another may be heard of"
+        );
+        assert_eq!(at_once.news(15 * SECOND), Some(3 * SECOND), "at most");
+        assert_eq!((at_once.news(16 * SECOND), at_once.delay()), (None, Some(3 * SECOND)));
         listening.note(false, 10 * SECOND, 15 * SECOND);
         assert!(listening.is_due(10 * SECOND, 16 * SECOND));
         listening.note(true, 10 * SECOND, 16 * SECOND);
-        assert_eq!(listening.delay(), Some(6 * SECOND));
         assert!(!listening.is_due(10 * SECOND, 17 * SECOND));
+        assert_eq!(listening.news(18 * SECOND), Some(6 * SECOND));
+        assert!(!listening.is_due(10 * SECOND, 19 * SECOND));
         let mut quick = Listening::Unknown;
         quick.note(true, 10 * SECOND, 11 * SECOND);
-        assert_eq!(quick.delay(), Some(SECOND));
+        assert_eq!(quick.news(20 * SECOND), Some(SECOND));
     }
 
     #[test]

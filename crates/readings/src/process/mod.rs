@@ -253,7 +253,6 @@ impl ProcessSampler {
             if tracked.is_gone() {
                 continue;
             }
-            let mut is_new = false;
             if tracked.listening.is_due(tracked.began, now.since_boot) {
                 if looks == MAX_LOOKS {
                     // It is looked at in the next round.
@@ -263,14 +262,14 @@ impl ProcessSampler {
                 match self.networks.listens(&self.proc_root.join(id.pid.to_string())) {
                     Ok(listens) => {
                         tracked.listening.note(listens, tracked.began, now.since_boot);
-                        is_new = true;
                         outcome.note(Ok(()));
                     }
                     Err(error) if error.is_gone() => {}
                     Err(error) => outcome.note(Err(error)),
                 }
             }
-            if let Some(delay) = tracked.listening.delay().filter(|_| is_new || all) {
+            let news = tracked.listening.news(now.since_boot);
+            if let Some(delay) = news.or_else(|| tracked.listening.delay().filter(|_| all)) {
                 out.push(now.reading(Metric::ProcessListenDelay, id.subject(), delay.as_secs_f64()));
             }
         }
