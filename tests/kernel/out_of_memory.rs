@@ -111,7 +111,7 @@ fn a_service_that_is_killed_for_its_memory_is_an_alert_with_what_it_did() {
 
     let id = wait_for("alert of the kill", KILLED_WITHIN, || {
         let alerts = daemon.json(&["alerts", "--all", "--limit", "oom_kill", "--json"]);
-        let of_it = |alert: &&Value| alert["subject"] == format!("process {pid}");
+        let of_it = |alert: &&Value| alert["subject"] == format!("process {pid} hoards");
         let alert = alerts["alerts"].as_array()?.iter().find(of_it)?;
         assert_eq!(alert["severity"], "critical", "{alert}");
         Some(alert["id"].as_str()?.to_owned())
