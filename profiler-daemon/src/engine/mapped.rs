@@ -1,10 +1,8 @@
 //! What the sampling loop does for those who ask for exact stacks of calls for memory.
 
-use std::collections::BTreeMap;
-
 use profiler_common::mapped::MappedCounter;
 
-use super::{Engine, LOST_NAMING_BACKLOG};
+use super::{Engine, LOST_NAMING_BACKLOG, losses::Losses};
 use crate::{
     command::{MappedError, MappedStatus, WatchId},
     kernel::{SampleBatch, records::Pid},
@@ -12,14 +10,25 @@ use crate::{
 };
 
 /// Who asks, and what was taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Taking {
     pub(super) batch: SampleBatch,
-    /// Lost since the start after they were delivered, by reason.
-    lost: BTreeMap<String, u64>,
+    /// After they were delivered.
+    losses: Losses,
     /// For whom calls are taken, and of which process. For one at a time: the tracepoint costs the whole host, and what was lost
     /// is known for all that is taken together.
     asker: Option<(WatchId, Pid)>,
+}
+
+impl Taking {
+    /// Nobody asks yet.
+    pub(super) fn new() -> Self {
+        Self {
+            batch: SampleBatch::default(),
+            losses: Losses::of_calls(),
+            asker: None,
+        }
+    }
 }
 
 impl Engine {
@@ -63,9 +72,7 @@ impl Engine {
             mapped.note_lost(counter.name(), counts.get(counter));
         }
         let window = mapped.take(Moment::now(), &self.parts.processes)?;
-        for (reason, count) in lost_in_daemon(&window.window.lost) {
-            *self.mapped.lost.entry(reason).or_default() += count;
-        }
+        self.mapped.losses.count(&window.window.lost);
         Some(window)
     }
 
@@ -73,12 +80,8 @@ impl Engine {
     pub(super) fn carry_mapped(&mut self, window: MappedWindow) {
         let mapped = &mut self.parts.mapped;
         mapped.add_lost(LOST_NAMING_BACKLOG, window.calls());
-        for (reason, count) in window.window.lost {
-            mapped.add_lost(&reason, count);
-            // Counted again with the next.
-            if let Some(total) = self.mapped.lost.get_mut(&reason) {
-                *total = total.saturating_sub(count);
-            }
+        for (reason, count) in self.mapped.losses.carry(window.window.lost) {
+            mapped.add_lost(reason, *count);
         }
     }
 
@@ -86,27 +89,7 @@ impl Engine {
     pub(super) fn mapped_status(&self) -> MappedStatus {
         MappedStatus {
             counts: self.parts.sampler.mapped_counts(),
-            lost: self.mapped.lost.clone(),
+            lost: self.mapped.losses.totals().clone(),
         }
-    }
-}
-
-/// Calls that the kernel delivered and that were lost before they were named. What it lost itself is told with its counts.
-fn lost_in_daemon(lost: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let is_of_kernel = |reason: &str| MappedCounter::ALL.iter().any(|counter| counter.name() == reason);
-    let in_daemon = lost.iter().filter(|(reason, _)| !is_of_kernel(reason));
-    in_daemon.map(|(reason, count)| (reason.clone(), *count)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_that_the_kernel_lost_are_not_told_twice() {
-        let of_kernel = MappedCounter::ALL.map(|counter| (counter.name().to_owned(), 2));
-        let own = ("window_full".to_owned(), 3);
-        let lost = of_kernel.into_iter().chain([own.clone()]).collect();
-        assert_eq!(lost_in_daemon(&lost), [own].into());
     }
 }

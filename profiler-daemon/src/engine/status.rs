@@ -1,7 +1,5 @@
 //! What the sampling loop says of itself.
 
-use std::collections::BTreeMap;
-
 use profiler_common::{counters::Counter, memory::FaultCounter};
 
 use super::Engine;
@@ -62,28 +60,8 @@ impl Engine {
             missed_ticks: counts.expected_runs.saturating_sub(counts.get(Counter::Runs)),
             watched_processes: u32::try_from(self.parts.processes.watched_count()).unwrap_or(u32::MAX),
             faults: sampler.fault_counts(),
-            faults_lost: lost_in_daemon(self.fault_losses.totals()),
+            faults_lost: self.fault_losses.totals().clone(),
             mapped: self.mapped_status(),
         }
-    }
-}
-
-/// Faults that the kernel delivered and that were lost before they were named. What it lost itself is told with its counts.
-fn lost_in_daemon(lost: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let is_of_kernel = |reason: &str| FaultCounter::ALL.iter().any(|counter| counter.name() == reason);
-    let in_daemon = lost.iter().filter(|(reason, _)| !is_of_kernel(reason));
-    in_daemon.map(|(reason, count)| (reason.clone(), *count)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_that_the_kernel_lost_are_not_told_twice() {
-        let of_kernel = FaultCounter::ALL.map(|counter| (counter.name().to_owned(), 2));
-        let own = ("window_full".to_owned(), 3);
-        let lost = of_kernel.into_iter().chain([own.clone()]).collect();
-        assert_eq!(lost_in_daemon(&lost), [own].into());
     }
 }
